@@ -1,0 +1,1 @@
+//! Model files: safetensors, Hugging Face directories, tokenizer, chat template.

@@ -1,0 +1,1 @@
+//! The model IR: typed ops, values with symbolic shapes, validation, text dump.

@@ -1,0 +1,1 @@
+//! Model families: configuration to graph and weight names.

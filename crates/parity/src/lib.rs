@@ -1,0 +1,1 @@
+//! The gates: kernel by kernel and whole models against the CPU oracle.

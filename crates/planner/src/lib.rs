@@ -1,0 +1,1 @@
+//! Graph + registry to Plan: fusion, layouts, shape buckets, buffer arena.

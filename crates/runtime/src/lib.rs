@@ -1,0 +1,1 @@
+//! Weight residency, paged caches, ragged batches, recorded steps.

@@ -1,0 +1,1 @@
+//! Logits to token: the sampler chain and its counter-based random numbers.

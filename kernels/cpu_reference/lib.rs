@@ -1,0 +1,1 @@
+//! The oracle: plain, readable, deterministic CPU kernels.

@@ -1,0 +1,1 @@
+//! The fast CPU tree: AVX2, AVX-512 and AMX, chosen at run time.

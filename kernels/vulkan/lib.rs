@@ -1,0 +1,1 @@
+//! Vulkan kernels: GLSL compiled ahead of time to SPIR-V.

@@ -1,0 +1,1 @@
+//! Kernel keys, the kernel contract, self-registration and exact resolution.
