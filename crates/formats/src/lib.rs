@@ -1,1 +1,21 @@
 //! Model files: safetensors, Hugging Face directories, tokenizer, chat template.
+//!
+//! This crate turns files into checked, typed views and knows nothing about devices or graphs.
+//! Everything it reads is treated as untrusted: a damaged file is an [`Error`] that names the
+//! file, the field or tensor, and what to do next; it is never a panic, and no allocation is
+//! sized by a number that a file merely claims.
+
+mod error;
+
+pub mod config;
+pub mod dtype;
+pub mod hf;
+pub mod safetensors;
+pub mod tensors;
+
+pub use config::ConfigView;
+pub use dtype::StoredType;
+pub use error::{Error, HeaderProblem, IndexProblem, Result};
+pub use hf::{GenerationDefaults, HfDir, resolve_model_dir};
+pub use safetensors::{TensorToWrite, open_dir, open_file, write_safetensors};
+pub use tensors::{MappedFile, TensorInfo, TensorRef, TensorStore};
