@@ -1,0 +1,54 @@
+//! Text form of a graph, one node a line, stable between runs.
+
+use crate::value::ValueKind;
+use crate::{Graph, Op};
+use std::fmt;
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "graph {}", self.name)?;
+        for node in &self.nodes {
+            f.write_str("  ")?;
+            for (i, o) in node.outputs.iter().enumerate() {
+                let sep = if i > 0 { ", " } else { "" };
+                write!(f, "{sep}%{} {}", o.0, self.value(*o).shape)?;
+            }
+            write!(f, " = {}", node.op.kind())?;
+            match &node.op {
+                Op::RmsNorm { eps, weight_offset } => {
+                    write!(f, "{{eps={eps:e}")?;
+                    if *weight_offset != 0.0 {
+                        write!(f, ", weight_offset={weight_offset}")?;
+                    }
+                    f.write_str("}")?;
+                }
+                Op::RopeTable { attention_factor } if *attention_factor != 1.0 => {
+                    write!(f, "{{attention_factor={attention_factor}}}")?;
+                }
+                Op::Rope(s) => write!(f, "{{rotary_dim={}}}", s.rotary_dim)?,
+                Op::Attention(a) => {
+                    write!(f, "{{scale={}", a.scale)?;
+                    if let Some(w) = a.window {
+                        write!(f, ", window={w}")?;
+                    }
+                    f.write_str("}")?;
+                }
+                _ => {}
+            }
+            f.write_str("(")?;
+            for (i, v) in node.inputs.iter().enumerate() {
+                let sep = if i > 0 { ", " } else { "" };
+                let value = self.value(*v);
+                match (&value.kind, self.producer(*v)) {
+                    (ValueKind::Activation(_), _) | (_, Some(_)) => write!(f, "{sep}%{}", v.0)?,
+                    _ => write!(f, "{sep}{} {}", value.name, value.shape)?,
+                }
+            }
+            writeln!(f, ")  # {}", node.name)?;
+        }
+        for o in &self.outputs {
+            writeln!(f, "  return %{} {}", o.0, self.value(*o).name)?;
+        }
+        Ok(())
+    }
+}

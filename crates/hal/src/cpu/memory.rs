@@ -1,0 +1,222 @@
+//! Host memory behind [`crate::Buffer`], and how much of it there is.
+
+use super::{API, Counters};
+use crate::{HalError, HostRegion, Mailbox, Result};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use std::any::Any;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+
+pub(crate) enum Memory {
+    Owned {
+        ptr: NonNull<u8>,
+        mapped: usize,
+        bytes: u64,
+        counters: Arc<Counters>,
+    },
+    Imported {
+        ptr: *const u8,
+        _owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    },
+}
+
+// SAFETY: the memory is plain bytes; who may touch it when is decided by the
+// pool (one recording at a time) and the hazard tracker.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Fresh zero pages, resident only once touched. `None` if the operating
+    /// system refuses.
+    pub fn zeroed(bytes: u64, counters: Arc<Counters>) -> Option<Self> {
+        let mapped = usize::try_from(bytes)
+            .ok()?
+            .max(1)
+            .checked_next_multiple_of(4096)?;
+        // SAFETY: a new private anonymous mapping at an address the system picks.
+        let ptr = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                mapped,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }
+        .ok()?;
+        counters.add(bytes);
+        Some(Memory::Owned {
+            ptr: NonNull::new(ptr.cast())?,
+            mapped,
+            bytes,
+            counters,
+        })
+    }
+
+    pub fn imported(region: &HostRegion) -> Self {
+        let all: &[u8] = (*region.owner).as_ref();
+        Memory::Imported {
+            ptr: all[region.range.clone()].as_ptr(),
+            _owner: region.owner.clone(),
+        }
+    }
+
+    pub fn ptr(&self) -> *mut u8 {
+        match self {
+            Memory::Owned { ptr, .. } => ptr.as_ptr(),
+            Memory::Imported { ptr, .. } => ptr.cast_mut(),
+        }
+    }
+
+    pub fn writable(&self) -> bool {
+        matches!(self, Memory::Owned { .. })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Memory::Owned {
+            ptr,
+            mapped,
+            bytes,
+            counters,
+        } = self
+        {
+            // SAFETY: unmaps exactly what `zeroed` mapped, once.
+            let _ = unsafe { munmap(ptr.as_ptr().cast(), *mapped) };
+            counters.sub(*bytes);
+        }
+    }
+}
+
+pub(crate) struct CpuMailbox {
+    /// The mutex orders the host's accesses; recordings copy while they run,
+    /// when the host waits in `run`.
+    pub(crate) bytes: Mutex<Vec<u8>>,
+    len: usize,
+}
+
+impl CpuMailbox {
+    pub fn new(len: usize) -> Self {
+        CpuMailbox {
+            bytes: Mutex::new(vec![0; len]),
+            len,
+        }
+    }
+
+    fn out_of_range(&self, what: &'static str, offset: usize, n: usize) -> HalError {
+        HalError::OutOfRange {
+            what,
+            start: offset as u64,
+            end: offset.saturating_add(n) as u64,
+            len: self.len as u64,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Mailbox for CpuMailbox {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        let mut guard = self.lock();
+        let end = offset.checked_add(bytes.len());
+        let out = end.and_then(|end| guard.get_mut(offset..end));
+        out.ok_or_else(|| self.out_of_range("mailbox write", offset, bytes.len()))?
+            .copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        let guard = self.lock();
+        let end = offset.checked_add(out.len());
+        let bytes = end.and_then(|end| guard.get(offset..end));
+        out.copy_from_slice(
+            bytes.ok_or_else(|| self.out_of_range("mailbox read", offset, out.len()))?,
+        );
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+pub(crate) fn mailbox_of(m: &Arc<dyn Mailbox>) -> Result<&CpuMailbox> {
+    m.as_any().downcast_ref().ok_or(HalError::WrongDevice {
+        wanted: API,
+        found: "other",
+    })
+}
+
+fn meminfo(field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|l| l.starts_with(field))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+fn read_u64(path: impl AsRef<std::path::Path>) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+pub(crate) fn total_memory() -> u64 {
+    meminfo("MemTotal:").unwrap_or(u64::MAX)
+}
+
+/// Bytes this process can still take: what the system calls available, capped
+/// by every memory cgroup (v2 or v1) above the process and by RLIMIT_AS.
+pub fn available_memory() -> u64 {
+    let mut free = meminfo("MemAvailable:").unwrap_or(u64::MAX);
+    for (limit, usage) in cgroup_limits() {
+        free = free.min(limit.saturating_sub(usage));
+    }
+    if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::As).current {
+        let used = std::fs::read_to_string("/proc/self/statm")
+            .ok()
+            .and_then(|s| s.split_whitespace().next()?.parse::<u64>().ok())
+            .map_or(0, |pages| pages * 4096);
+        free = free.min(limit.saturating_sub(used));
+    }
+    free
+}
+
+fn cgroup_limits() -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for line in membership.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
+        let (root, limit, usage) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max", "memory.current")
+        } else if controllers.split(',').any(|c| c == "memory") {
+            (
+                "/sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+            )
+        } else {
+            continue;
+        };
+        let mut dir = std::path::PathBuf::from(root);
+        dir.push(path.trim_start_matches('/'));
+        // Limits nest: the tightest of all ancestors holds.
+        while dir.starts_with(root) {
+            if let Some(l) = read_u64(dir.join(limit)) {
+                found.push((l, read_u64(dir.join(usage)).unwrap_or(0)));
+            }
+            if !dir.pop() {
+                break;
+            }
+        }
+    }
+    found
+}

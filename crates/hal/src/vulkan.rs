@@ -1,0 +1,1 @@
+//! Vulkan 1.3, opened at run time.

@@ -1,0 +1,153 @@
+//! What a kernel is asked to do: ops, operands, row bucket, device.
+
+use crate::scheme::Scheme;
+use crate::step::StepLayout;
+use graph::{CacheKind, Op};
+use hal::DeviceInfo;
+use std::sync::Arc;
+
+/// Rows of the batch that one plan serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowRange {
+    pub min: usize,
+    pub max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OperandRole {
+    Activation,
+    /// A stored matrix in its file scheme, in some layout.
+    Matrix,
+    /// A vector or constant, f32.
+    Vector,
+    Cache,
+}
+
+/// Where a layer's keys and values lie in its group's pages. Units: elements of
+/// the cache's scheme. Element (page p, kv s ∈ {0 = k, 1 = v}, head h, token t,
+/// d) is at `p·page_stride + offset + s·kv_stride + h·head_stride +
+/// t·token_stride + d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheView {
+    /// Index into [`StepLayout::groups`].
+    pub group: usize,
+    pub kind: CacheKind,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Tokens of a page.
+    pub block: usize,
+    pub pages: usize,
+    pub page_stride: usize,
+    pub offset: usize,
+    pub kv_stride: usize,
+    pub head_stride: usize,
+    pub token_stride: usize,
+}
+
+impl CacheView {
+    /// Index of the first element of a token's head.
+    pub fn at(&self, page: usize, kv: usize, head: usize, token: usize) -> usize {
+        page * self.page_stride
+            + self.offset
+            + kv * self.kv_stride
+            + head * self.head_stride
+            + token * self.token_stride
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Operand {
+    pub role: OperandRole,
+    /// Dimensions, rows bound to the bucket's maximum.
+    pub shape: Vec<usize>,
+    pub scheme: Scheme,
+    pub layout: &'static str,
+    pub cache: Option<CacheView>,
+}
+
+impl Operand {
+    /// Elements of one row of an activation: all dimensions but the first.
+    pub fn row_len(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperandSrc {
+    /// Index into [`Problem::inputs`].
+    Input(usize),
+    /// The output of an earlier op of the pattern, which need not be stored.
+    Op(usize),
+}
+
+#[derive(Clone, Debug)]
+pub struct ProblemOp {
+    pub op: Op,
+    pub inputs: Vec<OperandSrc>,
+    /// Dimensions of the op's output, rows bound to the bucket's maximum.
+    pub shape: Vec<usize>,
+    /// Index into [`Problem::outputs`] if the output is stored.
+    pub output: Option<usize>,
+}
+
+/// One use of a kernel, complete but for addresses.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// In pattern order.
+    pub ops: Vec<ProblemOp>,
+    /// Values from outside, each once, in order of first use.
+    pub inputs: Vec<Operand>,
+    /// The pattern's declared outputs.
+    pub outputs: Vec<Operand>,
+    pub rows: RowRange,
+    pub step: Arc<StepLayout>,
+    pub device: Arc<DeviceInfo>,
+}
+
+impl Problem {
+    /// Input `i` of op `op`, if it comes from outside: its index and itself.
+    pub fn input(&self, op: usize, i: usize) -> Option<(usize, &Operand)> {
+        match self.ops.get(op)?.inputs.get(i)? {
+            OperandSrc::Input(n) => Some((*n, &self.inputs[*n])),
+            OperandSrc::Op(_) => None,
+        }
+    }
+
+    /// Schemes of the stored operands in pattern order, as the key writes them.
+    pub fn quant(&self) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for (i, op) in self.ops.iter().enumerate() {
+            if let Some(slot) = op.op.kind().stored_operand()
+                && let Some((_, operand)) = self.input(i, slot)
+            {
+                names.push(operand.scheme.0);
+            }
+        }
+        join_quant(&names)
+    }
+
+    /// Bytes of every stored or streamed operand, each once.
+    pub fn bytes(&self, rows: usize) -> u64 {
+        let one = |o: &Operand| -> u64 {
+            match o.role {
+                OperandRole::Cache => 0,
+                OperandRole::Activation => (rows * o.row_len() * 4) as u64,
+                _ => {
+                    let last = *o.shape.last().unwrap_or(&0);
+                    let n: usize = o.shape.iter().rev().skip(1).product();
+                    o.scheme.row_bytes(last).unwrap_or(0) * n as u64
+                }
+            }
+        };
+        self.inputs.iter().chain(&self.outputs).map(one).sum()
+    }
+}
+
+/// One name means all equal; no stored operand means f32 activations.
+pub(crate) fn join_quant(names: &[&str]) -> String {
+    match names {
+        [] => "f32".into(),
+        [first, rest @ ..] if rest.iter().all(|n| n == first) => (*first).into(),
+        all => all.join(","),
+    }
+}
