@@ -28,7 +28,9 @@ pub use kernel::{Binds, Kernel, KernelError, KernelSpec, Prepared, Registration,
 pub use key::{Act, Key, Layer};
 pub use layout::{ROW_MAJOR, WeightLayout, WeightShape};
 pub use pattern::{Pattern, PatternOp, Src};
-pub use problem::{CacheView, Operand, OperandRole, OperandSrc, Problem, ProblemOp, RowRange};
+pub use problem::{
+    CacheView, Operand, OperandRole, OperandSrc, Problem, ProblemOp, RowRange, RowsFrom,
+};
 pub use resolve::{Entry, Registry, Request, Resolved, Why};
 pub use scheme::{Scheme, SchemeDesc};
 pub use step::{GroupLayout, NO_BLOCK, STEP_VERSION, StepLayout, StepView};

@@ -55,9 +55,21 @@ impl CacheView {
     }
 }
 
+/// Which counter of the step bounds an operand's leading dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RowsFrom {
+    /// None: weights, vectors, caches.
+    Fixed,
+    /// Tokens of the batch.
+    Batch,
+    /// Tokens whose logits were asked for.
+    Logits,
+}
+
 #[derive(Clone, Debug)]
 pub struct Operand {
     pub role: OperandRole,
+    pub rows: RowsFrom,
     /// Dimensions, rows bound to the bucket's maximum.
     pub shape: Vec<usize>,
     pub scheme: Scheme,

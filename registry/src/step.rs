@@ -16,6 +16,8 @@
 //! tables        group by group: [max_spans][blocks] page of each block
 //! ```
 
+use crate::problem::RowsFrom;
+
 /// Bumped whenever a field moves.
 pub const STEP_VERSION: u32 = 1;
 
@@ -111,6 +113,16 @@ impl<'a> StepView<'a> {
 
     pub fn logit_row_count(&self) -> usize {
         self.words[StepLayout::LOGIT_ROWS] as usize
+    }
+
+    /// The step's counter for an operand's leading dimension; 1 for
+    /// [`RowsFrom::Fixed`].
+    pub fn count(&self, from: RowsFrom) -> usize {
+        match from {
+            RowsFrom::Fixed => 1,
+            RowsFrom::Batch => self.rows(),
+            RowsFrom::Logits => self.logit_row_count(),
+        }
     }
 
     pub fn token_id(&self, row: usize) -> usize {

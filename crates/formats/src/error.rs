@@ -76,6 +76,18 @@ pub enum Error {
         problem: IndexProblem,
     },
 
+    /// A tokenizer that is damaged, or does not fit its model or the text.
+    #[error("{} is not usable: {problem}", path.display())]
+    Tokenizer { path: PathBuf, problem: String },
+
+    /// A model without a chat template.
+    #[error("this model has no chat template: no chat_template.jinja and no `chat_template` in {}; use `run` with a plain prompt", path.display())]
+    NoChatTemplate { path: PathBuf },
+
+    /// A chat template that is not valid, or that refuses the conversation.
+    #[error("chat template in {}: {problem}", path.display())]
+    ChatTemplate { path: PathBuf, problem: String },
+
     /// Tensors that cannot be written as safetensors.
     #[error("cannot write tensor `{tensor}`: {problem}")]
     BadTensor { tensor: String, problem: String },

@@ -7,15 +7,21 @@
 
 mod error;
 
+pub mod chat;
 pub mod config;
+pub mod detok;
 pub mod dtype;
 pub mod hf;
 pub mod safetensors;
 pub mod tensors;
+pub mod tokenizer;
 
+pub use chat::{ChatMessage, ChatTemplate};
 pub use config::ConfigView;
+pub use detok::IncrementalDetokenizer;
 pub use dtype::StoredType;
 pub use error::{Error, HeaderProblem, IndexProblem, Result};
 pub use hf::{GenerationDefaults, HfDir, resolve_model_dir};
 pub use safetensors::{TensorToWrite, open_dir, open_file, write_safetensors};
 pub use tensors::{MappedFile, TensorInfo, TensorRef, TensorStore};
+pub use tokenizer::{Tokenizer, TokenizerConfig};
