@@ -1,0 +1,445 @@
+use std::fmt::Write as _;
+
+use crate::logprobs::{checked_max, first_bad, logprob};
+use crate::math::{BLOCK, FIXED_ONE, Weigh, fixed, max_or_bad};
+use crate::select::{self, Candidate, Key, logit_of};
+use crate::{InvalidParam, SampleError, SamplingParams, philox};
+
+/// The tokens before the one to draw. Only the penalties look at it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct History<'a> {
+    /// What the model was given: the repetition penalty counts it.
+    pub prompt: &'a [u32],
+    /// What it has answered so far: all three penalties count it.
+    pub generated: &'a [u32],
+}
+
+impl<'a> History<'a> {
+    /// No tokens: nothing is penalised.
+    pub const EMPTY: History<'static> = History {
+        prompt: &[],
+        generated: &[],
+    };
+
+    /// Splits a sequence whose first `prompt_len` tokens are the prompt (all of it,
+    /// if it has fewer).
+    pub fn split(tokens: &'a [u32], prompt_len: usize) -> Self {
+        let (prompt, generated) = tokens.split_at(prompt_len.min(tokens.len()));
+        Self { prompt, generated }
+    }
+}
+
+/// A drawn token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampled {
+    pub token: u32,
+    /// Natural logarithm of the token's probability under the model: the softmax of
+    /// the logits as they were passed in, before the chain. Within 1e-5.
+    pub logprob: f32,
+}
+
+/// A token and its probability once the chain has run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenProb {
+    pub token: u32,
+    pub prob: f64,
+}
+
+/// Draws tokens by one set of [`SamplingParams`].
+///
+/// It holds no state that a draw depends on, only scratch space that it keeps
+/// between calls (a few vectors of the vocabulary's length, and those only for the
+/// steps in use), so one sampler may serve any number of sequences that share its
+/// parameters.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    params: SamplingParams,
+    /// Logits after bias and penalties; unused when neither is on.
+    adjusted: Vec<f32>,
+    /// Occurrences by token; all zero between calls.
+    counts: Vec<u32>,
+    weights: Vec<f32>,
+    blocks: Vec<f64>,
+    keys: Vec<Key>,
+    candidates: Vec<Candidate>,
+    scratch: Vec<Candidate>,
+}
+
+/// What the chain left over, before the draw.
+enum Survivors {
+    One(u32),
+    /// The whole row; `Sampler::blocks` has the sums of its weights.
+    All {
+        weigh: Weigh,
+        total: f64,
+    },
+    /// `Sampler::candidates`, in ascending id.
+    Listed {
+        total: u64,
+    },
+}
+
+impl Sampler {
+    /// # Errors
+    /// A parameter out of range: see [`SamplingParams::validate`].
+    pub fn new(params: SamplingParams) -> Result<Self, InvalidParam> {
+        params.validate()?;
+        Ok(Self {
+            params,
+            adjusted: Vec::new(),
+            counts: Vec::new(),
+            weights: Vec::new(),
+            blocks: Vec::new(),
+            keys: Vec::new(),
+            candidates: Vec::new(),
+            scratch: Vec::new(),
+        })
+    }
+
+    pub fn params(&self) -> &SamplingParams {
+        &self.params
+    }
+
+    /// The steps that these parameters switch on, in the order in which they run, as
+    /// one line for people: `repetition_penalty 1.1 (last 64) → temperature 0.8 →
+    /// top_k 40 → draw (philox4x32-10, seed 7)`.
+    pub fn chain(&self) -> String {
+        let p = &self.params;
+        let mut line = String::new();
+        let mut step = |text: String| {
+            let arrow = if line.is_empty() { "" } else { " → " };
+            let _ = write!(line, "{arrow}{text}");
+        };
+        if !p.logit_bias.is_empty() {
+            step(format!("logit_bias ({} tokens)", p.logit_bias.len()));
+        }
+        if self.repeats() {
+            match p.penalty_last_n {
+                Some(n) => step(format!(
+                    "repetition_penalty {} (last {n})",
+                    p.repetition_penalty
+                )),
+                None => step(format!("repetition_penalty {}", p.repetition_penalty)),
+            }
+        }
+        if p.frequency_penalty != 0.0 {
+            step(format!("frequency_penalty {}", p.frequency_penalty));
+        }
+        if p.presence_penalty != 0.0 {
+            step(format!("presence_penalty {}", p.presence_penalty));
+        }
+        if p.is_greedy() {
+            step("argmax".to_owned());
+            return line;
+        }
+        if p.temperature != 1.0 {
+            step(format!("temperature {}", p.temperature));
+        }
+        if p.top_k > 0 {
+            step(format!("top_k {}", p.top_k));
+        }
+        if p.top_p < 1.0 {
+            step(format!("top_p {}", p.top_p));
+        }
+        if p.min_p > 0.0 {
+            step(format!("min_p {}", p.min_p));
+        }
+        step(format!("draw (philox4x32-10, seed {})", p.seed));
+        line
+    }
+
+    /// Draws the token that follows `history`.
+    ///
+    /// `logits`: one row, `[vocab]`; -inf for tokens that are not allowed.
+    /// `sequence` and `position` choose the random number, together with the seed:
+    /// give each sequence its own number, the same whenever the request is repeated,
+    /// and let the position be the index of the drawn token in its sequence.
+    ///
+    /// # Errors
+    /// An empty or absurdly long row; a logit that is NaN or +inf, or becomes +inf by
+    /// bias and penalties; no logit above -inf; a token of the bias list, or (with
+    /// penalties on) of the history, outside the vocabulary.
+    pub fn sample(
+        &mut self,
+        logits: &[f32],
+        history: History<'_>,
+        sequence: u64,
+        position: u64,
+    ) -> Result<Sampled, SampleError> {
+        let max = checked_max(logits, sequence, position)?;
+        let adjusted = self.adjust(logits, history)?;
+        let survivors = self.run(logits, max, adjusted, sequence, position)?;
+        let bits = philox::bits(self.params.seed, sequence, position)[0];
+        let row = if adjusted { &self.adjusted[..] } else { logits };
+        let token = match survivors {
+            Survivors::One(token) => token,
+            Survivors::All { weigh, total } => {
+                draw_from_blocks(row, &self.blocks, weigh, philox::unit(bits) * total)
+            }
+            Survivors::Listed { total } => {
+                let mut left = philox::below(bits, total);
+                let drawn = self.candidates.iter().find(|c| {
+                    let here = left < c.weight;
+                    left -= if here { 0 } else { c.weight };
+                    here
+                });
+                // `left` < total, the sum of these weights, so one of them is found.
+                drawn.unwrap_or(&self.candidates[0]).token()
+            }
+        };
+        let total = match survivors {
+            Survivors::All { total, .. } if !adjusted && self.params.temperature == 1.0 => total,
+            _ => Weigh::new(max, 1.0).total(logits),
+        };
+        Ok(Sampled {
+            token,
+            logprob: logprob(logits[token as usize], max, total.ln()),
+        })
+    }
+
+    /// The distribution that [`sample`](Self::sample) draws from: the tokens that the
+    /// chain leaves, in ascending id, with probabilities that sum to 1. Tokens of
+    /// probability 0 are left out; greedy gives one token.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn distribution(
+        &mut self,
+        logits: &[f32],
+        history: History<'_>,
+    ) -> Result<Vec<TokenProb>, SampleError> {
+        let max = checked_max(logits, 0, 0)?;
+        let adjusted = self.adjust(logits, history)?;
+        let survivors = self.run(logits, max, adjusted, 0, 0)?;
+        let row = if adjusted { &self.adjusted[..] } else { logits };
+        Ok(match survivors {
+            Survivors::One(token) => vec![TokenProb { token, prob: 1.0 }],
+            Survivors::All { weigh, total } => (0..)
+                .zip(row)
+                .map(|(token, &logit)| TokenProb {
+                    token,
+                    prob: f64::from(weigh.weight(logit)) / total,
+                })
+                .filter(|t| t.prob > 0.0)
+                .collect(),
+            Survivors::Listed { total } => self
+                .candidates
+                .iter()
+                .map(|c| TokenProb {
+                    token: c.token(),
+                    prob: c.weight as f64 / total as f64,
+                })
+                .collect(),
+        })
+    }
+
+    fn repeats(&self) -> bool {
+        self.params.repetition_penalty != 1.0 && self.params.penalty_last_n != Some(0)
+    }
+
+    /// Bias and penalties, into `self.adjusted`. False if there is nothing to do.
+    fn adjust(&mut self, logits: &[f32], history: History<'_>) -> Result<bool, SampleError> {
+        let p = &self.params;
+        let counts_generated = p.presence_penalty != 0.0 || p.frequency_penalty != 0.0;
+        let generated = if counts_generated {
+            history.generated
+        } else {
+            &[]
+        };
+        let windows = if self.repeats() {
+            latest(history, p.penalty_last_n.unwrap_or(usize::MAX))
+        } else {
+            [&[][..], &[][..]]
+        };
+        let vocab = logits.len();
+        if p.logit_bias.is_empty() && generated.is_empty() && windows.iter().all(|w| w.is_empty()) {
+            return Ok(false);
+        }
+        // All ids are checked before anything is counted: an error must not leave
+        // counts behind.
+        if let Some(&(token, _)) = p.logit_bias.iter().find(|(t, _)| *t as usize >= vocab) {
+            return Err(SampleError::BiasToken { token, vocab });
+        }
+        for tokens in [generated, windows[0], windows[1]] {
+            if let Some(&token) = tokens.iter().find(|t| **t as usize >= vocab) {
+                return Err(SampleError::HistoryToken { token, vocab });
+            }
+        }
+        let counting = [generated, windows[0], windows[1]]
+            .iter()
+            .any(|tokens| !tokens.is_empty());
+        if counting && self.counts.len() < vocab {
+            self.counts.resize(vocab, 0);
+        }
+
+        let row = &mut self.adjusted;
+        row.clear();
+        row.extend_from_slice(logits);
+        for &(token, bias) in &p.logit_bias {
+            row[token as usize] += bias;
+        }
+        for &token in windows.into_iter().flatten() {
+            let seen = &mut self.counts[token as usize];
+            if *seen == 0 {
+                let logit = &mut row[token as usize];
+                if *logit > 0.0 {
+                    *logit /= p.repetition_penalty;
+                } else {
+                    *logit *= p.repetition_penalty;
+                }
+            }
+            *seen = 1;
+        }
+        for &token in windows.into_iter().flatten() {
+            self.counts[token as usize] = 0;
+        }
+        for &token in generated {
+            self.counts[token as usize] += 1;
+        }
+        for &token in generated {
+            let count = std::mem::take(&mut self.counts[token as usize]);
+            if count > 0 {
+                row[token as usize] -= p.frequency_penalty * count as f32 + p.presence_penalty;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Temperature and filters. `max` is that of `logits`.
+    fn run(
+        &mut self,
+        logits: &[f32],
+        max: f32,
+        adjusted: bool,
+        sequence: u64,
+        position: u64,
+    ) -> Result<Survivors, SampleError> {
+        let (row, max) = if adjusted {
+            let row = &self.adjusted[..];
+            let Some(max) = max_or_bad(row) else {
+                let (token, value) = first_bad(row);
+                return Err(SampleError::Overflow {
+                    sequence,
+                    position,
+                    token,
+                    value,
+                });
+            };
+            if max == f32::NEG_INFINITY {
+                return Err(SampleError::NoCandidates {
+                    sequence,
+                    position,
+                    vocab: row.len(),
+                });
+            }
+            (row, max)
+        } else {
+            (logits, max)
+        };
+        let p = &self.params;
+        if p.is_greedy() {
+            return Ok(Survivors::One(first_equal(row, max)));
+        }
+        let weigh = Weigh::new(max, p.temperature);
+        let top_k = (p.top_k as usize).min(row.len());
+        let by_k = top_k > 0 && top_k < row.len();
+
+        if !by_k && p.top_p >= 1.0 && p.min_p <= 0.0 {
+            self.blocks.clear();
+            self.blocks
+                .extend(row.chunks(BLOCK).map(|block| weigh.sum(block)));
+            let total = self.blocks.iter().sum();
+            return Ok(Survivors::All { weigh, total });
+        }
+
+        // The fixed-point mass that top-p must reach: at least 1, so that one token
+        // is kept whatever happens.
+        let mass_target = |total: f64| ((f64::from(p.top_p) * total).ceil() as u64).max(1);
+        let mut target = None;
+        if by_k {
+            select::largest(row, top_k, &mut self.keys);
+            self.keys.sort_unstable_by_key(|&key| select::token_of(key));
+            self.candidates.clear();
+            self.candidates
+                .extend(self.keys.iter().map(|&key| Candidate {
+                    key,
+                    weight: fixed(weigh.weight(logit_of(key))),
+                }));
+            if p.top_p < 1.0 {
+                let total: u64 = self.candidates.iter().map(|c| c.weight).sum();
+                target = Some(mass_target(total as f64));
+            }
+        } else {
+            let total = weigh.write(row, &mut self.weights);
+            let mut bound = p.min_p;
+            if p.top_p < 1.0 {
+                target = Some(mass_target(total * FIXED_ONE as f64));
+                // Tokens below this weight are together less than the share that
+                // top-p may leave out, so none of them is needed to reach it.
+                let spare = (1.0 - f64::from(p.top_p)) * total / row.len() as f64;
+                bound = bound.max((spare as f32).next_down());
+            }
+            select::at_least(row, &self.weights, bound, &mut self.candidates);
+        }
+        let cut = match target {
+            Some(target) => select::cut_at_mass(&self.candidates, weigh, target, &mut self.scratch),
+            None => 0,
+        };
+        let least = fixed(p.min_p).max(1);
+        let mut total = 0;
+        self.candidates.retain(|c| {
+            let keep = c.key >= cut && c.weight >= least;
+            total += if keep { c.weight } else { 0 };
+            keep
+        });
+        Ok(Survivors::Listed { total })
+    }
+}
+
+/// The last `n` tokens of prompt + generated, as the tail of each.
+fn latest(history: History<'_>, n: usize) -> [&[u32]; 2] {
+    let History { prompt, generated } = history;
+    let from_generated = n.min(generated.len());
+    let from_prompt = (n - from_generated).min(prompt.len());
+    [
+        &prompt[prompt.len() - from_prompt..],
+        &generated[generated.len() - from_generated..],
+    ]
+}
+
+/// The lowest id whose logit is `max`.
+fn first_equal(row: &[f32], max: f32) -> u32 {
+    let near = row
+        .chunks(BLOCK)
+        .position(|block| block.iter().fold(false, |any, &v| any | (v == max)))
+        .unwrap_or(0);
+    let from = near * BLOCK;
+    let within = row[from..].iter().position(|&v| v == max).unwrap_or(0);
+    (from + within) as u32
+}
+
+/// The token where the running sum of weights passes `target`: first by blocks, then
+/// inside one. A token of weight 0 is never returned.
+fn draw_from_blocks(row: &[f32], blocks: &[f64], weigh: Weigh, target: f64) -> u32 {
+    // Rounding can leave the target at the very end: the last block with any mass
+    // takes it.
+    let end = blocks.iter().rposition(|&mass| mass > 0.0).unwrap_or(0);
+    let (mut chosen, mut before) = (0, 0.0);
+    while chosen < end && before + blocks[chosen] <= target {
+        before += blocks[chosen];
+        chosen += 1;
+    }
+    let from = chosen * BLOCK;
+    let mut last = from;
+    for (i, &logit) in row[from..(from + BLOCK).min(row.len())].iter().enumerate() {
+        let weight = f64::from(weigh.weight(logit));
+        if weight > 0.0 {
+            last = from + i;
+            before += weight;
+            if before > target {
+                break;
+            }
+        }
+    }
+    last as u32
+}
