@@ -1,1 +1,82 @@
-//! The oracle: plain, readable, deterministic CPU kernels.
+//! `cpu_reference`: the oracle.
+//!
+//! Plain kernels without intrinsics that define what every other tree must
+//! compute. Sums run in [`common::lanes`]' fixed order, each output element is
+//! computed by one thread, and no result depends on the number of threads or on
+//! the other rows of a batch, so the bits are the same in every run. Matrices are
+//! taken in the file's own order (`row_major`) and caches in f32, f16 or bf16.
+//!
+//! `linear` exists once for each activation format (`act_f32`, `act_bf16`, …):
+//! a kernel of another tree is compared with the variant of its own format. A new
+//! format is a rounding function in [`common::act`] and a file in `linear/`.
+
+mod common {
+    pub mod act;
+    pub mod lanes;
+    pub mod linear;
+    pub mod plumbing;
+    pub mod stored;
+}
+
+mod add {
+    mod plain;
+}
+mod argmax {
+    mod plain;
+}
+mod attention {
+    mod plain;
+}
+mod embed {
+    mod plain;
+}
+mod gather_rows {
+    mod plain;
+}
+mod kv_append {
+    mod plain;
+}
+mod linear {
+    mod act_bf16;
+    mod act_f16;
+    mod act_f32;
+}
+mod rms_norm {
+    mod plain;
+}
+mod rope {
+    mod plain;
+}
+mod rope_table {
+    mod plain;
+}
+mod silu_mul {
+    mod plain;
+}
+
+use hal::cpu::{CpuDevice, CpuOptions};
+use registry::{Backend, OpenOptions};
+use std::sync::Arc;
+
+/// The tree's name on the backend axis.
+pub const BACKEND: &str = "cpu_reference";
+
+fn options(o: &OpenOptions) -> CpuOptions {
+    CpuOptions {
+        threads: o.threads,
+        isa: o.isa,
+    }
+}
+
+registry::inventory::submit! {
+    Backend {
+        name: BACKEND,
+        api: "cpu",
+        parent: None,
+        auto: false,
+        kv: &["f32", "f16", "bf16"],
+        probe: |o| Ok(vec![hal::cpu::probe(&options(o))?]),
+        open: |o, _| Ok(Arc::new(CpuDevice::open(&options(o))?)),
+        file: file!(),
+    }
+}

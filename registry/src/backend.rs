@@ -42,6 +42,9 @@ impl OpenOptions {
     }
 }
 
+/// Opens the device of an index that `probe` gave.
+pub type OpenFn = fn(&OpenOptions, usize) -> Result<Arc<dyn Device>, HalError>;
+
 /// One kernel tree.
 pub struct Backend {
     pub name: &'static str,
@@ -57,7 +60,7 @@ pub struct Backend {
     /// that says so, an empty list means a driver without devices.
     pub probe: fn(&OpenOptions) -> Result<Vec<DeviceInfo>, HalError>,
     /// Opens the device of that index.
-    pub open: fn(&OpenOptions, usize) -> Result<Arc<dyn Device>, HalError>,
+    pub open: OpenFn,
     pub file: &'static str,
 }
 

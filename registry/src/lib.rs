@@ -22,7 +22,7 @@ mod scheme;
 mod step;
 mod tuned;
 
-pub use backend::{Backend, OpenOptions};
+pub use backend::{Backend, OpenFn, OpenOptions};
 pub use error::RegistryError;
 pub use kernel::{Binds, Kernel, KernelError, KernelSpec, Prepared, Registration, TensorRef};
 pub use key::{Act, Key, Layer};

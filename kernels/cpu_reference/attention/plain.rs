@@ -1,0 +1,85 @@
+//! op: attention. o = softmax(scale·q·kᵀ)·v over the positions that a row sees:
+//! (p − window, p], or [0, p] without a window.
+//!
+//! q, o f32 [T, heads, head_dim]; cache in pages, f32, f16 or bf16; query head h
+//! reads kv head h / (heads / kv_heads). Scores are f32; the softmax subtracts
+//! the maximum, takes exp in f32 and sums in f64; values are accumulated in f32 in
+//! the order of positions and divided by the sum at the end. Threads share the
+//! (row, kv head) pairs, dealt in turn because later rows see more. Pages that no
+//! row sees are not read.
+
+use crate::common::lanes;
+use crate::common::plumbing::{Plain, Result, Step};
+use graph::Op;
+use registry::Pattern;
+
+fn record(mut step: Step<'_>) -> Result<()> {
+    let Op::Attention(spec) = step.problem.ops[0].op else {
+        return Err(step.refuse("not an attention"));
+    };
+    let q = step.activation(0)?;
+    let cache = step.cache(1)?;
+    let o = step.output()?;
+    let meta = step.meta()?;
+    let view = cache.view;
+    let dim = view.head_dim;
+    let group = q.len / dim / view.kv_heads;
+    step.task(move |ctx| {
+        // SAFETY: a declared read.
+        let meta = unsafe { meta.view() };
+        let mut kv = vec![0f32; dim];
+        let mut scores = Vec::new();
+        for item in (ctx.thread..meta.rows() * view.kv_heads).step_by(ctx.threads) {
+            let (t, kv_head) = (item / view.kv_heads, item % view.kv_heads);
+            let position = meta.position(t);
+            let first = spec.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            let seen = first..position + 1;
+            let table = meta.table(view.group, meta.row_span(t));
+            let page = |p: usize| (table[p / view.block] as usize, p % view.block);
+            let heads = kv_head * group * dim;
+            // SAFETY: a declared read; the output heads of this kv head are
+            // written by this thread alone.
+            let (q, o) = unsafe { (&q.row(t)[heads..], o.part_mut(t, heads, group * dim)) };
+            let queries = q.chunks_exact(dim).take(group);
+
+            scores.clear();
+            scores.resize(group * seen.len(), 0f32);
+            for (i, p) in seen.clone().enumerate() {
+                let (page, token) = page(p);
+                // SAFETY: a declared read, and this step does not write it.
+                unsafe { cache.load(page, 0, kv_head, token, &mut kv) };
+                for (h, q) in queries.clone().enumerate() {
+                    scores[h * seen.len() + i] = lanes::dot(q, &kv) * spec.scale;
+                }
+            }
+            let mut sums = Vec::with_capacity(group);
+            for scores in scores.chunks_exact_mut(seen.len()) {
+                let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                scores.iter_mut().for_each(|s| *s = (*s - max).exp());
+                sums.push(scores.iter().map(|&s| f64::from(s)).sum::<f64>() as f32);
+            }
+            o.fill(0.0);
+            for (i, p) in seen.clone().enumerate() {
+                let (page, token) = page(p);
+                // SAFETY: as above.
+                unsafe { cache.load(page, 1, kv_head, token, &mut kv) };
+                for (h, o) in o.chunks_exact_mut(dim).enumerate() {
+                    let weight = scores[h * seen.len() + i];
+                    o.iter_mut().zip(&kv).for_each(|(o, v)| *o += weight * v);
+                }
+            }
+            for (o, sum) in o.chunks_exact_mut(dim).zip(&sums) {
+                o.iter_mut().for_each(|o| *o /= sum);
+            }
+        }
+    })
+}
+
+const fn of(quant: &'static [&'static str]) -> Plain {
+    Plain::new(&Pattern::ATTENTION, quant, "plain", record)
+}
+
+static F32: Plain = of(&["f32"]);
+static F16: Plain = of(&["f16"]);
+static BF16: Plain = of(&["bf16"]);
+registry::register!(F32, F16, BF16);

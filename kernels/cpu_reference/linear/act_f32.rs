@@ -1,0 +1,18 @@
+//! op: linear with activations as they are; see [`linear::record`].
+
+use crate::common::linear;
+use crate::common::plumbing::{Plain, Result, Step};
+use registry::Act;
+
+fn record(step: Step<'_>) -> Result<()> {
+    linear::record(step, None)
+}
+
+const fn of(quant: &'static [&'static str]) -> Plain {
+    linear::kernel(quant, "act_f32", Act::F32, 2, record)
+}
+
+static F32: Plain = of(&["f32"]);
+static F16: Plain = of(&["f16"]);
+static BF16: Plain = of(&["bf16"]);
+registry::register!(F32, F16, BF16);
