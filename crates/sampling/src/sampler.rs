@@ -73,9 +73,11 @@ enum Survivors {
         weigh: Weigh,
         total: f64,
     },
-    /// `Sampler::candidates`, in ascending id.
+    /// `Sampler::candidates`, in ascending id, whose weights sum to `total`; and the
+    /// sum over the whole row, where it had to be found.
     Listed {
         total: u64,
+        row_total: Option<f64>,
     },
 }
 
@@ -111,7 +113,11 @@ impl Sampler {
             let _ = write!(line, "{arrow}{text}");
         };
         if !p.logit_bias.is_empty() {
-            step(format!("logit_bias ({} tokens)", p.logit_bias.len()));
+            let n = p.logit_bias.len();
+            step(format!(
+                "logit_bias ({n} token{})",
+                if n == 1 { "" } else { "s" }
+            ));
         }
         if self.repeats() {
             match p.penalty_last_n {
@@ -176,7 +182,7 @@ impl Sampler {
             Survivors::All { weigh, total } => {
                 draw_from_blocks(row, &self.blocks, weigh, philox::unit(bits) * total)
             }
-            Survivors::Listed { total } => {
+            Survivors::Listed { total, .. } => {
                 let mut left = philox::below(bits, total);
                 let drawn = self.candidates.iter().find(|c| {
                     let here = left < c.weight;
@@ -187,8 +193,13 @@ impl Sampler {
                 drawn.unwrap_or(&self.candidates[0]).token()
             }
         };
+        let plain = !adjusted && self.params.temperature == 1.0;
         let total = match survivors {
-            Survivors::All { total, .. } if !adjusted && self.params.temperature == 1.0 => total,
+            Survivors::All { total, .. }
+            | Survivors::Listed {
+                row_total: Some(total),
+                ..
+            } if plain => total,
             _ => Weigh::new(max, 1.0).total(logits),
         };
         Ok(Sampled {
@@ -222,7 +233,7 @@ impl Sampler {
                 })
                 .filter(|t| t.prob > 0.0)
                 .collect(),
-            Survivors::Listed { total } => self
+            Survivors::Listed { total, .. } => self
                 .candidates
                 .iter()
                 .map(|c| TokenProb {
@@ -356,6 +367,7 @@ impl Sampler {
         // is kept whatever happens.
         let mass_target = |total: f64| ((f64::from(p.top_p) * total).ceil() as u64).max(1);
         let mut target = None;
+        let mut row_total = None;
         if by_k {
             select::largest(row, top_k, &mut self.keys);
             self.keys.sort_unstable_by_key(|&key| select::token_of(key));
@@ -371,6 +383,7 @@ impl Sampler {
             }
         } else {
             let total = weigh.write(row, &mut self.weights);
+            row_total = Some(total);
             let mut bound = p.min_p;
             if p.top_p < 1.0 {
                 target = Some(mass_target(total * FIXED_ONE as f64));
@@ -392,7 +405,7 @@ impl Sampler {
             total += if keep { c.weight } else { 0 };
             keep
         });
-        Ok(Survivors::Listed { total })
+        Ok(Survivors::Listed { total, row_total })
     }
 }
 

@@ -72,13 +72,22 @@ fn visit_from(mut bound: f32, values: &[f32], mut visit: impl FnMut(usize, f32) 
 /// are those of `row`.
 pub(crate) fn at_least(row: &[f32], weights: &[f32], bound: f32, out: &mut Vec<Candidate>) {
     out.clear();
-    visit_from(bound, weights, |i, weight| {
-        out.push(Candidate {
-            key: key(row[i], i as u32),
-            weight: fixed(weight),
-        });
-        bound
-    });
+    for (group, members) in weights.chunks(GROUP).enumerate() {
+        if !members.iter().fold(false, |any, &w| any | (w >= bound)) {
+            continue;
+        }
+        // Which ones pass is hard to predict, so no branch depends on it.
+        let mut passed = [0u32; GROUP];
+        let mut count = 0;
+        for (i, &weight) in members.iter().enumerate() {
+            passed[count] = (group * GROUP + i) as u32;
+            count += usize::from(weight >= bound);
+        }
+        out.extend(passed[..count].iter().map(|&token| Candidate {
+            key: key(row[token as usize], token),
+            weight: fixed(weights[token as usize]),
+        }));
+    }
 }
 
 /// Writes the keys of the `k` largest logits to `out`, in no particular order.
