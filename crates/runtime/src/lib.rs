@@ -1,1 +1,25 @@
-//! Weight residency, paged caches, ragged batches, recorded steps.
+//! Running programs: resident weights, paged caches, ragged batches, recorded
+//! steps.
+//!
+//! [`Runner`] is the device side: it loads a [`planner::Program`]'s weights,
+//! prepares its kernels, records one step per shape bucket and replays it.
+//! [`Sequences`] keeps the block tables. [`Model`] opens a model folder, plans it
+//! and refuses before loading what would not fit. [`Generator`] turns prompts into
+//! tokens: chunked prefill, continuous decode of several sequences, stop
+//! conditions, cancellation.
+
+mod cache;
+pub mod device;
+mod error;
+mod generate;
+mod model;
+mod runner;
+mod step;
+mod weights;
+
+pub use cache::{PageCopy, SeqId, Sequences};
+pub use error::{RuntimeError, human};
+pub use generate::{Event, Finish, GenerateOptions, Generator};
+pub use model::{DEFAULT_CONTEXT, LoadOptions, Model, Opened, Progress, check_memory};
+pub use runner::{Forward, Runner, Span, Want};
+pub use step::{SpanPlan, StepWriter};

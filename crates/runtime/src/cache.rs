@@ -1,0 +1,331 @@
+//! Sequences over paged caches: block tables, reference counts, copy on write.
+//!
+//! Every cache group of the plan has one block table per sequence; all tables
+//! draw pages from one pool. A fork shares all pages; the first append to a
+//! shared page copies it. In a window group, pages wholly behind the window of
+//! the committed length are freed.
+
+use crate::error::RuntimeError;
+use graph::CacheKind;
+use planner::{CachePlan, Limits};
+use registry::NO_BLOCK;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SeqId(pub u64);
+
+/// A page to be copied on the device before the step that appends to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCopy {
+    pub from: u32,
+    pub to: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Sequence {
+    tokens: Vec<u32>,
+    /// Group by group: the page of each block, [`NO_BLOCK`] where freed.
+    tables: Vec<Vec<u32>>,
+}
+
+/// All live sequences and the page pool they share.
+#[derive(Clone, Debug)]
+pub struct Sequences {
+    kinds: Vec<CacheKind>,
+    block: usize,
+    context: usize,
+    max_sequences: usize,
+    free: Vec<u32>,
+    refs: Vec<u32>,
+    live: BTreeMap<SeqId, Sequence>,
+    next: u64,
+}
+
+impl Sequences {
+    pub fn new(plan: &CachePlan, limits: &Limits) -> Self {
+        Sequences {
+            kinds: plan.groups.iter().map(|g| g.kind).collect(),
+            block: plan.block,
+            context: limits.context,
+            max_sequences: limits.sequences,
+            free: (0..plan.pages as u32).rev().collect(),
+            refs: vec![0; plan.pages],
+            live: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// A new, empty sequence.
+    pub fn create(&mut self) -> Result<SeqId, RuntimeError> {
+        let tables = vec![Vec::new(); self.kinds.len()];
+        self.insert(Sequence {
+            tokens: Vec::new(),
+            tables,
+        })
+    }
+
+    fn insert(&mut self, sequence: Sequence) -> Result<SeqId, RuntimeError> {
+        if self.live.len() >= self.max_sequences {
+            return Err(RuntimeError::TooManySequences {
+                wanted: self.live.len() + 1,
+                limit: self.max_sequences,
+            });
+        }
+        let id = SeqId(self.next);
+        self.next += 1;
+        self.live.insert(id, sequence);
+        Ok(id)
+    }
+
+    /// A sequence that continues another from where it stands, sharing its pages.
+    pub fn fork(&mut self, of: SeqId) -> Result<SeqId, RuntimeError> {
+        let copy = self.get(of)?.clone();
+        let id = self.insert(copy.clone())?;
+        for page in copy.tables.iter().flatten().filter(|p| **p != NO_BLOCK) {
+            self.refs[*page as usize] += 1;
+        }
+        Ok(id)
+    }
+
+    pub fn free(&mut self, id: SeqId) -> Result<(), RuntimeError> {
+        let s = self.live.remove(&id).ok_or(RuntimeError::NoSequence(id))?;
+        for page in s.tables.into_iter().flatten() {
+            self.unref(page);
+        }
+        Ok(())
+    }
+
+    fn unref(&mut self, page: u32) {
+        if page != NO_BLOCK {
+            let r = &mut self.refs[page as usize];
+            *r -= 1;
+            if *r == 0 {
+                self.free.push(page);
+            }
+        }
+    }
+
+    fn get(&self, id: SeqId) -> Result<&Sequence, RuntimeError> {
+        self.live.get(&id).ok_or(RuntimeError::NoSequence(id))
+    }
+
+    /// Tokens whose keys and values are in the cache.
+    pub fn tokens(&self, id: SeqId) -> Result<&[u32], RuntimeError> {
+        Ok(&self.get(id)?.tokens)
+    }
+
+    pub fn table(&self, id: SeqId, group: usize) -> Result<&[u32], RuntimeError> {
+        Ok(&self.get(id)?.tables[group])
+    }
+
+    pub fn free_pages(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Shortens a sequence to its first `len` tokens. Fails, changing nothing,
+    /// where a window group has already freed what the next token would see.
+    pub fn truncate(&mut self, id: SeqId, len: usize) -> Result<(), RuntimeError> {
+        let (block, kinds) = (self.block, self.kinds.clone());
+        let s = self.live.get_mut(&id).ok_or(RuntimeError::NoSequence(id))?;
+        let old = s.tokens.len();
+        if len >= old {
+            return Ok(());
+        }
+        for (kind, table) in kinds.iter().zip(&s.tables) {
+            let first = first_visible(*kind, len) / block;
+            let needed = &table[first.min(table.len())..len.div_ceil(block).min(table.len())];
+            if needed.contains(&NO_BLOCK) {
+                return Err(RuntimeError::BehindWindow { to: len, len: old });
+            }
+        }
+        s.tokens.truncate(len);
+        let mut dropped = Vec::new();
+        for table in &mut s.tables {
+            dropped.extend(table.drain(len.div_ceil(block).min(table.len())..));
+        }
+        for page in dropped {
+            self.unref(page);
+        }
+        Ok(())
+    }
+
+    /// Makes room for `tokens` at the end of a sequence: frees what fell behind
+    /// its windows, allocates blocks, and lists the shared pages that must be
+    /// copied first. Fails without changing the sequence's length.
+    pub fn append(
+        &mut self,
+        id: SeqId,
+        tokens: &[u32],
+        copies: &mut Vec<PageCopy>,
+    ) -> Result<(), RuntimeError> {
+        let start = self.get(id)?.tokens.len();
+        let end = start + tokens.len();
+        if end > self.context {
+            return Err(RuntimeError::PromptTooLong {
+                tokens: end,
+                context: self.context,
+            });
+        }
+        self.release_behind(id, start)?;
+        let block = self.block;
+        let wanted: usize = {
+            let s = self.get(id)?;
+            let grow = |t: &Vec<u32>| end.div_ceil(block) - t.len();
+            let shared = |t: &Vec<u32>| {
+                !start.is_multiple_of(block) && self.refs[t[start / block] as usize] > 1
+            };
+            s.tables
+                .iter()
+                .map(|t| grow(t) + usize::from(shared(t)))
+                .sum()
+        };
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        if wanted > self.free.len() {
+            return Err(RuntimeError::OutOfPages {
+                pages: self.refs.len(),
+            });
+        }
+        let mut s = self.live.remove(&id).ok_or(RuntimeError::NoSequence(id))?;
+        for table in &mut s.tables {
+            if !start.is_multiple_of(block) {
+                let page = &mut table[start / block];
+                if self.refs[*page as usize] > 1 {
+                    let fresh = self.take();
+                    copies.push(PageCopy {
+                        from: *page,
+                        to: fresh,
+                    });
+                    self.unref(*page);
+                    *page = fresh;
+                }
+            }
+            while table.len() < end.div_ceil(block) {
+                table.push(self.take());
+            }
+        }
+        s.tokens.extend_from_slice(tokens);
+        self.live.insert(id, s);
+        Ok(())
+    }
+
+    /// A free page; `append` has counted that there are enough.
+    fn take(&mut self) -> u32 {
+        let page = self.free.pop().expect("counted before taking");
+        self.refs[page as usize] = 1;
+        page
+    }
+
+    fn release_behind(&mut self, id: SeqId, committed: usize) -> Result<(), RuntimeError> {
+        let (block, kinds) = (self.block, self.kinds.clone());
+        let s = self.live.get_mut(&id).ok_or(RuntimeError::NoSequence(id))?;
+        let mut dropped = Vec::new();
+        for (kind, table) in kinds.iter().zip(&mut s.tables) {
+            let gone = first_visible(*kind, committed) / block;
+            for page in table.iter_mut().take(gone) {
+                dropped.push(std::mem::replace(page, NO_BLOCK));
+            }
+        }
+        for page in dropped {
+            self.unref(page);
+        }
+        Ok(())
+    }
+}
+
+/// The first position that the token at `position` sees.
+fn first_visible(kind: CacheKind, position: usize) -> usize {
+    match kind {
+        CacheKind::Full => 0,
+        CacheKind::Window { window } => (position + 1).saturating_sub(window),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use registry::Scheme;
+    use std::collections::HashMap;
+
+    fn sequences(kinds: &[CacheKind], pages: usize) -> Sequences {
+        let plan = CachePlan {
+            groups: kinds
+                .iter()
+                .map(|k| planner::CacheGroup {
+                    kind: *k,
+                    slots: vec![],
+                })
+                .collect(),
+            scheme: Scheme::F32,
+            block: 4,
+            page_bytes: 1,
+            pages,
+            views: HashMap::new(),
+        };
+        let limits = Limits {
+            context: 64,
+            sequences: 4,
+            ..Limits::default()
+        };
+        Sequences::new(&plan, &limits)
+    }
+
+    #[test]
+    fn a_fork_shares_pages_until_one_side_appends() {
+        let mut s = sequences(&[CacheKind::Full], 8);
+        let a = s.create().unwrap();
+        let mut copies = vec![];
+        s.append(a, &[1, 2, 3, 4, 5, 6], &mut copies).unwrap();
+        let b = s.fork(a).unwrap();
+        assert_eq!(s.free_pages(), 6);
+        s.append(b, &[7], &mut copies).unwrap();
+        let (ta, tb) = (s.table(a, 0).unwrap(), s.table(b, 0).unwrap());
+        assert_eq!(ta[0], tb[0], "the full block stays shared");
+        assert_ne!(ta[1], tb[1]);
+        assert_eq!(
+            copies,
+            [PageCopy {
+                from: ta[1],
+                to: tb[1]
+            }]
+        );
+        copies.clear();
+        s.append(a, &[8], &mut copies).unwrap();
+        assert!(copies.is_empty(), "nobody shares it any more");
+        s.free(a).unwrap();
+        s.free(b).unwrap();
+        assert_eq!(s.free_pages(), 8);
+    }
+
+    #[test]
+    fn a_window_frees_behind_the_committed_length_only() {
+        let mut s = sequences(&[CacheKind::Window { window: 5 }, CacheKind::Full], 40);
+        let a = s.create().unwrap();
+        let mut copies = vec![];
+        for t in 0..13 {
+            s.append(a, &[t], &mut copies).unwrap();
+        }
+        // The append at position 12 saw positions 8..=12: blocks 0 and 1 are gone.
+        assert_eq!(s.table(a, 0).unwrap()[..2], [NO_BLOCK; 2]);
+        assert!(!s.table(a, 0).unwrap()[2..].contains(&NO_BLOCK));
+        assert!(!s.table(a, 1).unwrap().contains(&NO_BLOCK));
+        // Position 12 again sees 8..=12; position 11 would see 7.
+        s.truncate(a, 12).unwrap();
+        let back = s.truncate(a, 11);
+        assert!(matches!(back, Err(RuntimeError::BehindWindow { .. })));
+        assert_eq!(s.tokens(a).unwrap().len(), 12);
+    }
+
+    #[test]
+    fn exhaustion_changes_nothing() {
+        let mut s = sequences(&[CacheKind::Full], 2);
+        let a = s.create().unwrap();
+        let mut copies = vec![];
+        s.append(a, &[0; 7], &mut copies).unwrap();
+        let full = s.append(a, &[0; 4], &mut copies);
+        assert!(matches!(full, Err(RuntimeError::OutOfPages { pages: 2 })));
+        assert_eq!(s.tokens(a).unwrap().len(), 7);
+        s.append(a, &[0], &mut copies).unwrap();
+    }
+}

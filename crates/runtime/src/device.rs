@@ -1,0 +1,101 @@
+//! Choosing a device: by name, or `auto`.
+
+use crate::error::RuntimeError;
+use hal::{Device, DeviceInfo, DeviceKind, HalError};
+use registry::{Backend, OpenOptions, Registry};
+use std::sync::Arc;
+
+/// The selector that is not a backend.
+pub const AUTO: &str = "auto";
+
+/// A backend that could be opened, best first.
+pub struct Candidate {
+    pub backend: &'static Backend,
+    pub info: DeviceInfo,
+}
+
+/// Where to run, and a line for each backend that was passed over.
+pub struct Chosen {
+    pub backend: &'static Backend,
+    pub device: Arc<dyn Device>,
+    pub notes: Vec<String>,
+}
+
+/// The devices that `auto` may use: a discrete GPU before an integrated one
+/// before the CPU, never a software device, never the oracle.
+pub fn auto_candidates(
+    registry: &Registry,
+    options: &OpenOptions,
+) -> (Vec<Candidate>, Vec<String>) {
+    let mut found = Vec::new();
+    let mut notes = Vec::new();
+    for backend in registry.backends().iter().filter(|b| b.auto) {
+        // `--device` names a device of one API; others do not have it.
+        let devices = match (backend.probe)(options) {
+            Ok(devices) => devices,
+            Err(e) => {
+                notes.push(format!("{}: passed over: {e}", backend.name));
+                continue;
+            }
+        };
+        let real: Vec<DeviceInfo> = devices
+            .into_iter()
+            .filter(|d| d.kind != DeviceKind::Software)
+            .collect();
+        let Ok(index) = options.pick(backend.api, &real) else {
+            notes.push(format!("{}: passed over: no hardware device", backend.name));
+            continue;
+        };
+        found.extend(
+            real.into_iter()
+                .filter(|d| d.index == index)
+                .map(|info| Candidate { backend, info }),
+        );
+    }
+    found.sort_by_key(|c| (c.info.kind, c.backend.name));
+    (found, notes)
+}
+
+/// Opens the backend of that name, or the best that `auto` finds. `fits` may
+/// turn down a candidate of `auto` (too little memory), with a reason.
+pub fn choose(
+    registry: &Registry,
+    name: &str,
+    options: &OpenOptions,
+    fits: &mut dyn FnMut(&'static Backend, &Arc<dyn Device>) -> Result<(), RuntimeError>,
+) -> Result<Chosen, RuntimeError> {
+    if name != AUTO {
+        let backend = registry.backend(name)?;
+        let device = backend.open_device(options)?;
+        fits(backend, &device)?;
+        return Ok(Chosen {
+            backend,
+            device,
+            notes: Vec::new(),
+        });
+    }
+    let (candidates, mut notes) = auto_candidates(registry, options);
+    let mut last = None;
+    for c in candidates {
+        let opened = (c.backend.open)(options, c.info.index).map_err(RuntimeError::from);
+        match opened.and_then(|d| fits(c.backend, &d).map(|()| d)) {
+            Ok(device) => {
+                return Ok(Chosen {
+                    backend: c.backend,
+                    device,
+                    notes,
+                });
+            }
+            Err(e) => {
+                notes.push(format!("{}: passed over: {e}", c.backend.name));
+                last = Some(e);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        RuntimeError::Hal(HalError::NoDevice {
+            api: AUTO,
+            reason: notes.join("; "),
+        })
+    }))
+}

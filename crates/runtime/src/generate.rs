@@ -1,0 +1,367 @@
+//! From prompts to tokens: a small continuous-batching scheduler.
+//!
+//! Each [`Generator::step`] runs one ragged batch: a row for every request that
+//! decodes, and prompt chunks of waiting requests in the rows that are left.
+
+use crate::cache::SeqId;
+use crate::error::RuntimeError;
+use crate::runner::{Forward, Runner, Span, Want};
+use formats::{IncrementalDetokenizer, Tokenizer};
+use sampling::{History, Sampler, SamplingParams, StopMatcher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What one request wants.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// Most tokens to generate; the context is a limit of its own.
+    pub max_tokens: usize,
+    pub sampling: SamplingParams,
+    /// Any of these ends the answer and is not part of it.
+    pub stop_tokens: Vec<u32>,
+    /// Text that ends the answer and is not part of it.
+    pub stop_strings: Vec<String>,
+    /// Number of the sequence for its random numbers: the same request gives the
+    /// same answer whatever runs beside it.
+    pub sequence: u64,
+    /// Whether special tokens appear in the text.
+    pub show_special: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions {
+            max_tokens: 256,
+            sampling: SamplingParams::default(),
+            stop_tokens: Vec::new(),
+            stop_strings: Vec::new(),
+            sequence: 0,
+            show_special: false,
+        }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token.
+    StopToken(u32),
+    StopString,
+    /// `max_tokens` were generated.
+    Length,
+    /// The context is full.
+    Context,
+    Cancelled,
+}
+
+impl Finish {
+    /// The name that OpenAI-style interfaces use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Finish::StopToken(_) | Finish::StopString => "stop",
+            Finish::Length | Finish::Context => "length",
+            Finish::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Something that happened to a request in a step.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// As [`Generator::add`] numbered it.
+    pub request: usize,
+    /// The token drawn, if one was.
+    pub token: Option<u32>,
+    /// Text that is complete by now; may be empty.
+    pub text: String,
+    pub finish: Option<Finish>,
+}
+
+struct Request {
+    id: usize,
+    seq: SeqId,
+    /// Prompt and answer.
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    /// Tokens in the cache.
+    fed: usize,
+    options: GenerateOptions,
+    sampler: Sampler,
+    detok: Option<IncrementalDetokenizer>,
+    stop: StopMatcher,
+}
+
+/// Drives a [`Runner`] for any number of requests.
+pub struct Generator<'r> {
+    runner: &'r mut Runner,
+    tokenizer: Option<Arc<Tokenizer>>,
+    active: Vec<Request>,
+    next: usize,
+    cancel: Arc<AtomicBool>,
+    /// Prompt tokens that were run (not found in the cache), and the seconds.
+    pub prefill: (usize, f64),
+    /// Tokens that were decoded one row at a time, and the seconds.
+    pub decode: (usize, f64),
+}
+
+impl<'r> Generator<'r> {
+    /// Without a tokenizer, events carry ids and no text.
+    pub fn new(runner: &'r mut Runner, tokenizer: Option<Arc<Tokenizer>>) -> Self {
+        Generator {
+            runner,
+            tokenizer,
+            active: Vec::new(),
+            next: 0,
+            cancel: Arc::default(),
+            prefill: (0, 0.0),
+            decode: (0, 0.0),
+        }
+    }
+
+    /// Set it to end all answers with the next step.
+    pub fn cancel_flag(&self) -> Arc<AtomicBool> {
+        self.cancel.clone()
+    }
+
+    /// Uses a flag of the caller's, such as one that a signal handler sets.
+    pub fn set_cancel_flag(&mut self, flag: Arc<AtomicBool>) {
+        self.cancel = flag;
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// Adds a request on a new sequence, which ends with it.
+    pub fn add(&mut self, prompt: &[u32], options: GenerateOptions) -> Result<usize, RuntimeError> {
+        let seq = self.runner.create()?;
+        let added = self.add_to(seq, prompt, options);
+        if added.is_err() {
+            self.runner.free(seq)?;
+        }
+        added
+    }
+
+    /// Adds a request whose prompt may begin with what the sequence's cache
+    /// already holds: the common prefix is not run again.
+    pub fn add_to(
+        &mut self,
+        seq: SeqId,
+        prompt: &[u32],
+        options: GenerateOptions,
+    ) -> Result<usize, RuntimeError> {
+        let context = self.runner.program().limits.context;
+        if prompt.is_empty() {
+            return Err(RuntimeError::EmptyPrompt);
+        }
+        // One place must be left for an answer.
+        if prompt.len() >= context {
+            return Err(RuntimeError::PromptTooLong {
+                tokens: prompt.len(),
+                context,
+            });
+        }
+        let vocab = self.runner.vocab();
+        if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
+            return Err(RuntimeError::TokenRange { id: *id, vocab });
+        }
+        let sampler =
+            Sampler::new(options.sampling.clone()).map_err(|e| RuntimeError::Sampling(e.into()))?;
+        let cached = self.runner.sequences().tokens(seq)?;
+        let common = cached
+            .iter()
+            .zip(prompt)
+            .take_while(|(a, b)| a == b)
+            .count();
+        // The last token is run again: its logits are needed.
+        let mut fed = common.min(prompt.len() - 1);
+        match self.runner.truncate(seq, fed) {
+            Ok(()) => {}
+            Err(RuntimeError::BehindWindow { .. }) => {
+                self.runner.truncate(seq, 0)?;
+                fed = 0;
+            }
+            Err(e) => return Err(e),
+        }
+        let detok = self
+            .tokenizer
+            .as_ref()
+            .map(|t| IncrementalDetokenizer::continuing(t.clone(), !options.show_special));
+        let id = self.next;
+        self.next += 1;
+        self.active.push(Request {
+            id,
+            seq,
+            tokens: prompt.to_vec(),
+            prompt_len: prompt.len(),
+            fed,
+            stop: StopMatcher::new(options.stop_strings.clone()),
+            options,
+            sampler,
+            detok,
+        });
+        Ok(id)
+    }
+
+    /// Runs one batch. Empty when there is nothing to do.
+    pub fn step(&mut self) -> Result<Vec<Event>, RuntimeError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            let all = self.active.drain(..);
+            let ended = |mut r: Request| {
+                let text = r.rest();
+                Event {
+                    request: r.id,
+                    token: None,
+                    text,
+                    finish: Some(Finish::Cancelled),
+                }
+            };
+            return Ok(all.map(ended).collect());
+        }
+        let (batch, decoding) = self.schedule();
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let start = Instant::now();
+        let spans: Vec<Span<'_>> = batch
+            .iter()
+            .map(|(i, n)| {
+                let r = &self.active[*i];
+                Span {
+                    seq: r.seq,
+                    tokens: &r.tokens[r.fed..r.fed + n],
+                    outputs: usize::from(r.fed + n == r.tokens.len()),
+                }
+            })
+            .collect();
+        let greedy = batch.iter().all(|(i, _)| self.active[*i].wants_argmax());
+        let want = if greedy { Want::Argmax } else { Want::Logits };
+        let forward = self.runner.forward(&spans, want)?;
+        let mut events = Vec::new();
+        let mut row = 0;
+        let mut rows = 0;
+        for (i, n) in &batch {
+            let r = &mut self.active[*i];
+            rows += n;
+            r.fed += n;
+            if r.fed < r.tokens.len() {
+                continue;
+            }
+            let token = match &forward {
+                Forward::Argmax(ids) => ids[row],
+                Forward::Logits { rows, vocab } => {
+                    let history = History::split(&r.tokens, r.prompt_len);
+                    let (sequence, position) = (r.options.sequence, r.tokens.len() as u64);
+                    let logits = &rows[row * vocab..(row + 1) * vocab];
+                    r.sampler.sample(logits, history, sequence, position)?.token
+                }
+            };
+            row += 1;
+            events.push(r.accept(token));
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let phase = if decoding == rows {
+            &mut self.decode
+        } else {
+            &mut self.prefill
+        };
+        phase.0 += rows;
+        phase.1 += seconds;
+        let context = self.runner.program().limits.context;
+        for e in &mut events {
+            let at = self.active.iter().position(|r| r.id == e.request);
+            let Some(at) = at else { continue };
+            let r = &mut self.active[at];
+            // The drawn token is not in the cache yet; feeding it needs a place.
+            if e.finish.is_none() && r.tokens.len() >= context {
+                e.finish = Some(Finish::Context);
+            }
+            if e.finish.is_some() {
+                let rest = if e.finish == Some(Finish::StopString) {
+                    String::new()
+                } else {
+                    r.rest()
+                };
+                e.text.push_str(&rest);
+                self.active.remove(at);
+            }
+        }
+        Ok(events)
+    }
+
+    /// Requests and how many of their tokens to run, and how many rows decode.
+    fn schedule(&self) -> (Vec<(usize, usize)>, usize) {
+        let limits = &self.runner.program().limits;
+        let mut left = limits.rows;
+        let mut batch = Vec::new();
+        let waiting = |r: &Request| r.tokens.len() - r.fed;
+        let is_decode = |r: &Request| r.fed >= r.prompt_len;
+        for (i, r) in self.active.iter().enumerate() {
+            if is_decode(r) && left > 0 && batch.len() < limits.sequences {
+                batch.push((i, 1));
+                left -= 1;
+            }
+        }
+        let decoding = batch.len();
+        for (i, r) in self.active.iter().enumerate() {
+            if !is_decode(r) && left > 0 && batch.len() < limits.sequences {
+                let n = waiting(r).min(left);
+                batch.push((i, n));
+                left -= n;
+            }
+        }
+        (batch, decoding)
+    }
+}
+
+impl Request {
+    fn wants_argmax(&self) -> bool {
+        let s = &self.options.sampling;
+        s.is_greedy()
+            && s.logit_bias.is_empty()
+            && s.repetition_penalty == 1.0
+            && s.presence_penalty == 0.0
+            && s.frequency_penalty == 0.0
+    }
+
+    /// Takes a drawn token: its text, and whether it ends the answer.
+    fn accept(&mut self, token: u32) -> Event {
+        let mut event = Event {
+            request: self.id,
+            token: Some(token),
+            text: String::new(),
+            finish: None,
+        };
+        if self.options.stop_tokens.contains(&token) {
+            event.finish = Some(Finish::StopToken(token));
+            return event;
+        }
+        self.tokens.push(token);
+        let piece = match &mut self.detok {
+            Some(d) => d.push(token),
+            None => String::new(),
+        };
+        let (text, stopped) = self.stop.push(&piece);
+        event.text = text;
+        if stopped {
+            event.finish = Some(Finish::StopString);
+        } else if self.tokens.len() - self.prompt_len >= self.options.max_tokens {
+            event.finish = Some(Finish::Length);
+        }
+        event
+    }
+
+    /// Text held back for a stop string or an incomplete character.
+    fn rest(&mut self) -> String {
+        let tail = match &mut self.detok {
+            Some(d) => d.flush(),
+            None => String::new(),
+        };
+        let (mut text, stopped) = self.stop.push(&tail);
+        if !stopped {
+            text.push_str(&self.stop.flush());
+        }
+        text
+    }
+}

@@ -1,0 +1,223 @@
+//! From a model folder to a runner.
+
+use crate::device::{self, Chosen};
+use crate::error::{RuntimeError, human};
+use crate::runner::Runner;
+use formats::HfDir;
+use graph::{Graph, ValueId, ValueKind};
+use hal::{Device, DeviceInfo};
+use planner::{ActMap, Limits, PlanOptions, Program};
+use registry::{OpenOptions, Registry, Scheme, Tuned};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Context when nobody asks for one: what the model allows, up to this.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// Memory left to the rest of the process and of the machine.
+const HEADROOM: u64 = 64 << 20;
+
+/// Hears of bytes loaded and bytes in all.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// A backend's name, or `auto`.
+    pub backend: String,
+    pub open: OpenOptions,
+    /// Tokens of the longest sequence; by default the model's own limit, up to
+    /// [`DEFAULT_CONTEXT`].
+    pub context: Option<usize>,
+    /// Most tokens of one step.
+    pub rows: usize,
+    pub sequences: usize,
+    pub all_logits: bool,
+    pub fusion: bool,
+    pub kv: Option<String>,
+    pub acts: Option<ActMap>,
+    /// Replaces the built-in picks of the device.
+    pub tuned: Option<Tuned>,
+}
+
+impl LoadOptions {
+    pub fn new(backend: impl Into<String>) -> Self {
+        let limits = Limits::default();
+        LoadOptions {
+            backend: backend.into(),
+            open: OpenOptions::default(),
+            context: None,
+            rows: limits.rows,
+            sequences: limits.sequences,
+            all_logits: limits.all_logits,
+            fusion: true,
+            kv: None,
+            acts: None,
+            tuned: None,
+        }
+    }
+}
+
+/// A model's files, read and checked, on no device yet.
+pub struct Opened {
+    pub files: HfDir,
+    pub model: models::Model,
+    pub graph: Arc<Graph>,
+    schemes: HashMap<ValueId, Scheme>,
+}
+
+impl Opened {
+    pub fn open(path: &Path) -> Result<Self, RuntimeError> {
+        let files = HfDir::open(path)?;
+        let model = models::load(&files.view()?)?;
+        model.check_tensors(&files.tensors)?;
+        let graph = Arc::new(model.graph.clone());
+        let mut schemes = HashMap::new();
+        for (id, v) in graph.weights() {
+            if let ValueKind::Weight {
+                tensor,
+                matrix: true,
+            } = &v.kind
+                && let Some(t) = files.tensors.get(tensor)
+            {
+                let scheme = Scheme::find(t.info.scheme()).ok_or_else(|| RuntimeError::Weight {
+                    tensor: tensor.clone(),
+                    reason: format!(
+                        "is stored as {}, for which there are no kernels: convert the model to \
+                         a floating-point type",
+                        t.info.scheme()
+                    ),
+                })?;
+                schemes.insert(id, scheme);
+            }
+        }
+        Ok(Opened {
+            files,
+            model,
+            graph,
+            schemes,
+        })
+    }
+
+    /// The context a load with these options gets.
+    pub fn context(&self, options: &LoadOptions) -> usize {
+        let own = self.model.context_length.min(DEFAULT_CONTEXT);
+        options.context.unwrap_or(own)
+    }
+
+    /// Plans without opening a device.
+    pub fn plan(
+        &self,
+        registry: &Registry,
+        backend: &str,
+        device: &DeviceInfo,
+        options: &LoadOptions,
+    ) -> Result<Program, RuntimeError> {
+        let context = self.context(options);
+        let tuned = match &options.tuned {
+            Some(t) => t.clone(),
+            None => Tuned::for_device(&device.name)?,
+        };
+        let plan_options = PlanOptions {
+            backend: backend.into(),
+            fusion: options.fusion,
+            kv: options.kv.clone(),
+            limits: Limits {
+                context,
+                rows: options.rows.min(context).max(options.sequences),
+                sequences: options.sequences,
+                all_logits: options.all_logits,
+                ..Limits::default()
+            },
+            tuned,
+            acts: options.acts.clone(),
+        };
+        let device = Arc::new(device.clone());
+        let program = planner::plan(
+            self.graph.clone(),
+            &self.schemes,
+            registry,
+            device,
+            &plan_options,
+        )?;
+        Ok(program)
+    }
+
+    /// Chooses a device, plans, and refuses before loading if memory is short.
+    pub fn place(
+        &self,
+        registry: &Registry,
+        options: &LoadOptions,
+    ) -> Result<(Chosen, Program), RuntimeError> {
+        let mut program = None;
+        let chosen = device::choose(
+            registry,
+            &options.backend,
+            &options.open,
+            &mut |backend, device| {
+                let p = self.plan(registry, backend.name, device.info(), options)?;
+                check_memory(&p, &**device)?;
+                program = Some(p);
+                Ok(())
+            },
+        )?;
+        // `choose` succeeds only after `fits` did.
+        let program = program.ok_or_else(|| {
+            RuntimeError::Hal(hal::HalError::NoDevice {
+                api: device::AUTO,
+                reason: "no device was planned for".into(),
+            })
+        })?;
+        Ok((chosen, program))
+    }
+
+    /// Loads the model on the device that the options ask for.
+    pub fn load(
+        &self,
+        registry: &Registry,
+        options: &LoadOptions,
+        progress: Progress<'_>,
+    ) -> Result<Model, RuntimeError> {
+        let (chosen, program) = self.place(registry, options)?;
+        let runner = Runner::load(
+            chosen.device,
+            Arc::new(program),
+            &self.files.tensors,
+            progress,
+        )?;
+        Ok(Model {
+            runner,
+            notes: chosen.notes,
+        })
+    }
+}
+
+/// A loaded model.
+pub struct Model {
+    pub runner: Runner,
+    /// Why `auto` passed over other backends.
+    pub notes: Vec<String>,
+}
+
+/// Whether a program fits into what the device has left.
+pub fn check_memory(program: &Program, device: &dyn Device) -> Result<(), RuntimeError> {
+    let memory = program.memory();
+    let needed = memory.total().saturating_add(HEADROOM);
+    let available = device.available_memory();
+    if needed <= available {
+        return Ok(());
+    }
+    Err(RuntimeError::Memory {
+        device: device.info().name.clone(),
+        needed: human(needed),
+        available: human(available),
+        detail: format!(
+            "weights {}, KV cache {} for {} tokens, activations {}, headroom {}",
+            human(memory.weights),
+            human(memory.cache),
+            program.limits.context,
+            human(memory.activations),
+            human(HEADROOM)
+        ),
+    })
+}

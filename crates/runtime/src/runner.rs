@@ -1,0 +1,409 @@
+//! Steps on a device: prepare once, record once per bucket, replay.
+
+use crate::cache::{PageCopy, SeqId, Sequences};
+use crate::error::RuntimeError;
+use crate::step::{SpanPlan, StepWriter};
+use crate::weights;
+use formats::TensorStore;
+use graph::{ElemType, ValueId, ValueKind};
+use hal::{Buffer, Device, Mailbox, Recording, RecordingStats, StepTime};
+use planner::{Place, Plan, PlanStep, Program};
+use registry::{Binds, Operand, OperandRole, Prepared, RowsFrom, Scheme, TensorRef};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// One sequence's tokens in a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    pub seq: SeqId,
+    /// Appended to the sequence by the step.
+    pub tokens: &'a [u32],
+    /// How many of the last tokens need outputs.
+    pub outputs: usize,
+}
+
+/// What the host reads back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Want {
+    /// The greedy token of each output row.
+    Argmax,
+    /// The logits of each output row.
+    Logits,
+}
+
+/// The outputs of a step, rows in span order.
+#[derive(Clone, Debug)]
+pub enum Forward<'a> {
+    Argmax(&'a [u32]),
+    /// `rows × vocab`, row-major.
+    Logits {
+        rows: &'a [f32],
+        vocab: usize,
+    },
+}
+
+struct Recorded {
+    recording: Box<dyn Recording>,
+    step_in: Arc<dyn Mailbox>,
+    out: Arc<dyn Mailbox>,
+}
+
+struct PreparedPlan {
+    kernels: Vec<Box<dyn Prepared>>,
+    workspace: Option<Buffer>,
+    step: Buffer,
+}
+
+/// A loaded program and its sequences.
+pub struct Runner {
+    device: Arc<dyn Device>,
+    program: Arc<Program>,
+    resident: HashMap<ValueId, TensorRef>,
+    arena: Buffer,
+    pool: Option<Buffer>,
+    sequences: Sequences,
+    prepared: HashMap<usize, PreparedPlan>,
+    recorded: HashMap<(usize, Want), Recorded>,
+    writer: StepWriter,
+    /// Records every step anew instead of replaying: for checking that it makes
+    /// no difference.
+    eager: bool,
+    ids: Vec<u32>,
+    logits: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+impl Runner {
+    /// Loads weights and allocates caches and activations.
+    pub fn load(
+        device: Arc<dyn Device>,
+        program: Arc<Program>,
+        tensors: &TensorStore,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, RuntimeError> {
+        let resident = weights::load(&program, &*device, tensors, progress)?;
+        let arena = program.plans.iter().map(|p| p.arena_bytes).max();
+        let arena = device.alloc(arena.unwrap_or(0).max(4), "activations")?;
+        let pool = match program.cache.pool_bytes() {
+            0 => None,
+            bytes => Some(device.alloc(bytes, "KV cache")?),
+        };
+        let sequences = Sequences::new(&program.cache, &program.limits);
+        Ok(Runner {
+            device,
+            program,
+            resident,
+            arena,
+            pool,
+            sequences,
+            prepared: HashMap::new(),
+            recorded: HashMap::new(),
+            writer: StepWriter::default(),
+            eager: false,
+            ids: Vec::new(),
+            logits: Vec::new(),
+            bytes: Vec::new(),
+        })
+    }
+
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    pub fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+
+    /// Records each step anew (`true`) or once (`false`, the default).
+    pub fn set_eager(&mut self, eager: bool) {
+        self.eager = eager;
+    }
+
+    pub fn create(&mut self) -> Result<SeqId, RuntimeError> {
+        self.sequences.create()
+    }
+
+    pub fn fork(&mut self, of: SeqId) -> Result<SeqId, RuntimeError> {
+        self.sequences.fork(of)
+    }
+
+    pub fn free(&mut self, id: SeqId) -> Result<(), RuntimeError> {
+        self.sequences.free(id)
+    }
+
+    /// Forgets all but the first `len` tokens of a sequence.
+    pub fn truncate(&mut self, id: SeqId, len: usize) -> Result<(), RuntimeError> {
+        self.sequences.truncate(id, len)
+    }
+
+    pub fn vocab(&self) -> usize {
+        let logits = self.output(Want::Logits).0;
+        self.program.graph.value(logits).shape.last().unwrap_or(0)
+    }
+
+    /// The graph output a want reads, by its element type.
+    fn output(&self, want: Want) -> (ValueId, usize) {
+        let wanted = match want {
+            Want::Argmax => ElemType::U32,
+            Want::Logits => ElemType::F32,
+        };
+        let graph = &self.program.graph;
+        let found = graph.outputs().iter().enumerate().find(
+            |(_, v)| matches!(graph.value(**v).kind, ValueKind::Activation(t) if t == wanted),
+        );
+        // Families declare both outputs; a graph without one has no such want.
+        found.map_or((graph.outputs()[0], 0), |(i, v)| (*v, i))
+    }
+
+    /// Runs one ragged batch: appends each span's tokens to its sequence and
+    /// computes the outputs asked for.
+    pub fn forward(&mut self, spans: &[Span<'_>], want: Want) -> Result<Forward<'_>, RuntimeError> {
+        let rows: usize = spans.iter().map(|s| s.tokens.len()).sum();
+        let outputs: usize = spans.iter().map(|s| s.outputs).sum();
+        let index = self
+            .program
+            .plans
+            .iter()
+            .position(|p| (p.rows.min..=p.rows.max).contains(&rows));
+        let fits = |p: &Plan| spans.len() <= p.step.max_spans && outputs <= p.step.max_logit_rows;
+        let Some(index) = index.filter(|i| fits(&self.program.plans[*i])) else {
+            let last = self.program.plans.last();
+            return Err(RuntimeError::StepTooLarge {
+                rows,
+                spans: spans.len(),
+                max_rows: last.map_or(0, |p| p.rows.max),
+                max_spans: last.map_or(0, |p| p.step.max_spans),
+            });
+        };
+        let vocab = self.vocab();
+        for id in spans.iter().flat_map(|s| s.tokens) {
+            if *id as usize >= vocab {
+                return Err(RuntimeError::TokenRange { id: *id, vocab });
+            }
+        }
+        self.append(spans)?;
+        let result = self.run(index, spans, want);
+        if result.is_err() {
+            for s in spans {
+                let kept = self.sequences.tokens(s.seq)?.len() - s.tokens.len();
+                self.sequences.truncate(s.seq, kept)?;
+            }
+        }
+        result?;
+        let outputs_bytes = match want {
+            Want::Argmax => outputs * 4,
+            Want::Logits => outputs * vocab * 4,
+        };
+        self.bytes.resize(outputs_bytes, 0);
+        self.recorded[&(index, want)].out.read(0, &mut self.bytes)?;
+        let words = self.bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+        Ok(match want {
+            Want::Argmax => {
+                self.ids.clear();
+                self.ids.extend(words.map(u32::from_le_bytes));
+                Forward::Argmax(&self.ids)
+            }
+            Want::Logits => {
+                self.logits.clear();
+                self.logits.extend(words.map(f32::from_le_bytes));
+                Forward::Logits {
+                    rows: &self.logits,
+                    vocab,
+                }
+            }
+        })
+    }
+
+    /// Appends to every sequence or to none, and copies shared pages.
+    fn append(&mut self, spans: &[Span<'_>]) -> Result<(), RuntimeError> {
+        let mut copies = Vec::new();
+        for (i, s) in spans.iter().enumerate() {
+            if let Err(e) = self.sequences.append(s.seq, s.tokens, &mut copies) {
+                for done in &spans[..i] {
+                    let kept = self.sequences.tokens(done.seq)?.len() - done.tokens.len();
+                    self.sequences.truncate(done.seq, kept)?;
+                }
+                // Pages may have changed hands already.
+                self.copy_pages(&copies)?;
+                return Err(e);
+            }
+        }
+        self.copy_pages(&copies)
+    }
+
+    fn copy_pages(&self, copies: &[PageCopy]) -> Result<(), RuntimeError> {
+        let (Some(pool), false) = (&self.pool, copies.is_empty()) else {
+            return Ok(());
+        };
+        let page = self.program.cache.page_bytes;
+        let mut recorder = self.device.recorder("copy pages")?;
+        for c in copies {
+            let (from, to) = (u64::from(c.from) * page, u64::from(c.to) * page);
+            recorder.copy(pool, from, pool, to, page)?;
+        }
+        recorder.finish()?.run()?;
+        Ok(())
+    }
+
+    fn run(&mut self, index: usize, spans: &[Span<'_>], want: Want) -> Result<(), RuntimeError> {
+        if self.eager || !self.recorded.contains_key(&(index, want)) {
+            let recorded = self.record(index, want)?;
+            self.recorded.insert((index, want), recorded);
+        }
+        self.write_step(index, spans, want)?;
+        self.recorded[&(index, want)].recording.run()?;
+        Ok(())
+    }
+
+    fn write_step(
+        &mut self,
+        index: usize,
+        spans: &[Span<'_>],
+        want: Want,
+    ) -> Result<(), RuntimeError> {
+        let plans: Vec<SpanPlan> = spans
+            .iter()
+            .map(|s| SpanPlan {
+                seq: s.seq,
+                rows: s.tokens.len(),
+                logits: s.outputs,
+            })
+            .collect();
+        let layout = &self.program.plans[index].step;
+        let words = self.writer.write(layout, &plans, &self.sequences)?;
+        self.bytes.clear();
+        self.bytes
+            .extend(words.iter().flat_map(|w| w.to_le_bytes()));
+        self.recorded[&(index, want)]
+            .step_in
+            .write(0, &self.bytes)?;
+        Ok(())
+    }
+
+    fn prepare(&mut self, index: usize) -> Result<(), RuntimeError> {
+        if self.prepared.contains_key(&index) {
+            return Ok(());
+        }
+        let plan = &self.program.plans[index];
+        let mut kernels = Vec::with_capacity(plan.steps.len());
+        for s in &plan.steps {
+            kernels.push(s.kernel.prepare(&s.problem, &*self.device)?);
+        }
+        let workspace = kernels.iter().map(|k| k.workspace()).max().unwrap_or(0);
+        let workspace = match workspace {
+            0 => None,
+            bytes => Some(self.device.alloc(bytes, "workspace")?),
+        };
+        let step = self.device.alloc(plan.step.bytes(), "step")?;
+        let prepared = PreparedPlan {
+            kernels,
+            workspace,
+            step,
+        };
+        self.prepared.insert(index, prepared);
+        Ok(())
+    }
+
+    fn record(&mut self, index: usize, want: Want) -> Result<Recorded, RuntimeError> {
+        self.prepare(index)?;
+        let plan = &self.program.plans[index];
+        let prepared = &self.prepared[&index];
+        let step_bytes = plan.step.bytes();
+        let step_in = self.device.mailbox(step_bytes as usize)?;
+        let mut recorder = self.device.recorder("step")?;
+        recorder.copy_in(&step_in, &prepared.step, 0, step_bytes)?;
+        for (s, kernel) in plan.steps.iter().zip(&prepared.kernels) {
+            kernel.record(
+                &mut *recorder,
+                &self.binds(plan, s, kernel.workspace(), prepared),
+            )?;
+        }
+        let (_, output) = self.output(want);
+        let (_, place) = plan.outputs[output];
+        let Place::Arena { offset, bytes } = place else {
+            return Err(RuntimeError::Weight {
+                tensor: "output".into(),
+                reason: "is not computed by the graph".into(),
+            });
+        };
+        let out = self.device.mailbox(bytes as usize)?;
+        recorder.copy_out(&self.arena, offset, bytes, &out, 0)?;
+        Ok(Recorded {
+            recording: recorder.finish()?,
+            step_in,
+            out,
+        })
+    }
+
+    fn binds(&self, plan: &Plan, s: &PlanStep, scratch: u64, prepared: &PreparedPlan) -> Binds {
+        let place = |place: &Place, operand: &Operand| match place {
+            Place::Arena { offset, bytes } => {
+                TensorRef::contiguous(&self.arena, *offset, operand, *bytes)
+            }
+            Place::Resident(v) => self.resident[v].clone(),
+            Place::Pool => {
+                let pool = self.pool.as_ref().unwrap_or(&self.arena);
+                TensorRef::contiguous(pool, 0, operand, pool.len())
+            }
+        };
+        let words = |buffer: &Buffer, bytes: u64| {
+            let operand = Operand {
+                role: OperandRole::Vector,
+                rows: RowsFrom::Fixed,
+                shape: vec![(bytes / 4) as usize],
+                scheme: Scheme::U32,
+                layout: registry::ROW_MAJOR,
+                cache: None,
+            };
+            TensorRef::contiguous(buffer, 0, &operand, bytes)
+        };
+        Binds {
+            inputs: s
+                .inputs
+                .iter()
+                .zip(&s.problem.inputs)
+                .map(|(p, o)| place(p, o))
+                .collect(),
+            outputs: s
+                .outputs
+                .iter()
+                .zip(&s.problem.outputs)
+                .map(|(p, o)| place(p, o))
+                .collect(),
+            workspace: prepared
+                .workspace
+                .as_ref()
+                .filter(|_| scratch > 0)
+                .map(|b| words(b, scratch)),
+            step: words(&prepared.step, plan.step.bytes()),
+        }
+    }
+
+    /// Commands and barriers of the recorded step for `rows` rows, if it was
+    /// recorded.
+    pub fn stats(&self, rows: usize, want: Want) -> Option<RecordingStats> {
+        let index = self
+            .program
+            .plans
+            .iter()
+            .position(|p| (p.rows.min..=p.rows.max).contains(&rows))?;
+        Some(self.recorded.get(&(index, want))?.recording.stats())
+    }
+
+    /// Repeats the last step of that bucket with a clock on every command. The
+    /// cache is written with the same values again.
+    pub fn profile(&mut self, rows: usize, want: Want) -> Result<Vec<StepTime>, RuntimeError> {
+        let plans = &self.program.plans;
+        let index = plans
+            .iter()
+            .position(|p| (p.rows.min..=p.rows.max).contains(&rows));
+        match index.and_then(|i| self.recorded.get(&(i, want))) {
+            Some(r) => Ok(r.recording.run_timed()?),
+            None => Ok(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Making weights resident, each once, in the layout the plan chose.
+
+use crate::error::RuntimeError;
+use formats::TensorStore;
+use graph::{ValueId, ValueKind};
+use hal::{Device, HostRegion};
+use planner::{Program, WeightPlan};
+use registry::{Operand, OperandRole, ROW_MAJOR, RowsFrom, TensorRef, WeightLayout, WeightShape};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Packs with this many threads at most: more only fight for memory bandwidth.
+const PACK_THREADS: usize = 8;
+
+/// Bytes staged at a time for layouts that are uploaded as they are.
+const CHUNK: u64 = 16 << 20;
+
+struct Mapped(Arc<formats::MappedFile>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// Loads every weight and constant of a program. `progress` hears of bytes done
+/// and bytes in all.
+pub fn load(
+    program: &Program,
+    device: &dyn Device,
+    tensors: &TensorStore,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<HashMap<ValueId, TensorRef>, RuntimeError> {
+    let total: u64 = program.weights.iter().map(|w| w.bytes).sum();
+    let mut done = 0;
+    let mut resident = HashMap::new();
+    load_vectors(program, device, tensors, &mut resident)?;
+    for w in program.weights.iter().filter(|w| w.matrix) {
+        progress(done, total);
+        resident.insert(w.value, load_matrix(w, device, tensors)?);
+        done += w.bytes;
+    }
+    progress(total, total);
+    Ok(resident)
+}
+
+fn missing(name: &str) -> RuntimeError {
+    RuntimeError::Weight {
+        tensor: name.into(),
+        reason: "is not in the model's files".into(),
+    }
+}
+
+/// All vectors and constants lie in one buffer: there are many and they are small.
+fn load_vectors(
+    program: &Program,
+    device: &dyn Device,
+    tensors: &TensorStore,
+    resident: &mut HashMap<ValueId, TensorRef>,
+) -> Result<(), RuntimeError> {
+    let small: Vec<&WeightPlan> = program.weights.iter().filter(|w| !w.matrix).collect();
+    let bytes: u64 = small.iter().map(|w| w.bytes.next_multiple_of(256)).sum();
+    let mut host = vec![0u8; bytes as usize];
+    let buffer = device.alloc(bytes.max(4), "vectors")?;
+    let mut at = 0;
+    for w in small {
+        let data: Vec<f32> = match (&w.tensor, &program.graph.value(w.value).kind) {
+            (Some(name), _) => {
+                let t = tensors.get(name).ok_or_else(|| missing(name))?;
+                t.to_f32().ok_or_else(|| RuntimeError::Weight {
+                    tensor: name.clone(),
+                    reason: format!("stored as {}, which is no vector type", t.info.scheme()),
+                })?
+            }
+            (None, ValueKind::Constant(data)) => data.to_vec(),
+            _ => Vec::new(),
+        };
+        if data.len() as u64 * 4 != w.bytes {
+            return Err(RuntimeError::Weight {
+                tensor: w.tensor.clone().unwrap_or_default(),
+                reason: format!("holds {} elements, wanted {}", data.len(), w.bytes / 4),
+            });
+        }
+        let out = &mut host[at as usize..][..w.bytes as usize];
+        for (o, v) in out.chunks_exact_mut(4).zip(&data) {
+            o.copy_from_slice(&v.to_le_bytes());
+        }
+        let operand = operand(w, OperandRole::Vector);
+        let place = TensorRef::contiguous(&buffer, at, &operand, w.bytes);
+        resident.insert(w.value, place);
+        at += w.bytes.next_multiple_of(256);
+    }
+    device.upload(&buffer, 0, &host)?;
+    Ok(())
+}
+
+fn operand(w: &WeightPlan, role: OperandRole) -> Operand {
+    Operand {
+        role,
+        rows: RowsFrom::Fixed,
+        shape: w.shape.clone(),
+        scheme: w.scheme,
+        layout: w.layout,
+        cache: None,
+    }
+}
+
+fn load_matrix(
+    w: &WeightPlan,
+    device: &dyn Device,
+    tensors: &TensorStore,
+) -> Result<TensorRef, RuntimeError> {
+    let name = w.tensor.as_deref().unwrap_or_default();
+    let source = tensors.get(name).ok_or_else(|| missing(name))?;
+    let operand = operand(w, OperandRole::Matrix);
+    if w.layout == ROW_MAJOR {
+        if let Some((file, range)) = tensors.region(name) {
+            let region = HostRegion {
+                owner: Arc::new(Mapped(file)),
+                range,
+            };
+            if let Some(buffer) = device.import(&region)? {
+                return Ok(TensorRef::contiguous(&buffer, 0, &operand, w.bytes));
+            }
+        }
+        let buffer = device.alloc(w.bytes, name)?;
+        let mut at = 0;
+        while at < w.bytes {
+            let n = CHUNK.min(w.bytes - at);
+            device.upload(&buffer, at, &source.bytes[at as usize..][..n as usize])?;
+            at += n;
+        }
+        tensors.release(name);
+        return Ok(TensorRef::contiguous(&buffer, 0, &operand, w.bytes));
+    }
+    let shape = WeightShape {
+        scheme: w.scheme,
+        n: w.shape[0],
+        k: w.shape[1],
+    };
+    let describe = || RuntimeError::Weight {
+        tensor: name.into(),
+        reason: format!("cannot be packed as {}", w.layout),
+    };
+    let layout = WeightLayout::find(w.layout).ok_or_else(describe)?;
+    let panel = (layout.panel_bytes)(&shape).ok_or_else(describe)?;
+    let row = shape.row_bytes().ok_or_else(describe)? as usize;
+    let buffer = device.alloc(w.bytes, name)?;
+    let panels = layout.panels(&shape);
+    let at_once = (CHUNK / panel.max(1)).clamp(1, panels as u64) as usize;
+    let mut first = 0;
+    while first < panels {
+        let count = at_once.min(panels - first);
+        let (offset, bytes) = (first as u64 * panel, count as u64 * panel);
+        device.fill(&buffer, offset, bytes, &mut |dst| {
+            pack_panels(
+                layout,
+                &shape,
+                source.bytes,
+                row,
+                first,
+                panel as usize,
+                dst,
+            );
+        })?;
+        first += count;
+    }
+    tensors.release(name);
+    Ok(TensorRef::contiguous(&buffer, 0, &operand, w.bytes))
+}
+
+fn pack_panels(
+    layout: &WeightLayout,
+    shape: &WeightShape,
+    src: &[u8],
+    row: usize,
+    first: usize,
+    panel: usize,
+    dst: &mut [u8],
+) {
+    let pack = |index: usize, out: &mut [u8]| {
+        let from = index * layout.panel_rows;
+        let rows = layout.panel_rows.min(shape.n - from);
+        (layout.pack)(shape, rows, &src[from * row..(from + rows) * row], out);
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = cores.min(PACK_THREADS).min(dst.len() / (256 << 10) + 1);
+    let each = (dst.len() / panel).div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let mut parts = dst.chunks_mut(each * panel).enumerate();
+        let own = parts.next();
+        for (part, chunk) in parts {
+            scope.spawn(move || {
+                for (i, out) in chunk.chunks_mut(panel).enumerate() {
+                    pack(first + part * each + i, out);
+                }
+            });
+        }
+        if let Some((_, chunk)) = own {
+            for (i, out) in chunk.chunks_mut(panel).enumerate() {
+                pack(first + i, out);
+            }
+        }
+    });
+}
