@@ -9,6 +9,7 @@ mod error;
 
 pub mod chat;
 pub mod config;
+mod decode;
 pub mod detok;
 pub mod dtype;
 pub mod hf;

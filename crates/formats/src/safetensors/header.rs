@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use crate::dtype::StoredType;
 use crate::error::{HeaderProblem, excerpt};
@@ -48,8 +48,10 @@ pub fn parse_header(file: &[u8]) -> Result<BTreeMap<String, HeaderEntry>, Header
     }
     // In range of usize: it is at most rest.len().
     let (json, data) = rest.split_at(claimed as usize);
-    let raw: RawHeader = serde_json::from_slice(json)
-        .map_err(|e| HeaderProblem::HeaderNotJson(excerpt(&e.to_string(), 200)))?;
+    let not_json =
+        |e: &dyn fmt::Display| HeaderProblem::HeaderNotJson(excerpt(&e.to_string(), 200));
+    let json = std::str::from_utf8(json).map_err(|e| not_json(&e))?;
+    let raw: RawHeader = serde_json::from_str(json).map_err(|e| not_json(&e))?;
     check(raw, 8 + claimed, data.len() as u64)
 }
 
@@ -204,7 +206,7 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut tensors = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
+                        map.next_value::<BTreeMap<String, String>>()?;
                         continue;
                     }
                     let tensor = map.next_value().map_err(|e| {

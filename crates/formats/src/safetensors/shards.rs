@@ -64,7 +64,7 @@ fn hint_for(dir: &Path) -> String {
 }
 
 fn open_sharded(dir: &Path, index_path: &Path) -> Result<TensorStore> {
-    let text = read_limited(index_path, "shard index", MAX_INDEX_BYTES)?;
+    let text = read_limited(index_path, "a shard index", MAX_INDEX_BYTES)?;
     let index: Index = serde_json::from_slice(&text)
         .map_err(|e| Error::json(index_path, excerpt(&e.to_string(), 200)))?;
     let fail = |problem| Err(Error::index(index_path, problem));
