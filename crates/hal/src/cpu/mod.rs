@@ -44,12 +44,20 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    fn add(&self, bytes: u64) {
+    pub fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    pub fn add(&self, bytes: u64) {
         let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(now, Ordering::Relaxed);
     }
 
-    fn sub(&self, bytes: u64) {
+    pub fn sub(&self, bytes: u64) {
         self.now.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -100,10 +108,7 @@ impl Device for CpuDevice {
     }
 
     fn allocated(&self) -> (u64, u64) {
-        (
-            self.counters.now.load(Ordering::Relaxed),
-            self.counters.peak.load(Ordering::Relaxed),
-        )
+        (self.counters.now(), self.counters.peak())
     }
 
     fn alloc(&self, bytes: u64, label: &str) -> Result<Buffer> {
