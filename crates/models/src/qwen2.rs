@@ -1,0 +1,39 @@
+//! Qwen2 and Qwen2.5: biases on q, k and v only; some layers may slide.
+
+use formats::ConfigView;
+
+use crate::decoder::{Defaults, KvHeads, ModelSpec};
+use crate::error::Result;
+use crate::family::Family;
+use crate::{guard, windows};
+
+inventory::submit! {
+    Family {
+        model_type: "qwen2",
+        architectures: &["Qwen2ForCausalLM"],
+        read,
+        source: file!(),
+    }
+}
+
+/// What absent fields mean; derived families override.
+pub(crate) const DEFAULTS: Defaults = Defaults {
+    kv_heads: KvHeads::Count(32),
+    head_dim: None,
+    context_length: 32_768,
+};
+
+fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {
+    guard::refuse(config, guard::NO_QK_NORM)?;
+    let mut spec = read_base(config, &DEFAULTS)?;
+    spec.qkv_bias = true;
+    Ok(spec)
+}
+
+/// What Qwen2 and the families derived from it share; `defaults` of a derived family override.
+pub(crate) fn read_base(config: &ConfigView<'_>, defaults: &Defaults) -> Result<ModelSpec> {
+    guard::refuse(config, guard::NO_MLP_BIAS)?;
+    let mut spec = ModelSpec::read(config, defaults)?;
+    spec.set_windows(windows::per_layer(config, spec.layers.len())?);
+    Ok(spec)
+}
