@@ -75,13 +75,12 @@ fn max_or_bad_in_lanes(row: &[f32]) -> Option<f32> {
         for lane in 0..LANES {
             let v = chunk[lane];
             max[lane] = if v > max[lane] { v } else { max[lane] };
-            // Written so that NaN, which compares false, is bad too.
-            bad[lane] |= !(v < f32::INFINITY);
+            bad[lane] |= v.is_nan() | (v == f32::INFINITY);
         }
     }
     for (lane, &v) in tail.iter().enumerate() {
         max[lane] = if v > max[lane] { v } else { max[lane] };
-        bad[lane] |= !(v < f32::INFINITY);
+        bad[lane] |= v.is_nan() | (v == f32::INFINITY);
     }
     if bad.contains(&true) {
         return None;

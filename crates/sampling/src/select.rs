@@ -4,6 +4,8 @@
 //! A [`Key`] packs one logit and its token into a u64 whose integer order is that
 //! total order, so that ties need no thought anywhere else.
 
+use std::cmp::Reverse;
+
 use crate::math::{Weigh, fixed};
 
 /// Larger is earlier in the order. High half: the logit's bits, made monotonic; low
@@ -168,7 +170,7 @@ fn cut_by_halves(candidates: &mut [Candidate], target: u64) -> Key {
     let (mut lo, mut hi, mut need) = (0, candidates.len(), target);
     while hi - lo > SORTED {
         let half = (hi - lo) / 2;
-        candidates[lo..hi].select_nth_unstable_by(half, |a, b| b.key.cmp(&a.key));
+        candidates[lo..hi].select_nth_unstable_by_key(half, |c| Reverse(c.key));
         let mass: u64 = candidates[lo..lo + half].iter().map(|c| c.weight).sum();
         if mass >= need {
             hi = lo + half;
@@ -178,7 +180,7 @@ fn cut_by_halves(candidates: &mut [Candidate], target: u64) -> Key {
         }
     }
     let range = &mut candidates[lo..hi];
-    range.sort_unstable_by(|a, b| b.key.cmp(&a.key));
+    range.sort_unstable_by_key(|c| Reverse(c.key));
     let mut mass = 0;
     for candidate in range.iter() {
         mass += candidate.weight;
@@ -193,6 +195,7 @@ fn cut_by_halves(candidates: &mut [Candidate], target: u64) -> Key {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     /// Few distinct values, so that ties are common.
     fn logits() -> impl Strategy<Value = Vec<f32>> {
@@ -240,6 +243,12 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            rng_seed: RngSeed::Fixed(1),
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
         #[test]
         fn largest_is_the_head_of_the_sorted_row(row in logits(), pick in 0usize..10_000) {
             prop_assume!(row.len() > 1);
