@@ -19,6 +19,10 @@ pub enum RuntimeError {
     Hal(#[from] hal::HalError),
     #[error(transparent)]
     Sampling(#[from] sampling::SampleError),
+    #[error(transparent)]
+    Stop(#[from] sampling::EmptyStop),
+    #[error(transparent)]
+    Params(#[from] sampling::InvalidParam),
     #[error(
         "the model needs {needed} on {device} ({detail}) and {available} is free: use a shorter \
          --ctx, a smaller model or another device"

@@ -166,8 +166,8 @@ impl<'r> Generator<'r> {
         if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(RuntimeError::TokenRange { id: *id, vocab });
         }
-        let sampler =
-            Sampler::new(options.sampling.clone()).map_err(|e| RuntimeError::Sampling(e.into()))?;
+        let sampler = Sampler::new(options.sampling.clone())?;
+        let stop = StopMatcher::new(&options.stop_strings, &options.stop_tokens)?;
         let cached = self.runner.sequences().tokens(seq)?;
         let common = cached
             .iter()
@@ -196,7 +196,7 @@ impl<'r> Generator<'r> {
             tokens: prompt.to_vec(),
             prompt_len: prompt.len(),
             fed,
-            stop: StopMatcher::new(options.stop_strings.clone()),
+            stop,
             options,
             sampler,
             detok,
@@ -334,6 +334,7 @@ impl Request {
             finish: None,
         };
         if self.options.stop_tokens.contains(&token) {
+            event.text = self.stop.push_token(token, "").text;
             event.finish = Some(Finish::StopToken(token));
             return event;
         }
@@ -342,9 +343,9 @@ impl Request {
             Some(d) => d.push(token),
             None => String::new(),
         };
-        let (text, stopped) = self.stop.push(&piece);
-        event.text = text;
-        if stopped {
+        let released = self.stop.push_token(token, &piece);
+        event.text = released.text;
+        if released.stop.is_some() {
             event.finish = Some(Finish::StopString);
         } else if self.tokens.len() - self.prompt_len >= self.options.max_tokens {
             event.finish = Some(Finish::Length);
@@ -358,10 +359,8 @@ impl Request {
             Some(d) => d.flush(),
             None => String::new(),
         };
-        let (mut text, stopped) = self.stop.push(&tail);
-        if !stopped {
-            text.push_str(&self.stop.flush());
-        }
+        let mut text = self.stop.push(&tail).text;
+        text.push_str(&self.stop.finish());
         text
     }
 }
