@@ -154,6 +154,8 @@ fn environment(clock: Arc<dyn Fn() -> i64 + Send + Sync>) -> Environment<'static
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.set_formatter(python::format_value);
     env.add_filter("tojson", python::tojson);
+    env.add_filter("string", python::string);
+    env.add_test("iterable", python::is_iterable);
     env.add_function("raise_exception", |message: String| {
         Err::<Value, _>(minijinja::Error::new(
             ErrorKind::InvalidOperation,

@@ -450,9 +450,11 @@ fn released_tensors_leave_memory_and_stay_readable() {
     assert!(resident_kib(&path) >= 4 << 10);
     store.release("a");
     let rest = resident_kib(&path);
-    assert!((2 << 10..=(2 << 10) + 8).contains(&rest), "{rest} KiB");
+    // Besides the other tensor: a page that the two share, and the header's.
+    let pages = 2 * rustix::param::page_size() as u64 / 1024;
+    assert!((2 << 10..=(2 << 10) + pages).contains(&rest), "{rest} KiB");
     store.release("b");
-    assert!(resident_kib(&path) <= 16);
+    assert!(resident_kib(&path) <= pages);
     assert_eq!((checksum("a"), checksum("b")), (a, b));
     store.release_all();
     assert_eq!(resident_kib(&path), 0);

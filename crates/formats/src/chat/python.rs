@@ -9,12 +9,27 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 pub(super) fn format_value(out: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Bool | ValueKind::None | ValueKind::Seq | ValueKind::Map => {
-            let mut text = String::new();
-            write_repr(&mut text, value)?;
-            Ok(out.write_str(&text)?)
+            Ok(out.write_str(&string(value)?)?)
         }
         _ => minijinja::escape_formatter(out, state, value),
     }
+}
+
+/// Python's `str` of a value.
+pub(super) fn string(value: &Value) -> Result<String, Error> {
+    match value.kind() {
+        ValueKind::Bool | ValueKind::None | ValueKind::Seq | ValueKind::Map => {
+            let mut text = String::new();
+            write_repr(&mut text, value)?;
+            Ok(text)
+        }
+        _ => Ok(value.to_string()),
+    }
+}
+
+/// Jinja here can loop over none as if it were empty; templates ask in order to tell them apart.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 /// Appends Python's `repr` of a value.

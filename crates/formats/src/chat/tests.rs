@@ -77,6 +77,14 @@ fn values_are_spelled_as_python_does() {
 }
 
 #[test]
+fn none_is_not_iterable_and_converts_to_text_as_in_python() {
+    let source = "{% if tools is iterable and tools | length > 0 %}tools{% endif %}\
+                  {{ 'ab' is iterable }} {{ messages is iterable }} {{ 3 is iterable }} \
+                  {{ [none, true] | string ~ '!' }}";
+    assert_eq!(rendered(source, json!({})), "True True False [None, True]!");
+}
+
+#[test]
 fn json_has_pythons_spaces() {
     let extra = json!({"v": {"b": [1, "é<'>", null], "a": {}}});
     assert_eq!(
