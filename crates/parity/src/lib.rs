@@ -1,1 +1,4 @@
 //! The gates: kernel by kernel and whole models against the CPU oracle.
+
+pub mod model_gate;
+pub mod stats;

@@ -1,0 +1,181 @@
+//! Ragged batches: spans, positions, block tables, and the step buffer they make.
+
+use super::rng::Rng;
+use registry::{NO_BLOCK, RowsFrom, STEP_VERSION, StepLayout};
+
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Position of the first row.
+    pub first: usize,
+    /// One entry a row: its token id, and whether its logits are asked for.
+    pub tokens: Vec<(u32, bool)>,
+    /// Page of each block in the group that the case's caches use.
+    pub table: Vec<u32>,
+}
+
+impl Span {
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tokens in the cache after the step.
+    pub fn len(&self) -> usize {
+        self.first + self.rows()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub spans: Vec<Span>,
+    /// The group whose tables the spans carry.
+    pub group: usize,
+}
+
+impl Batch {
+    pub fn rows(&self) -> usize {
+        self.spans.iter().map(Span::rows).sum()
+    }
+
+    pub fn logit_rows(&self) -> usize {
+        self.tokens().filter(|(_, wanted)| *wanted).count()
+    }
+
+    pub fn count(&self, from: RowsFrom) -> usize {
+        match from {
+            RowsFrom::Fixed => 1,
+            RowsFrom::Batch => self.rows(),
+            RowsFrom::Logits => self.logit_rows(),
+        }
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = (u32, bool)> + '_ {
+        self.spans.iter().flat_map(|s| s.tokens.iter().copied())
+    }
+
+    pub fn token_ids(&self) -> Vec<usize> {
+        self.tokens().map(|(id, _)| id as usize).collect()
+    }
+
+    /// Rows of the batch whose logits are asked for.
+    pub fn wanted(&self) -> Vec<usize> {
+        let rows = self.tokens().enumerate();
+        rows.filter(|(_, (_, wanted))| *wanted)
+            .map(|(r, _)| r)
+            .collect()
+    }
+
+    /// Span and position of each row.
+    pub fn places(&self) -> Vec<(usize, usize)> {
+        let spans = self.spans.iter().enumerate();
+        spans
+            .flat_map(|(s, span)| (span.first..span.len()).map(move |p| (s, p)))
+            .collect()
+    }
+
+    /// The step buffer. Rows and spans that are not real look like row 0 of span
+    /// 0, so that a kernel that computes them anyway writes where it shows.
+    pub fn words(&self, layout: &StepLayout) -> Vec<u32> {
+        let mut w = vec![0; layout.words()];
+        w[0] = STEP_VERSION;
+        w[StepLayout::ROWS] = self.rows() as u32;
+        w[StepLayout::SPANS] = self.spans.len() as u32;
+        w[StepLayout::LOGIT_ROWS] = self.logit_rows() as u32;
+        let mut row = 0;
+        for (s, span) in self.spans.iter().enumerate() {
+            w[layout.span_start() + s] = row as u32;
+            w[layout.span_len() + s] = span.len() as u32;
+            for (i, (id, _)) in span.tokens.iter().enumerate() {
+                w[layout.token_ids() + row] = *id;
+                w[layout.positions() + row] = (span.first + i) as u32;
+                w[layout.row_span() + row] = s as u32;
+                row += 1;
+            }
+        }
+        for (i, r) in self.wanted().iter().enumerate() {
+            w[layout.logit_rows() + i] = *r as u32;
+        }
+        w[layout.span_start() + self.spans.len()..=layout.span_start() + layout.max_spans]
+            .fill(row as u32);
+        for (g, group) in layout.groups.iter().enumerate() {
+            for s in 0..layout.max_spans {
+                let at = layout.table(g) + s * group.blocks;
+                let table = &mut w[at..at + group.blocks];
+                table.fill(NO_BLOCK);
+                if let Some(span) = self.spans.get(s)
+                    && g == self.group
+                {
+                    table[..span.table.len()].copy_from_slice(&span.table);
+                }
+            }
+        }
+        w
+    }
+
+    /// The same spans in reverse order, and for each counter the old row that
+    /// each new row is.
+    pub fn reversed(&self) -> (Batch, Vec<usize>, Vec<usize>) {
+        let starts: Vec<usize> = (self.spans.iter())
+            .scan(0, |at, s| {
+                *at += s.rows();
+                Some(*at - s.rows())
+            })
+            .collect();
+        let order: Vec<usize> = (self.spans.iter().zip(&starts).rev())
+            .flat_map(|(s, start)| *start..start + s.rows())
+            .collect();
+        let wanted = self.wanted();
+        let logits = (order.iter())
+            .filter_map(|r| wanted.iter().position(|w| w == r))
+            .collect();
+        let batch = Batch {
+            spans: self.spans.iter().rev().cloned().collect(),
+            group: self.group,
+        };
+        (batch, order, logits)
+    }
+}
+
+/// How a number of rows is dealt to spans.
+#[derive(Clone, Copy, Debug)]
+pub enum Split {
+    One,
+    /// As many single rows as there may be spans.
+    Singles,
+    /// Single rows before, between and after prefills.
+    Mixed,
+    /// As `Mixed`, with an empty span among them.
+    WithEmpty,
+}
+
+pub fn split(rows: usize, max_spans: usize, how: Split, rng: &mut Rng) -> Vec<usize> {
+    let mut parts = match how {
+        Split::One => vec![rows],
+        Split::Singles => {
+            let singles = rows.min(max_spans) - 1;
+            let mut parts = vec![1; singles];
+            parts.push(rows - singles);
+            parts
+        }
+        Split::Mixed | Split::WithEmpty => {
+            let mut parts = Vec::new();
+            let mut left = rows;
+            while left > 0 && parts.len() + 2 < max_spans {
+                let part = if parts.len() % 2 == 0 {
+                    1
+                } else {
+                    1 + rng.below(left)
+                };
+                parts.push(part);
+                left -= part;
+            }
+            if left > 0 {
+                parts.push(left);
+            }
+            parts
+        }
+    };
+    if matches!(how, Split::WithEmpty) && parts.len() < max_spans {
+        parts.insert(rng.below(parts.len() + 1), 0);
+    }
+    parts
+}

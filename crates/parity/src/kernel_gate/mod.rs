@@ -1,0 +1,164 @@
+//! Ring 2: every kernel against the oracle's chain of primitives in the same
+//! activation format.
+//!
+//! For each registered key and each layout it accepts, cases are dealt from the
+//! key's pattern: dimensions that are no multiples of anything, ragged batches,
+//! block tables out of order with freed pages behind windows, row strides, large
+//! values and zeros. Each case runs three times and must give the same bits, then
+//! once with its spans in reverse order, when every row must again have the same
+//! bits. Outputs are poisoned before each run and everything else in memory must
+//! be as it was.
+//!
+//! A key is gated when at least one case fitted and no case failed.
+
+mod batch;
+mod case;
+mod chain;
+mod compare;
+mod dims;
+mod exec;
+mod image;
+mod report;
+mod rng;
+mod stored;
+mod wiring;
+
+pub use batch::{Batch, Span};
+pub use case::{Case, Data};
+pub use chain::{ChainOracle, ORACLE, OpValue, Oracle, primitives, resolve_chain};
+pub use report::{KeyReport, Report};
+
+use dims::Dealer;
+use hal::{Device, HalError};
+use registry::{Kernel, KernelError, ROW_MAJOR, Registry, RegistryError};
+use std::sync::Arc;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GateError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Hal(#[from] HalError),
+    #[error("the oracle failed: {0}")]
+    Oracle(#[from] KernelError),
+    #[error("the gate cannot make this case: {0}")]
+    Case(String),
+}
+
+impl GateError {
+    pub(crate) fn case(reason: impl Into<String>) -> Self {
+        GateError::Case(reason.into())
+    }
+}
+
+/// How thorough to be.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A third of the cases, each once fewer: for devices where a pipeline's
+    /// first dispatch is slow.
+    pub quick: bool,
+    /// Only keys whose text (`backend/layer/quant/variant`) contains this.
+    pub filter: Option<String>,
+}
+
+impl Options {
+    fn cases(&self) -> usize {
+        if self.quick { 12 } else { 40 }
+    }
+
+    fn repeats(&self) -> usize {
+        3
+    }
+}
+
+/// Gates every key that `backend` itself registers, on `device`. A kernel that
+/// fails is in the report; an `Err` means that the gate itself could not run.
+pub fn run(
+    registry: &Registry,
+    backend: &str,
+    device: Arc<dyn Device>,
+    options: &Options,
+) -> Result<Report, GateError> {
+    let oracle = ChainOracle::open(registry)?;
+    run_against(registry, backend, device.as_ref(), options, &oracle)
+}
+
+/// As [`run`], against an oracle of the caller's.
+pub fn run_against(
+    registry: &Registry,
+    backend: &str,
+    device: &dyn Device,
+    options: &Options,
+    oracle: &dyn Oracle,
+) -> Result<Report, GateError> {
+    let mut report = Report::new(backend, device.info());
+    for entry in registry.entries().filter(|e| e.key.backend == backend) {
+        let name = entry.key.to_string();
+        if options.filter.as_ref().is_some_and(|f| !name.contains(f)) {
+            continue;
+        }
+        report
+            .keys
+            .extend(gate_kernel(entry.kernel, device, options, oracle)?);
+    }
+    Ok(report)
+}
+
+/// Gates one kernel: a report for each layout it accepts.
+pub fn gate_kernel(
+    kernel: &dyn Kernel,
+    device: &dyn Device,
+    options: &Options,
+    oracle: &dyn Oracle,
+) -> Result<Vec<KeyReport>, GateError> {
+    let spec = kernel.spec();
+    let key = spec.key();
+    let layouts = match spec.layouts {
+        [] => &[ROW_MAJOR],
+        list => list,
+    };
+    let mut reports: Vec<_> = (layouts.iter())
+        .map(|l| KeyReport::new(key.clone(), l, spec.tolerance))
+        .collect();
+    // Kernels of one pattern and scheme meet the same cases on every tree.
+    let name = format!("{}/{}", key.layer, key.quant);
+    let mut dealer = Dealer::new(&name);
+    for _ in 0..options.cases() {
+        let case = match Case::deal(spec, &mut dealer, device.info()) {
+            Ok(case) => case,
+            Err(reason) => {
+                for report in &mut reports {
+                    report.fail(format!("the gate cannot make a case: {reason}"));
+                }
+                break;
+            }
+        };
+        let mut want = None;
+        for report in &mut reports {
+            let problem = case::in_layout(&case.problem, report.layout);
+            if !image::packable(&problem) {
+                report.refuse("the layout cannot hold a matrix of this shape".into());
+                continue;
+            }
+            if let Err(reason) = kernel.fits(&problem) {
+                report.refuse(reason);
+                continue;
+            }
+            if want.is_none() {
+                want = Some(oracle.eval(&case)?);
+            }
+            let want = want.as_deref().unwrap_or_default();
+            report.cases += 1;
+            let ran = exec::run(kernel, &problem, device, &case, want, options.repeats());
+            match ran {
+                Ok(outcome) => {
+                    report.worst = report.worst.max(outcome.worst);
+                    report.digest(&outcome.bits);
+                }
+                Err(reason) => report.fail(format!("{reason} [{}]", case.label)),
+            }
+        }
+    }
+    Ok(reports)
+}
