@@ -319,8 +319,8 @@ impl VulkanDevice {
             .scalar_block_layout(true);
         let mut f13 = vk::PhysicalDeviceVulkan13Features::default()
             .synchronization2(true)
-            .subgroup_size_control(physical.fixed_subgroup)
-            .compute_full_subgroups(physical.fixed_subgroup);
+            .subgroup_size_control(physical.choose_subgroup)
+            .compute_full_subgroups(physical.limits.whole_subgroups);
         let mut extensions = Vec::new();
         if physical.memory_budget {
             extensions.push(ash::ext::memory_budget::NAME.as_ptr());

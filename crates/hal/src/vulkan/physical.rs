@@ -18,10 +18,24 @@ pub struct Limits {
     /// Shared memory of a workgroup, bytes.
     pub shared_memory: u32,
     pub push_constants: u32,
+    /// A workgroup of as many lanes as [`DeviceInfo::subgroup`] is one subgroup.
+    pub whole_subgroups: bool,
     /// Largest single allocation, bytes.
     pub allocation: u64,
     /// Nanoseconds of a timestamp tick; 0 if the queue has no timestamps.
     pub timestamp_period: f32,
+}
+
+impl Limits {
+    /// How many of `rows` rows of `row` bytes one binding can hold, whatever the
+    /// offset at which the first begins.
+    pub fn rows_per_binding(&self, row: u64, rows: usize) -> usize {
+        let room = self
+            .storage_range
+            .saturating_sub(self.storage_alignment.max(16) + 16);
+        let most = room.checked_div(row).unwrap_or(u64::MAX);
+        usize::try_from(most).map_or(rows, |m| m.min(rows))
+    }
 }
 
 pub(super) struct Physical {
@@ -30,8 +44,8 @@ pub(super) struct Physical {
     pub limits: Limits,
     pub memory: vk::PhysicalDeviceMemoryProperties,
     pub queue_family: u32,
-    /// Workgroups can be told to run in whole subgroups of `info.subgroup`.
-    pub fixed_subgroup: bool,
+    /// Pipelines can name the subgroup size they want.
+    pub choose_subgroup: bool,
     pub memory_budget: bool,
     /// Demands it does not meet, by name; empty for a device that can be used.
     pub missing: Vec<&'static str>,
@@ -136,11 +150,12 @@ impl Physical {
                 features.insert(name);
             }
         }
-        let fixed_subgroup = f13.subgroup_size_control != 0
-            && f13.compute_full_subgroups != 0
+        let choose_subgroup = f13.subgroup_size_control != 0
             && sizes
                 .required_subgroup_size_stages
                 .contains(vk::ShaderStageFlags::COMPUTE);
+        let one_size = sizes.min_subgroup_size == sizes.max_subgroup_size;
+        let whole_subgroups = f13.compute_full_subgroups != 0 && (choose_subgroup || one_size);
         let limits = &base.limits;
         let ticks = queue_family.map_or(0, |f| families[f].timestamp_valid_bits);
         let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
@@ -188,6 +203,7 @@ impl Physical {
                     .min(limits.max_compute_work_group_size[0]),
                 shared_memory: limits.max_compute_shared_memory_size,
                 push_constants: limits.max_push_constants_size,
+                whole_subgroups,
                 allocation: match large.max_memory_allocation_size {
                     0 => u64::MAX,
                     n => n,
@@ -201,7 +217,7 @@ impl Physical {
             info,
             memory,
             queue_family: queue_family.unwrap_or(0) as u32,
-            fixed_subgroup,
+            choose_subgroup,
             memory_budget: has_extension(ash::ext::memory_budget::NAME),
             missing,
         }

@@ -187,10 +187,11 @@ fn create(
         .name(c"main")
         .specialization_info(&spec);
     let whole = desc.spec.first().is_some_and(|x| x % subgroup == 0);
-    if shared.physical.fixed_subgroup && whole {
-        stage = stage
-            .flags(vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS)
-            .push_next(&mut required);
+    if shared.physical.limits.whole_subgroups && whole {
+        stage = stage.flags(vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS);
+        if shared.physical.choose_subgroup {
+            stage = stage.push_next(&mut required);
+        }
     }
     let info = vk::ComputePipelineCreateInfo::default()
         .stage(stage)

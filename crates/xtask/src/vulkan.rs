@@ -1,0 +1,116 @@
+//! SPIR-V of `kernels/vulkan`.
+
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+
+pub fn tree() -> PathBuf {
+    crate::workspace().join("kernels/vulkan")
+}
+
+/// `linear/gemv.comp` is built to `linear.gemv.spv`.
+pub fn object_name(source: &str) -> String {
+    let stem = source.strip_suffix(".comp").unwrap_or(source);
+    format!("{}.spv", stem.replace('/', "."))
+}
+
+/// What is out of date by hash alone.
+pub fn stale(tree: &Path) -> Result<Vec<String>> {
+    crate::prebuilt::stale(tree, "comp", object_name)
+}
+
+/// Rebuilds every shader. With `check` nothing is written: the names of the
+/// objects whose bytes differ are returned. Without it, those that were written.
+#[cfg(not(feature = "glslang"))]
+pub fn prebuild(_tree: &Path, _check: bool) -> Result<Vec<String>> {
+    anyhow::bail!(
+        "this xtask was built without its shader compiler: use `cargo xtask-kernels prebuild vulkan` (needs a C++ compiler; the first build takes some minutes)"
+    )
+}
+
+#[cfg(feature = "glslang")]
+pub use build::prebuild;
+
+#[cfg(feature = "glslang")]
+mod build {
+    use super::object_name;
+    use crate::prebuilt::{Manifest, Object, expand, sha256, sources};
+    use anyhow::{Context, Result, bail};
+    use glslang::{
+        Compiler, CompilerOptions, Program, ShaderInput, ShaderMessage, ShaderSource, ShaderStage,
+        SourceLanguage, SpirvVersion, Target, VulkanVersion,
+    };
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    const COMPILER: &str = "crate glslang 0.9.1";
+    const FLAGS: &[&str] = &["--target-env vulkan1.2", "--target-spv spv1.5"];
+
+    /// See the version without the compiler.
+    pub fn prebuild(tree: &Path, check: bool) -> Result<Vec<String>> {
+        let mut manifest = Manifest {
+            compiler: COMPILER.into(),
+            flags: FLAGS.iter().map(|f| (*f).into()).collect(),
+            objects: BTreeMap::new(),
+        };
+        let mut changed = Vec::new();
+        let folder = tree.join("prebuilt");
+        if !check {
+            std::fs::create_dir_all(&folder)?;
+        }
+        let mut put = |name: &str, bytes: &[u8]| -> Result<()> {
+            let path = folder.join(name);
+            if std::fs::read(&path).is_ok_and(|old| old == bytes) {
+                return Ok(());
+            }
+            changed.push(name.to_string());
+            if !check {
+                std::fs::write(&path, bytes)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok(())
+        };
+        for source in sources(tree, "comp")? {
+            let expanded = expand(tree, &source)?;
+            let words = compile(&expanded.text)
+                .with_context(|| format!("kernels/vulkan/{source} does not compile"))?;
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            let name = object_name(&source);
+            put(&name, &bytes)?;
+            let object = Object {
+                source,
+                sources: expanded.sources,
+                sha256: sha256(&bytes),
+            };
+            manifest.objects.insert(name, object);
+        }
+        let mut text = serde_json::to_string_pretty(&manifest)?;
+        text.push('\n');
+        put("manifest.json", text.as_bytes())?;
+        Ok(changed)
+    }
+
+    fn compile(text: &str) -> Result<Vec<u32>> {
+        let compiler = Compiler::acquire().context("glslang does not start")?;
+        let source = ShaderSource::try_from(text.to_string())
+            .map_err(|e| anyhow::anyhow!("not a source: {e}"))?;
+        let options = CompilerOptions {
+            source_language: SourceLanguage::GLSL,
+            target: Target::Vulkan {
+                version: VulkanVersion::Vulkan1_2,
+                spirv_version: SpirvVersion::SPIRV1_5,
+            },
+            version_profile: None,
+            messages: ShaderMessage::DEFAULT,
+        };
+        let none: Option<&[(&str, Option<&str>)]> = None;
+        let input = ShaderInput::new(&source, ShaderStage::Compute, &options, none, None)?;
+        let shader = compiler.create_shader(input)?;
+        let mut program = Program::new(compiler);
+        program.add_shader(&shader);
+        let words = program.compile(ShaderStage::Compute)?;
+        if words.first() != Some(&0x0723_0203) {
+            bail!("the compiler gave no SPIR-V");
+        }
+        Ok(words)
+    }
+}

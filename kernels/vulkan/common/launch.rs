@@ -1,0 +1,295 @@
+//! From the kernel contract to a dispatch: what all kernels of the tree share.
+
+use crate::BACKEND;
+use crate::common::args::Args;
+use hal::vulkan::{Limits, PipelineDesc, VulkanDevice, VulkanPipeline, VulkanRecorder};
+use hal::{Device, DeviceInfo, DeviceKind, HalError, Recorder};
+use registry::{
+    Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, ROW_MAJOR, RowsFrom,
+    Scheme, TensorRef,
+};
+use std::sync::Arc;
+
+pub type Result<T> = std::result::Result<T, KernelError>;
+
+/// SPIR-V of `<layer>/<variant>.comp` and the size of its interface.
+#[derive(Clone, Copy)]
+pub struct Shader {
+    pub spirv: &'static [u8],
+    pub buffers: u32,
+    pub push_words: u32,
+}
+
+/// `shader!("linear.gemv", buffers, push constant words)`.
+macro_rules! shader {
+    ($name:literal, $buffers:literal, $push:literal) => {
+        $crate::common::launch::Shader {
+            spirv: include_bytes!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/prebuilt/",
+                $name,
+                ".spv"
+            )),
+            buffers: $buffers,
+            push_words: $push,
+        }
+    };
+}
+pub(crate) use shader;
+
+/// The device a kernel is prepared for.
+#[derive(Clone, Copy)]
+pub struct Gpu<'a> {
+    pub info: &'a DeviceInfo,
+    pub limits: &'a Limits,
+}
+
+impl Gpu<'_> {
+    /// The constants 0 to 2 of every shader, for workgroups of `lanes`.
+    pub fn lanes(&self, lanes: u32) -> Vec<u32> {
+        let one = lanes == self.info.subgroup && self.limits.whole_subgroups;
+        vec![lanes, lanes, u32::from(one)]
+    }
+
+    /// For shaders whose lanes work alone.
+    pub fn elementwise(&self) -> Vec<u32> {
+        self.lanes(128)
+    }
+
+    /// For shaders that reduce over `items`: one subgroup, or several where a
+    /// real device has the lanes and the items keep them busy. On a CPU a barrier
+    /// costs more than it gains.
+    pub fn reduce(&self, items: usize) -> Vec<u32> {
+        let subgroup = self.info.subgroup;
+        let lanes = match self.info.kind {
+            DeviceKind::Software => subgroup,
+            _ => (items as u32 / 4)
+                .next_power_of_two()
+                .clamp(subgroup, subgroup.max(256)),
+        };
+        self.lanes(lanes.min(self.limits.workgroup_invocations))
+    }
+}
+
+/// A kernel of this tree.
+pub struct Plain {
+    pub spec: KernelSpec,
+    pub shader: Shader,
+    pub fits: fn(&Problem) -> std::result::Result<(), String>,
+    /// Specialization constants, the workgroup's size first.
+    pub constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
+    pub record: fn(&mut Step<'_>) -> Result<()>,
+}
+
+impl Plain {
+    /// A primitive in f32 activations.
+    pub const fn new(
+        pattern: &'static Pattern,
+        quant: &'static [&'static str],
+        variant: &'static str,
+        shader: Shader,
+        record: fn(&mut Step<'_>) -> Result<()>,
+    ) -> Self {
+        Plain {
+            spec: KernelSpec {
+                backend: BACKEND,
+                pattern,
+                quant,
+                variant,
+                act: Act::F32,
+                rank: 0,
+                layouts: &[],
+                tolerance: 2e-5,
+            },
+            shader,
+            fits: |_| Ok(()),
+            constants: |_, gpu| Ok(gpu.elementwise()),
+            record,
+        }
+    }
+
+    pub const fn with_matrix(mut self) -> Self {
+        self.spec.layouts = &[ROW_MAJOR];
+        self
+    }
+
+    pub const fn with_constants(
+        mut self,
+        constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
+    ) -> Self {
+        self.constants = constants;
+        self
+    }
+
+    fn refuse(&self, reason: String) -> KernelError {
+        KernelError::Prepare {
+            key: self.spec.key().to_string(),
+            reason,
+        }
+    }
+}
+
+impl Kernel for Plain {
+    fn spec(&self) -> &KernelSpec {
+        &self.spec
+    }
+
+    fn fits(&self, problem: &Problem) -> std::result::Result<(), String> {
+        (self.fits)(problem)
+    }
+
+    fn prepare(&self, problem: &Problem, device: &dyn Device) -> Result<Box<dyn Prepared>> {
+        let device: &VulkanDevice =
+            device
+                .as_any()
+                .downcast_ref()
+                .ok_or(HalError::WrongDevice {
+                    wanted: BACKEND,
+                    found: device.info().api,
+                })?;
+        let gpu = Gpu {
+            info: device.info(),
+            limits: device.limits(),
+        };
+        let spec = (self.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
+        let key = self.spec.key().to_string();
+        let pipeline = device.pipeline(&PipelineDesc {
+            name: &key,
+            spirv: self.shader.spirv,
+            buffers: self.shader.buffers,
+            push_words: self.shader.push_words,
+            spec: &spec,
+        })?;
+        Ok(Box::new(PlainPrepared {
+            problem: problem.clone(),
+            key,
+            lanes: spec[0],
+            pipeline,
+            record: self.record,
+        }))
+    }
+}
+
+struct PlainPrepared {
+    problem: Problem,
+    key: String,
+    lanes: u32,
+    pipeline: Arc<VulkanPipeline>,
+    record: fn(&mut Step<'_>) -> Result<()>,
+}
+
+impl Prepared for PlainPrepared {
+    fn record(&self, recorder: &mut dyn Recorder, binds: &Binds) -> Result<()> {
+        let recorder = recorder.as_any_mut().downcast_mut::<VulkanRecorder>();
+        let recorder = recorder.ok_or(HalError::WrongDevice {
+            wanted: BACKEND,
+            found: "recorder of another API",
+        })?;
+        (self.record)(&mut Step {
+            problem: &self.problem,
+            key: &self.key,
+            binds,
+            lanes: self.lanes,
+            pipeline: &self.pipeline,
+            recorder,
+        })
+    }
+}
+
+/// A primitive being recorded: its problem and where its operands lie.
+pub struct Step<'a> {
+    pub problem: &'a Problem,
+    pub binds: &'a Binds,
+    key: &'a str,
+    lanes: u32,
+    pipeline: &'a Arc<VulkanPipeline>,
+    recorder: &'a mut VulkanRecorder,
+}
+
+impl<'a> Step<'a> {
+    pub fn refuse(&self, reason: impl Into<String>) -> KernelError {
+        KernelError::Prepare {
+            key: self.key.into(),
+            reason: reason.into(),
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        *self.recorder.limits()
+    }
+
+    pub fn args(&self) -> Args<'a> {
+        Args::new(self.key, self.limits().storage_alignment)
+    }
+
+    fn index(&self, i: usize) -> Result<usize> {
+        let found = self.problem.input(0, i).map(|(n, _)| n);
+        found.ok_or_else(|| self.refuse(format!("input {i} is missing from the problem")))
+    }
+
+    /// Where input `i` of the op lies.
+    pub fn input(&self, i: usize) -> Result<&'a TensorRef> {
+        Ok(&self.binds.inputs[self.index(i)?])
+    }
+
+    pub fn has_input(&self, i: usize) -> bool {
+        self.problem.input(0, i).is_some()
+    }
+
+    pub fn output(&self) -> &'a TensorRef {
+        &self.binds.outputs[0]
+    }
+
+    /// Most rows of the output.
+    pub fn max_rows(&self) -> u32 {
+        self.problem.outputs[0].shape.first().copied().unwrap_or(1) as u32
+    }
+
+    /// Elements of a row of the output.
+    pub fn row_len(&self) -> usize {
+        self.problem.outputs[0].row_len()
+    }
+
+    /// Workgroups that cover `items` lanes.
+    pub fn groups_of(&self, items: usize) -> u32 {
+        (items as u32).div_ceil(self.lanes)
+    }
+
+    /// Appends a dispatch with the accesses that `Binds` implies.
+    pub fn dispatch(&mut self, args: &Args<'_>, groups: [u32; 3]) -> Result<()> {
+        let accesses = self.binds.accesses();
+        self.recorder.dispatch(
+            self.key,
+            self.pipeline,
+            &args.binds,
+            &args.push,
+            groups,
+            &accesses,
+        )?;
+        Ok(())
+    }
+}
+
+/// The shader's number for a scheme.
+pub fn scheme_constant(scheme: Scheme) -> std::result::Result<u32, String> {
+    match scheme {
+        Scheme::F32 => Ok(0),
+        Scheme::F16 => Ok(1),
+        Scheme::BF16 => Ok(2),
+        other => Err(format!("no shader decodes {other}")),
+    }
+}
+
+/// Bytes of a stored element.
+pub fn element_bytes(scheme: Scheme) -> u64 {
+    if scheme == Scheme::F32 { 4 } else { 2 }
+}
+
+/// The step word that counts an operand's rows; relative to the step buffer.
+pub fn rows_word(from: RowsFrom) -> Option<u32> {
+    match from {
+        RowsFrom::Fixed => None,
+        RowsFrom::Batch => Some(registry::StepLayout::ROWS as u32),
+        RowsFrom::Logits => Some(registry::StepLayout::LOGIT_ROWS as u32),
+    }
+}
