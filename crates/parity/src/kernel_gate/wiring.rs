@@ -145,6 +145,7 @@ fn row_shapes(pattern: &Pattern, w: &Wires, d: &Dims) -> Vec<Vec<usize>> {
         linear_in: bool,
         linear_out: bool,
         logits: bool,
+        embedded: bool,
     }
     let mut uses = vec![Use::default(); w.parent.len()];
     for (i, op) in pattern.ops.iter().enumerate() {
@@ -155,6 +156,7 @@ fn row_shapes(pattern: &Pattern, w: &Wires, d: &Dims) -> Vec<Vec<usize>> {
             OpKind::Attention => uses[x].query = true,
             OpKind::RmsNorm => uses[x].normed = true,
             OpKind::ArgMax => uses[x].logits = true,
+            OpKind::Embed => uses[w.root(w.outputs[i])].embedded = true,
             OpKind::Linear => {
                 uses[x].linear_in = true;
                 uses[w.root(w.outputs[i])].linear_out = true;
@@ -171,6 +173,7 @@ fn row_shapes(pattern: &Pattern, w: &Wires, d: &Dims) -> Vec<Vec<usize>> {
             Use {
                 normed: true,
                 linear_in: false,
+                embedded: false,
                 ..
             } if d.per_head => vec![heads, d.head_dim],
             Use {
