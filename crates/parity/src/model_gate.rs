@@ -1,0 +1,44 @@
+//! Gates on whole models: against golden logits of another implementation (ring 1),
+//! and of a backend against the oracle (ring 3), on the developer's machine or on
+//! the user's ([`verify`]).
+
+mod fault;
+mod golden;
+mod ring1;
+mod ring3;
+mod script;
+mod verify;
+
+pub use fault::{Fault, break_kernel};
+pub use golden::{Golden, GoldenPrompt};
+pub use ring1::{Feed, PromptReport, RING1_TOLERANCE, Ring1Report, ring1};
+pub use ring3::{
+    Bounds, ORACLE, act_cost_bound, acts_key, compare, compare_traces, f32_acts,
+    first_unrepeatable, fit, load_candidate, load_oracle, matrix,
+};
+pub use script::{Action, Player, RowId, Script, Trace, play, pseudo_random_ids, text_ids};
+pub use verify::{VERIFY_TEXT, VerifyOptions, verify};
+
+use runtime::RuntimeError;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GateError {
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Registry(#[from] registry::RegistryError),
+    #[error(transparent)]
+    Format(#[from] formats::Error),
+    #[error("{}: golden tensor '{tensor}' {problem}: make the file anew with fixtures/generate.py", path.display())]
+    Golden {
+        path: PathBuf,
+        tensor: String,
+        problem: String,
+    },
+    #[error("script '{script}': {reason}")]
+    Script { script: String, reason: String },
+    #[error("nothing was compared: {0}")]
+    Empty(String),
+}

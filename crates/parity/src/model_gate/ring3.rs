@@ -1,0 +1,225 @@
+//! Ring 3: a backend's logits against the oracle's, token by token.
+//!
+//! The oracle is planned with the candidate's activation formats and KV scheme and
+//! plays the same script, so that what is left are sums in another order and
+//! mistakes.
+
+use super::GateError;
+use super::script::{Player, RowId, Script, Trace};
+use crate::stats::{Summary, Tally, compare_row};
+use graph::Op;
+use planner::{ActMap, Program};
+use registry::{Act, Registry, Tuned};
+use runtime::{LoadOptions, Opened, Runner};
+
+/// The backend that everything is compared with.
+pub const ORACLE: &str = "cpu_reference";
+
+/// What a comparison must keep to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// Nats per position.
+    pub mean_kl: f64,
+    pub max_kl: f64,
+    /// Least share of rows, see [`Summary::top1`].
+    pub top1: f64,
+}
+
+impl Default for Bounds {
+    /// Same weights, same activation format.
+    fn default() -> Self {
+        Bounds {
+            mean_kl: 3e-4,
+            max_kl: 2e-2,
+            top1: 0.99,
+        }
+    }
+}
+
+impl Bounds {
+    pub fn hold(&self, s: &Summary) -> bool {
+        // Written so that NaN fails.
+        s.mean_kl <= self.mean_kl && s.max_kl <= self.max_kl && s.top1 >= self.top1
+    }
+}
+
+/// Mean KL that the activation formats of a default may add to f32 activations.
+pub fn act_cost_bound(acts: &ActMap) -> f64 {
+    let float = |a: &Act| matches!(a, Act::F32 | Act::Bf16 | Act::F16);
+    if acts.values().all(float) { 3e-4 } else { 2e-3 }
+}
+
+/// f32 activations in every linear of every bucket.
+pub fn f32_acts(opened: &Opened) -> ActMap {
+    let mut acts = ActMap::new();
+    for bucket in planner::buckets(usize::MAX) {
+        for (i, node) in opened.graph.nodes().iter().enumerate() {
+            if matches!(node.op, Op::Linear { .. }) {
+                acts.insert((bucket.min, graph::NodeId(i as u32)), Act::F32);
+            }
+        }
+    }
+    acts
+}
+
+/// A short name of a program's numbers: two programs of one model with the same
+/// name have the same oracle.
+pub fn acts_key(program: &Program) -> String {
+    let acts = program.acts();
+    let mut pairs: Vec<_> = acts.iter().map(|((rows, n), a)| (*rows, n.0, *a)).collect();
+    pairs.sort();
+    let mut key = program.cache.scheme.0.to_string();
+    let mut last = None;
+    for (rows, node, act) in pairs {
+        if last != Some((rows, act)) {
+            key.push_str(&format!(" {rows}:{node}={act}"));
+            last = Some((rows, act));
+        }
+    }
+    key
+}
+
+/// Sets the limits that let any of the scripts run.
+pub fn fit<'s>(options: &mut LoadOptions, scripts: impl Iterator<Item = &'s Script> + Clone) {
+    let most = |f: fn(&Script) -> usize| scripts.clone().map(f).max().unwrap_or(1).max(1);
+    options.all_logits = true;
+    options.rows = most(Script::max_rows);
+    options.sequences = most(Script::sequences);
+    options.context = Some(most(Script::context).max(options.rows));
+}
+
+/// A candidate that any of the scripts fits, planned as the options say.
+pub fn load_candidate<'s>(
+    opened: &Opened,
+    registry: &Registry,
+    options: &LoadOptions,
+    scripts: impl Iterator<Item = &'s Script> + Clone,
+) -> Result<Runner, GateError> {
+    let mut options = options.clone();
+    fit(&mut options, scripts);
+    Ok(opened.load(registry, &options, &mut |_, _| {})?.runner)
+}
+
+/// The oracle with the limits and the KV scheme of a candidate's program, in the
+/// activation formats given: the candidate's own ([`Program::acts`]) to judge its
+/// kernels, [`f32_acts`] to see what the formats cost.
+pub fn load_oracle(
+    opened: &Opened,
+    registry: &Registry,
+    candidate: &Program,
+    acts: ActMap,
+) -> Result<Runner, GateError> {
+    let limits = &candidate.limits;
+    let mut options = LoadOptions::new(ORACLE);
+    options.context = Some(limits.context);
+    options.rows = limits.rows;
+    options.sequences = limits.sequences;
+    options.all_logits = limits.all_logits;
+    options.kv = Some(candidate.cache.scheme.0.into());
+    options.acts = Some(acts);
+    options.tuned = Some(Tuned::default());
+    options.fusion = false;
+    Ok(opened.load(registry, &options, &mut |_, _| {})?.runner)
+}
+
+/// Plays the script on both, action by action, and compares every row.
+pub fn compare(
+    oracle: &mut Runner,
+    candidate: &mut Runner,
+    script: &Script,
+) -> Result<Tally, GateError> {
+    let mut tally = Tally::default();
+    let (mut a, mut b) = (Player::new(script), Player::new(script));
+    let played = loop {
+        let want = match a.step(oracle) {
+            Ok(Some(rows)) => rows,
+            Ok(None) => break Ok(()),
+            Err(e) => break Err(e),
+        };
+        match b.step(candidate) {
+            Ok(Some(have)) => tally_rows(&mut tally, want, have),
+            Ok(None) => break Ok(()),
+            Err(e) => break Err(e),
+        }
+    };
+    a.finish(oracle)?;
+    b.finish(candidate)?;
+    played.map(|()| tally)
+}
+
+pub(crate) fn tally_rows(tally: &mut Tally, want: (&[RowId], &[f32]), have: (&[RowId], &[f32])) {
+    let rows = want.0.len();
+    if rows == 0 {
+        return;
+    }
+    let vocab = want.1.len() / rows;
+    let pairs = want.1.chunks_exact(vocab).zip(have.1.chunks_exact(vocab));
+    for (o, c) in pairs {
+        tally.push(compare_row(o, c));
+    }
+}
+
+/// Compares two recordings of one script.
+///
+/// # Panics
+/// When they are of different scripts.
+pub fn compare_traces(oracle: &Trace, candidate: &Trace) -> Tally {
+    assert_eq!(oracle.ids, candidate.ids, "traces of one script");
+    let mut tally = Tally::default();
+    tally_rows(
+        &mut tally,
+        (&oracle.ids, &oracle.logits),
+        (&candidate.ids, &candidate.logits),
+    );
+    tally
+}
+
+/// The scripts that every backend is held to: whole and chunked prefill through
+/// every row bucket, alone and in ragged batches, cold and on prefixes that the
+/// cache holds.
+///
+/// `ids` are cut into four streams of about a quarter each. `window` is the
+/// model's shortest attention window, if it has one.
+pub fn matrix(ids: &[u32], window: Option<usize>) -> Vec<Script> {
+    let n = ids.len();
+    let at = |part: usize| part * n / 8;
+    // Lengths that differ and are no multiples of a block.
+    let streams: Vec<Vec<u32>> = [0..at(3), at(3)..at(5), at(5)..at(7), at(7)..n]
+        .into_iter()
+        .map(|r| ids[r].to_vec())
+        .filter(|s| !s.is_empty())
+        .collect();
+    let first = &streams[0];
+    // One step after the cut, so that a window still holds what the cut needs.
+    let cut = first.len() / 2;
+    let turn = match window {
+        Some(_) => usize::MAX,
+        None => 5,
+    };
+    let other = streams.last().unwrap_or(first);
+    vec![
+        Script::whole(&streams),
+        Script::chunked(&streams, &[66, 1, 18, 1, 2, 1, 15, 64, 1]),
+        // Decoding beside prefill, in every bucket.
+        Script::batched(&streams, &[1, 1, 1, 1]),
+        Script::batched(&streams, &[1, 3, 40, 33]),
+        Script::prefix_hit(first, cut, other, turn),
+    ]
+}
+
+/// Whether a runner gives the same bits when a script runs again, and when every
+/// step is recorded anew: the first row that does not, and in which run.
+pub fn first_unrepeatable(
+    runner: &mut Runner,
+    script: &Script,
+) -> Result<Option<(RowId, &'static str)>, GateError> {
+    let first = Trace::record(runner, script)?;
+    let again = Trace::record(runner, script)?;
+    if let Some(row) = first.first_difference(&again) {
+        return Ok(Some((row, "repeated")));
+    }
+    runner.set_eager(true);
+    let eager = Trace::record(runner, script);
+    runner.set_eager(false);
+    Ok(first.first_difference(&eager?).map(|row| (row, "eager")))
+}

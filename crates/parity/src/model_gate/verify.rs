@@ -1,0 +1,293 @@
+//! Ring 3 on the user's machine, with the user's model, within a time limit.
+
+use super::GateError;
+use super::ring3::{
+    Bounds, ORACLE, act_cost_bound, compare_traces, first_unrepeatable, fit, load_oracle,
+    tally_rows,
+};
+use super::script::{Player, Script, Trace, text_ids};
+use crate::stats::Tally;
+use registry::{Act, Registry};
+use runtime::{LoadOptions, Opened, Runner};
+use std::time::{Duration, Instant};
+
+/// What models read here: prose, a list, numbers, code, a dialogue.
+pub const VERIFY_TEXT: &str = "\
+A gardener who trains a pear tree against a south wall does two things at once. The wall keeps \
+the warmth of the day, so that fruit ripens which would fail in the open, and the tree, held flat \
+on wires, gives every leaf its share of light. It takes seven or eight winters to finish the \
+shape. Each one begins with the same question: which of last year's shoots belong to the plan, \
+and which are merely vigorous?
+
+The tools are few:
+1. a pair of secateurs, sharp and clean;
+2. soft twine, about 40 metres of it;
+3. a ladder that stands by itself.
+
+fn prune(shoots: &mut Vec<Shoot>, wires: &[f64]) {
+    shoots.retain(|s| wires.iter().any(|w| (s.height - w).abs() < 0.05));
+}
+
+\"How much did it bear this year?\" asked the neighbour.
+\"Eleven kilograms, where the free-standing one gave 6.5, and it is only half as old.\"
+The neighbour counted the tiers, 1, 2, 3, 4, and shook her head. In 1998 there had been nothing \
+here but nettles and a heap of broken tiles. Since then the wall had been pointed twice, the path \
+moved, and the well, which nobody had used since the water main came, covered with an iron grate. \
+Les poires mûrissent en septembre; die Äpfel erst im Oktober. Water boils at 100 °C at sea level \
+and at about 93 °C two thousand metres higher, which is why jam made in the mountains takes \
+longer to set than the recipe says.
+";
+
+/// Prompt tokens of one chunk: enough for the largest row bucket.
+const CHUNK: usize = 72;
+
+/// How [`verify`] runs.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// About how long it may take, loading included.
+    pub limit: Duration,
+    /// Most positions to compare.
+    pub positions: usize,
+    pub bounds: Bounds,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        VerifyOptions {
+            limit: Duration::from_secs(120),
+            positions: 1024,
+            bounds: Bounds::default(),
+        }
+    }
+}
+
+/// Compares the model, loaded as `options` say, with the oracle on this machine and
+/// reports line by line. True if every gate held.
+///
+/// The model reads a built-in text (pseudo-random ids if it has no tokenizer), in
+/// rounds that go through every row bucket, chunked and whole, alone and in a ragged
+/// batch, on a fresh cache and on a forked one; rounds are added until the time is
+/// used up. Fewer positions than one round are too few to pass.
+pub fn verify(
+    opened: &Opened,
+    registry: &Registry,
+    options: &LoadOptions,
+    how: &VerifyOptions,
+    out: &mut dyn FnMut(&str),
+) -> Result<bool, GateError> {
+    let start = Instant::now();
+    let mut ids = text_ids(opened, VERIFY_TEXT);
+    let own = opened.model.context_length.max(1);
+    let rounds = rounds(&mut ids, own, how.positions);
+    let scripts = || rounds.iter();
+    let mut options = options.clone();
+    fit(&mut options, scripts());
+    let (chosen, program) = opened.place(registry, &options)?;
+    for note in &chosen.notes {
+        out(note);
+    }
+    if chosen.backend.name == ORACLE {
+        out(&format!(
+            "{ORACLE} is what the others are compared with: name another backend"
+        ));
+        return Ok(false);
+    }
+    let program = std::sync::Arc::new(program);
+    let (acts, device) = (program.acts(), chosen.device.info().name.clone());
+    let mut candidate = Runner::load(
+        chosen.device,
+        program.clone(),
+        &opened.files.tensors,
+        &mut |_, _| {},
+    )?;
+    let mut oracle = load_oracle(opened, registry, &program, acts.clone())?;
+    out(&format!(
+        "{} on {device} against {ORACLE}, activations {}, KV {}, loaded in {:.1} s",
+        chosen.backend.name,
+        act_names(acts.values().copied()),
+        program.cache.scheme,
+        start.elapsed().as_secs_f64()
+    ));
+
+    let mut passed = true;
+    let mut total = Tally::default();
+    let mut pace = Pace::default();
+    let mut left_out = 0;
+    for (i, script) in rounds.iter().enumerate() {
+        let elapsed = start.elapsed();
+        // The first round always runs; the rest of the limit is for the checks below.
+        let budget = how.limit.mul_f64(0.8).saturating_sub(elapsed);
+        if i > 0 && pace.estimate(script) > budget {
+            left_out += 1;
+            continue;
+        }
+        let tally = paced(&mut oracle, &mut candidate, script, &mut pace)?;
+        if let Some(s) = tally.summary() {
+            let ok = how.bounds.hold(&s);
+            passed &= ok;
+            out(&format!("{:24} {s}  {}", script.name, verdict(ok)));
+        }
+        total.extend(&tally);
+    }
+    let Some(summary) = total.summary() else {
+        return Err(GateError::Empty("the model was fed nothing".into()));
+    };
+    let ok = how.bounds.hold(&summary);
+    passed &= ok;
+    out(&format!("{:24} {summary}  {}", "all", verdict(ok)));
+    if left_out > 0 {
+        out(&format!(
+            "{left_out} of {} scripts were left out to keep to {:.0} s: the oracle needs {:.3} s \
+             for a token",
+            rounds.len(),
+            how.limit.as_secs_f64(),
+            pace.seconds_per_token()
+        ));
+    }
+
+    let repeat = first_unrepeatable(&mut candidate, &rounds[0])?;
+    passed &= repeat.is_none();
+    out(&match repeat {
+        None => format!("{:24} the same bits  pass", "repeated, not replayed"),
+        Some((row, run)) => format!(
+            "{:24} position {} of sequence {} differs when {run}  FAIL",
+            "repeated, not replayed", row.position, row.slot
+        ),
+    });
+    if acts.values().any(|a| *a != Act::F32) && pace.estimate(&rounds[0]) * 2 < how.limit {
+        drop(candidate);
+        cost(opened, registry, &program, &mut oracle, &rounds[0], out)?;
+    }
+    out(&format!(
+        "{} after {:.1} s",
+        if passed { "verified" } else { "NOT verified" },
+        start.elapsed().as_secs_f64()
+    ));
+    Ok(passed)
+}
+
+fn verdict(ok: bool) -> &'static str {
+    if ok { "pass" } else { "FAIL" }
+}
+
+fn act_names(acts: impl Iterator<Item = Act>) -> String {
+    let mut names: Vec<&str> = acts.map(Act::name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(" and ")
+}
+
+/// What the activation formats themselves cost, oracle against oracle. A figure,
+/// not a verdict: it belongs to the formats and the model, not to this machine.
+fn cost(
+    opened: &Opened,
+    registry: &Registry,
+    program: &planner::Program,
+    same: &mut Runner,
+    script: &Script,
+    out: &mut dyn FnMut(&str),
+) -> Result<(), GateError> {
+    let acts = program.acts();
+    let mut plain = load_oracle(opened, registry, program, super::f32_acts(opened))?;
+    let (with, without) = (
+        Trace::record(same, script)?,
+        Trace::record(&mut plain, script)?,
+    );
+    if let Some(s) = compare_traces(&without, &with).summary() {
+        out(&format!(
+            "{:24} {s}  (a default may add {:.0e})",
+            "cost of the activations",
+            act_cost_bound(&acts)
+        ));
+    }
+    Ok(())
+}
+
+/// How long the oracle takes, from what it took.
+#[derive(Default)]
+struct Pace {
+    /// Steps of few rows cost about as much as one row.
+    steps: f64,
+    rows: f64,
+    seconds: f64,
+}
+
+impl Pace {
+    /// Rows below this decode the weights as often as one row does.
+    const FLOOR: usize = 4;
+
+    fn add(&mut self, rows: usize, seconds: f64) {
+        self.steps += 1.0;
+        self.rows += rows.max(Self::FLOOR) as f64;
+        self.seconds += seconds;
+    }
+
+    fn seconds_per_token(&self) -> f64 {
+        self.seconds / self.rows.max(1.0)
+    }
+
+    fn estimate(&self, script: &Script) -> Duration {
+        let rows: usize = script.steps().map(|n| n.max(Self::FLOOR)).sum();
+        Duration::from_secs_f64((rows as f64 * self.seconds_per_token()).min(1e9))
+    }
+}
+
+/// As [`super::compare`], with a clock on every step.
+fn paced(
+    oracle: &mut Runner,
+    candidate: &mut Runner,
+    script: &Script,
+    pace: &mut Pace,
+) -> Result<Tally, GateError> {
+    let mut tally = Tally::default();
+    let (mut a, mut b) = (Player::new(script), Player::new(script));
+    loop {
+        let rows = a.next_rows().unwrap_or(0);
+        let begun = Instant::now();
+        let Some(want) = a.step(oracle)? else { break };
+        let Some(have) = b.step(candidate)? else {
+            break;
+        };
+        if rows > 0 {
+            pace.add(rows, begun.elapsed().as_secs_f64());
+        }
+        tally_rows(&mut tally, want, have);
+    }
+    a.finish(oracle)?;
+    b.finish(candidate)?;
+    Ok(tally)
+}
+
+/// Scripts in the order of what they tell: first one that goes through every row
+/// bucket with few tokens, then batches and prefix hits, then longer reading.
+fn rounds(ids: &mut Vec<u32>, context: usize, positions: usize) -> Vec<Script> {
+    let take = |ids: &mut Vec<u32>, n: usize| -> Vec<u32> {
+        let n = n.min(context);
+        let out: Vec<u32> = ids.iter().cycle().take(n).copied().collect();
+        let shift = n % ids.len().max(1);
+        ids.rotate_left(shift);
+        out
+    };
+    let first = Script::chunked(&[take(ids, 24 + CHUNK)], &[1, 2, 20, 1, CHUNK]);
+    let streams = [take(ids, 40), take(ids, 9), take(ids, 25)];
+    let batch = Script::batched(&streams, &[17, 1, 5]);
+    let stream = take(ids, 48);
+    let at = stream.len() / 2;
+    let prefix = Script::prefix_hit(&stream, at, &take(ids, 8), usize::MAX);
+    let mut all = vec![first, batch, prefix];
+    let mut sum: usize = all.iter().map(Script::positions).sum();
+    for i in 0.. {
+        let n = (3 * CHUNK).min(positions.saturating_sub(sum)).min(context);
+        if n < 16 {
+            break;
+        }
+        let mut more = Script::chunked(&[take(ids, n)], &[CHUNK, CHUNK, CHUNK - 8, 1, 1, 6]);
+        more.name = format!("reading {}", i + 1);
+        sum += more.positions();
+        all.push(more);
+    }
+    all[0].name = "every row bucket".into();
+    all[1].name = "ragged batch of 3".into();
+    all[2].name = "forked and cut back".into();
+    all
+}
