@@ -81,6 +81,8 @@ pub struct Event {
 struct Request {
     id: usize,
     seq: SeqId,
+    /// Whether the sequence ends with the request.
+    owned: bool,
     /// Prompt and answer.
     tokens: Vec<u32>,
     prompt_len: usize,
@@ -137,8 +139,9 @@ impl<'r> Generator<'r> {
     pub fn add(&mut self, prompt: &[u32], options: GenerateOptions) -> Result<usize, RuntimeError> {
         let seq = self.runner.create()?;
         let added = self.add_to(seq, prompt, options);
-        if added.is_err() {
-            self.runner.free(seq)?;
+        match (&added, self.active.last_mut()) {
+            (Ok(_), Some(request)) => request.owned = true,
+            _ => self.runner.free(seq)?,
         }
         added
     }
@@ -193,6 +196,7 @@ impl<'r> Generator<'r> {
         self.active.push(Request {
             id,
             seq,
+            owned: false,
             tokens: prompt.to_vec(),
             prompt_len: prompt.len(),
             fed,
@@ -207,17 +211,18 @@ impl<'r> Generator<'r> {
     /// Runs one batch. Empty when there is nothing to do.
     pub fn step(&mut self) -> Result<Vec<Event>, RuntimeError> {
         if self.cancel.load(Ordering::Relaxed) {
-            let all = self.active.drain(..);
-            let ended = |mut r: Request| {
+            let mut events = Vec::new();
+            for mut r in std::mem::take(&mut self.active) {
                 let text = r.rest();
-                Event {
+                events.push(Event {
                     request: r.id,
                     token: None,
                     text,
                     finish: Some(Finish::Cancelled),
-                }
-            };
-            return Ok(all.map(ended).collect());
+                });
+                self.end(&r)?;
+            }
+            return Ok(events);
         }
         let (batch, decoding) = self.schedule();
         if batch.is_empty() {
@@ -284,10 +289,18 @@ impl<'r> Generator<'r> {
                     r.rest()
                 };
                 e.text.push_str(&rest);
-                self.active.remove(at);
+                let ended = self.active.remove(at);
+                self.end(&ended)?;
             }
         }
         Ok(events)
+    }
+
+    fn end(&mut self, request: &Request) -> Result<(), RuntimeError> {
+        if request.owned {
+            self.runner.free(request.seq)?;
+        }
+        Ok(())
     }
 
     /// Requests and how many of their tokens to run, and how many rows decode.
@@ -312,6 +325,15 @@ impl<'r> Generator<'r> {
             }
         }
         (batch, decoding)
+    }
+}
+
+impl Drop for Generator<'_> {
+    fn drop(&mut self) {
+        for r in std::mem::take(&mut self.active) {
+            // The only error is a sequence that somebody else has freed.
+            let _ = self.end(&r);
+        }
     }
 }
 
