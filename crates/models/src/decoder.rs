@@ -88,7 +88,7 @@ impl ModelSpec {
                 _ => heads,
             },
         };
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             return Err(ModelError::inconsistent(
                 config.file(),
                 format!(
@@ -170,13 +170,13 @@ fn read_head_dim(
         return Err(config.invalid("head_dim", WANTED).into());
     }
     if let Some(dim) = given.or(default) {
-        return match dim % 2 {
-            0 => Ok(dim),
-            _ => Err(config.invalid("head_dim", WANTED).into()),
+        return match dim.is_multiple_of(2) {
+            true => Ok(dim),
+            false => Err(config.invalid("head_dim", WANTED).into()),
         };
     }
     let dim = hidden_size / heads;
-    if hidden_size % heads != 0 || dim % 2 != 0 || dim > MAX_HEAD_DIM {
+    if !hidden_size.is_multiple_of(heads) || !dim.is_multiple_of(2) || dim > MAX_HEAD_DIM {
         return Err(ModelError::inconsistent(
             config.file(),
             format!(

@@ -2,7 +2,8 @@
 //!
 //! [`load`] turns a checked view of a Hugging Face `config.json` into a [`Model`]: a graph whose
 //! weights carry the names that the model's files use. A family is one file that registers a
-//! [`Family`]; what families share lives in [`decoder`], [`rope`], [`windows`] and [`guard`].
+//! [`Family`]; what families share is in [`decoder`] (the wiring), [`rope`],
+//! `windows` (which layers slide) and `guard` (what is refused).
 //!
 //! The meaning of every field is that of Hugging Face transformers. A field that would change the
 //! numbers and is not computed here is an error that names it: nothing is approximated silently.

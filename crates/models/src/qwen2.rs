@@ -1,4 +1,5 @@
-//! Qwen2 and Qwen2.5: biases on q, k and v only; some layers may slide.
+//! Qwen2 and Qwen2.5: biases on q, k and v only, whatever `attention_bias` says; some layers may
+//! slide.
 
 use formats::ConfigView;
 
