@@ -67,6 +67,7 @@ const fn of(quant: &'static [&'static str]) -> Plain {
     let mut plain =
         Plain::new(&Pattern::ATTENTION, quant, "paged", shader, record).with_constants(constants);
     plain.fits = fits;
+    plain.spec.tolerance = 5e-5;
     plain
 }
 

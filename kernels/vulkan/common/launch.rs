@@ -3,7 +3,7 @@
 use crate::BACKEND;
 use crate::common::args::Args;
 use hal::vulkan::{Limits, PipelineDesc, VulkanDevice, VulkanPipeline, VulkanRecorder};
-use hal::{Device, DeviceInfo, DeviceKind, HalError, Recorder};
+use hal::{Device, DeviceInfo, HalError, Recorder};
 use registry::{
     Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, ROW_MAJOR, RowsFrom,
     Scheme, TensorRef,
@@ -56,18 +56,20 @@ impl Gpu<'_> {
         self.lanes(128)
     }
 
-    /// For shaders that reduce over `items`: one subgroup, or several where a
-    /// real device has the lanes and the items keep them busy. On a CPU a barrier
-    /// costs more than it gains.
+    /// For shaders that reduce over `items`: one subgroup, or as many as keep four
+    /// items for each lane.
     pub fn reduce(&self, items: usize) -> Vec<u32> {
         let subgroup = self.info.subgroup;
-        let lanes = match self.info.kind {
-            DeviceKind::Software => subgroup,
-            _ => (items as u32 / 4)
+        let most = self
+            .limits
+            .reduce_lanes
+            .min(self.limits.workgroup_invocations);
+        let wanted = u32::try_from(items / 4).unwrap_or(most).min(most);
+        self.lanes(
+            wanted
                 .next_power_of_two()
-                .clamp(subgroup, subgroup.max(256)),
-        };
-        self.lanes(lanes.min(self.limits.workgroup_invocations))
+                .clamp(subgroup, most.max(subgroup)),
+        )
     }
 }
 

@@ -25,15 +25,21 @@ pub struct VulkanOptions {
     /// Moves host data through staging memory even where the host could write
     /// the device's memory in place.
     pub staging: bool,
+    /// In place of [`Limits::reduce_lanes`], to try what other devices do.
+    pub reduce_lanes: Option<u32>,
 }
 
 impl VulkanOptions {
-    /// `ESPALIER_VULKAN_VALIDATION` and `ESPALIER_VULKAN_STAGING`, each `1` for on.
+    /// `ESPALIER_VULKAN_VALIDATION` and `ESPALIER_VULKAN_STAGING`, each `1` for on,
+    /// and `ESPALIER_VULKAN_LANES`, a number.
     pub fn from_env() -> Self {
         let on = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
         VulkanOptions {
             validation: on("ESPALIER_VULKAN_VALIDATION"),
             staging: on("ESPALIER_VULKAN_STAGING"),
+            reduce_lanes: std::env::var("ESPALIER_VULKAN_LANES")
+                .ok()
+                .and_then(|v| v.parse().ok()),
         }
     }
 }
@@ -302,7 +308,10 @@ impl VulkanDevice {
                 handles.len()
             ))
         })?;
-        let physical = Physical::query(&instance, handle, index);
+        let mut physical = Physical::query(&instance, handle, index);
+        if let Some(lanes) = options.reduce_lanes {
+            physical.limits.reduce_lanes = lanes;
+        }
         if !physical.missing.is_empty() {
             return Err(none(lacks(&physical)));
         }

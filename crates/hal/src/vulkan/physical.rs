@@ -18,6 +18,9 @@ pub struct Limits {
     /// Shared memory of a workgroup, bytes.
     pub shared_memory: u32,
     pub push_constants: u32,
+    /// Most lanes that a reduction should use: on a CPU a barrier between
+    /// subgroups costs more than it gains.
+    pub reduce_lanes: u32,
     /// A workgroup of as many lanes as [`DeviceInfo::subgroup`] is one subgroup.
     pub whole_subgroups: bool,
     /// Largest single allocation, bytes.
@@ -164,6 +167,11 @@ impl Physical {
             s.map(|s| s.to_string_lossy().into_owned())
                 .unwrap_or_default()
         };
+        let kind = match base.device_type {
+            vk::PhysicalDeviceType::CPU => DeviceKind::Software,
+            vk::PhysicalDeviceType::DISCRETE_GPU => DeviceKind::Discrete,
+            _ => DeviceKind::Integrated,
+        };
         let info = DeviceInfo {
             api: API,
             index,
@@ -177,11 +185,7 @@ impl Physical {
                 vk::api_version_patch(base.api_version)
             ),
             uuid: modern.then(|| format_uuid(&id.device_uuid)),
-            kind: match base.device_type {
-                vk::PhysicalDeviceType::CPU => DeviceKind::Software,
-                vk::PhysicalDeviceType::DISCRETE_GPU => DeviceKind::Discrete,
-                _ => DeviceKind::Integrated,
-            },
+            kind,
             memory_total: heaps
                 .iter()
                 .filter(local)
@@ -203,6 +207,10 @@ impl Physical {
                     .min(limits.max_compute_work_group_size[0]),
                 shared_memory: limits.max_compute_shared_memory_size,
                 push_constants: limits.max_push_constants_size,
+                reduce_lanes: match kind {
+                    DeviceKind::Software => subgroup.subgroup_size.max(1),
+                    _ => 256,
+                },
                 whole_subgroups,
                 allocation: match large.max_memory_allocation_size {
                     0 => u64::MAX,

@@ -1,0 +1,49 @@
+//! Ring 2 on the first Vulkan device, under validation.
+
+mod common;
+
+use hal::vulkan::VulkanOptions;
+use kernels as _;
+use parity::kernel_gate::{Options, run};
+use registry::Registry;
+
+fn gate(options: VulkanOptions, filters: &[&str]) {
+    let Some(device) = common::device(options) else {
+        return;
+    };
+    let registry = Registry::collect().expect("a registry without duplicates");
+    for filter in filters {
+        let options = Options {
+            quick: true,
+            filter: Some((*filter).into()),
+        };
+        let report = run(&registry, vulkan::BACKEND, device.clone(), &options).expect("a gate");
+        println!("{report}");
+        assert!(report.passed(), "{report}");
+    }
+    assert_eq!(device.validation_messages(), Vec::<String>::new());
+    let log = device.validation().expect("validation runs");
+    drop(device);
+    assert_eq!(
+        log.messages(),
+        Vec::<String>::new(),
+        "after the device is gone"
+    );
+}
+
+#[test]
+fn every_kernel_agrees_with_the_oracle() {
+    gate(VulkanOptions::default(), &["vulkan/"]);
+}
+
+/// What a device that is no CPU does: reductions over several subgroups, and
+/// transfers through staging memory.
+#[test]
+fn reductions_over_several_subgroups_agree_too() {
+    let options = VulkanOptions {
+        staging: true,
+        reduce_lanes: Some(64),
+        ..VulkanOptions::default()
+    };
+    gate(options, &["/rms_norm/", "/attention/", "/argmax/"]);
+}
