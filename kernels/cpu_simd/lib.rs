@@ -1,1 +1,117 @@
 //! The fast CPU tree: AVX2, AVX-512 and AMX, chosen at run time.
+//!
+//! Kernel bodies are written once over [`common::simd`]'s sixteen lanes and run
+//! with the best instruction set that the device lists, plain arrays included,
+//! so every kernel runs on any CPU. What changes the numbers is a variant of its
+//! own: `packed` multiplies f32 activations, `bf16_dot` and `amx` round them to
+//! bf16. Weights are packed in panels of 16 rows ([`common::layout`]).
+
+// Folders, and so modules, carry their layer's name: ops joined by `__`.
+#![allow(non_snake_case)]
+
+mod common {
+    pub mod append;
+    pub mod attend;
+    pub mod decode;
+    pub mod elem;
+    pub mod layout;
+    pub mod math;
+    pub mod matmul;
+    #[cfg(target_arch = "x86_64")]
+    pub mod matmul_bf16;
+    pub mod matmul_f32;
+    pub mod matmul_kernels;
+    pub mod parts;
+    pub mod plumbing;
+    pub mod rope;
+    pub mod rope_append;
+    pub mod simd;
+    #[cfg(target_arch = "x86_64")]
+    pub mod x86;
+}
+
+mod add {
+    mod simd;
+}
+mod add__rms_norm {
+    mod simd;
+}
+mod argmax {
+    mod simd;
+}
+mod attention {
+    mod simd;
+}
+mod embed {
+    mod simd;
+}
+mod gather_rows {
+    mod simd;
+}
+mod kv_append {
+    mod simd;
+}
+mod linear {
+    mod packed;
+    mod rows;
+}
+mod linear__add {
+    mod packed;
+}
+mod linear__linear__silu_mul {
+    mod packed;
+}
+mod rms_norm {
+    mod simd;
+}
+mod rms_norm__linear {
+    mod packed;
+}
+mod rms_norm__linear__linear__linear {
+    mod packed;
+}
+mod rms_norm__linear__linear__silu_mul {
+    mod packed;
+}
+mod rms_norm__rms_norm__rope__rope__kv_append {
+    mod simd;
+}
+mod rope {
+    mod simd;
+}
+mod rope__rope__kv_append {
+    mod simd;
+}
+mod rope_table {
+    mod simd;
+}
+mod silu_mul {
+    mod simd;
+}
+
+use hal::cpu::{CpuDevice, CpuOptions};
+use registry::{Backend, OpenOptions};
+use std::sync::Arc;
+
+/// The tree's name on the backend axis.
+pub const BACKEND: &str = "cpu_simd";
+
+fn options(o: &OpenOptions) -> CpuOptions {
+    CpuOptions {
+        threads: o.threads,
+        isa: o.isa,
+    }
+}
+
+registry::inventory::submit! {
+    Backend {
+        name: BACKEND,
+        api: "cpu",
+        parent: None,
+        auto: true,
+        kv: &["f16", "f32", "bf16"],
+        probe: |o| Ok(vec![hal::cpu::probe(&options(o))?]),
+        open: |o, _| Ok(Arc::new(CpuDevice::open(&options(o))?)),
+        file: file!(),
+    }
+}

@@ -1,0 +1,394 @@
+//! What every matrix kernel of the tree shares: where its operands lie, how its
+//! outputs are divided among threads, how activations are packed, and what
+//! happens to a finished vector of outputs.
+//!
+//! One job computes `x·Wᵀ` for one or more matrices that read the same x, after
+//! an RMS norm where there is one, and ends in a store, in a sum with a
+//! residual, or in silu(gate)·up. A *group* is one or two panels that are
+//! computed side by side: neighbours of one matrix, or a gate panel and its up
+//! panel. Threads take contiguous runs of (block of rows, group), so that each
+//! output is computed once, by one thread, in an order that depends on neither
+//! the number of threads nor the other rows.
+
+use super::layout::{PANEL, elem_bytes, pad_k, panel_bytes};
+use super::math::{Norm, inverse_rms, silu};
+use super::plumbing::{Fits, Meta, Result, Rows, Step, real_rows};
+use super::simd::{LANES, Simd};
+use graph::{Activation, Op, OpKind};
+use hal::cpu::{CpuSlice, TaskCtx};
+use registry::{Problem, RowsFrom};
+use std::ops::Range;
+
+/// Scratch up to which every thread packs the rows for itself, which saves a
+/// barrier.
+const PRIVATE_ELEMENTS: usize = 16 * 1024;
+/// Packed rows that stay in a core's L2 beside the weights.
+const BLOCK_BYTES: usize = 768 * 1024;
+
+/// How packed activations are kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum PackAs {
+    /// Rows of f32.
+    F32,
+    /// Rows of bf16, rounded to nearest even.
+    Bf16,
+    /// bf16 in tiles of 16 rows by 32, one after the other along K: A tiles of
+    /// AMX.
+    Bf16Tiles,
+}
+
+impl PackAs {
+    const fn bytes(self) -> usize {
+        match self {
+            PackAs::F32 => 4,
+            PackAs::Bf16 | PackAs::Bf16Tiles => 2,
+        }
+    }
+}
+
+/// Which ops of a problem play which part.
+struct Parts {
+    norm: Option<usize>,
+    linears: Vec<usize>,
+    last: Option<usize>,
+}
+
+impl Parts {
+    fn of(p: &Problem) -> Parts {
+        let kind = |i: &usize| p.ops[*i].op.kind();
+        let all = 0..p.ops.len();
+        Parts {
+            norm: all.clone().find(|i| kind(i) == OpKind::RmsNorm),
+            linears: all.clone().filter(|i| kind(i) == OpKind::Linear).collect(),
+            last: all
+                .clone()
+                .find(|i| matches!(kind(i), OpKind::Add | OpKind::GatedMul)),
+        }
+    }
+
+    /// Op and input through which x comes in.
+    fn x(&self) -> (usize, usize) {
+        (self.norm.unwrap_or(self.linears[0]), 0)
+    }
+}
+
+/// Whether the operands of a problem of this family fit together.
+pub fn fits(p: &Problem) -> Fits {
+    let parts = Parts::of(p);
+    let (op, input) = parts.x();
+    let (_, x) = p.input(op, input).ok_or("x must come from outside")?;
+    for &l in &parts.linears {
+        let (_, w) = p.input(l, 1).ok_or("a weight must come from outside")?;
+        if w.shape.len() != 2 || w.shape[1] != x.row_len() || w.shape.contains(&0) {
+            return Err(format!("weight {:?} for rows of {}", w.shape, x.row_len()));
+        }
+        if elem_bytes(w.scheme.0).is_none() {
+            return Err(format!("no codec for {}", w.scheme));
+        }
+    }
+    if let Some(n) = parts.norm {
+        let (_, w) = p
+            .input(n, 1)
+            .ok_or("a norm weight must come from outside")?;
+        if w.shape != [x.row_len()] {
+            return Err("the norm must span whole rows".into());
+        }
+    }
+    match parts.last.map(|l| &p.ops[l].op) {
+        None | Some(Op::Add) | Some(Op::GatedMul(Activation::Silu)) => Ok(()),
+        Some(op) => Err(format!("does not end in {}", op.kind())),
+    }
+}
+
+fn packing(p: &Problem, pack: PackAs, threads: usize) -> (bool, usize, usize) {
+    let parts = Parts::of(p);
+    let (op, input) = parts.x();
+    let k = p.input(op, input).map_or(0, |(_, x)| x.row_len());
+    let elements = p.rows.max.next_multiple_of(32) * pad_k(k);
+    let private = p.rows.max * pad_k(k) <= PRIVATE_ELEMENTS;
+    let slot = if p.rows.max == 1 { pad_k(k) } else { elements };
+    let slot = (slot * pack.bytes()).next_multiple_of(64);
+    (private, slot, if private { slot * threads } else { slot })
+}
+
+pub fn workspace(p: &Problem, pack: PackAs) -> u64 {
+    packing(p, pack, p.device.threads).2 as u64
+}
+
+struct Mat {
+    weights: CpuSlice<u8>,
+    n: usize,
+    /// Bytes of a panel.
+    panel: usize,
+    bias: Option<CpuSlice<f32>>,
+    out: usize,
+}
+
+enum End {
+    Store,
+    Add(Rows<f32>),
+    SiluMul,
+}
+
+/// One or two panels: matrix and panel of each.
+#[derive(Clone, Copy)]
+pub struct Group {
+    at: [(usize, usize); 2],
+    pub count: usize,
+}
+
+pub struct Job {
+    x: Rows<f32>,
+    norm: Option<Norm>,
+    k: usize,
+    /// K of the packed activations.
+    pub kpad: usize,
+    mats: Vec<Mat>,
+    outs: Vec<Rows<f32>>,
+    end: End,
+    groups: Vec<Group>,
+    from: RowsFrom,
+    meta: Meta,
+    pack: PackAs,
+    private: bool,
+    slot: usize,
+    scratch: CpuSlice<u8>,
+}
+
+impl Job {
+    pub fn of(step: &mut Step<'_>, pack: PackAs) -> Result<Job> {
+        let p = step.problem;
+        let parts = Parts::of(p);
+        let (op, input) = parts.x();
+        let x = step.activation(op, input)?;
+        let k = x.len;
+        let norm = match parts.norm.map(|n| (n, &p.ops[n].op)) {
+            Some((n, &Op::RmsNorm { eps, weight_offset })) => Some(Norm {
+                weight: step.vector(n, 1)?,
+                eps,
+                offset: weight_offset,
+            }),
+            _ => None,
+        };
+        let end = match parts.last.map(|l| (l, &p.ops[l].op)) {
+            Some((l, Op::Add)) => End::Add(step.activation(l, 0)?),
+            Some((_, Op::GatedMul(_))) => End::SiluMul,
+            _ => End::Store,
+        };
+        let mut mats = Vec::new();
+        for (i, &l) in parts.linears.iter().enumerate() {
+            let (w, _) = step.operand(l, 1)?;
+            let elem = elem_bytes(w.scheme.0)
+                .ok_or_else(|| step.refuse(format!("no codec for {}", w.scheme)))?;
+            let panel = panel_bytes(w.layout, elem, k);
+            let n = w.shape[0];
+            let bias = match p.input(l, 2) {
+                Some(_) => Some(step.vector(l, 2)?),
+                None => None,
+            };
+            mats.push(Mat {
+                weights: step.matrix(l, 1, (panel * n.div_ceil(PANEL)) as u64)?,
+                n,
+                panel,
+                bias,
+                out: if matches!(end, End::Store) { i } else { 0 },
+            });
+        }
+        let outs = (0..p.outputs.len())
+            .map(|i| step.output(i))
+            .collect::<Result<Vec<_>>>()?;
+        let (private, slot, bytes) = packing(p, pack, step.threads());
+        let groups = groups(&mats, &end, step.threads());
+        Ok(Job {
+            x,
+            norm,
+            k,
+            kpad: pad_k(k),
+            mats,
+            outs,
+            end,
+            groups,
+            from: step.rows_of(0),
+            meta: step.meta()?,
+            pack,
+            private,
+            slot,
+            scratch: step.workspace(bytes)?,
+        })
+    }
+
+    /// K of the matrices.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Rows of this step.
+    pub fn rows(&self) -> usize {
+        real_rows(&self.meta.view(), self.from, self.x.count)
+    }
+
+    /// Packs the activations, normalised where the job says so, and returns
+    /// where they lie. Every thread must call it.
+    #[inline(always)]
+    pub fn packed<S: Simd>(&self, s: S, ctx: &TaskCtx, rows: usize) -> *const u8 {
+        let (slot, mine) = if self.private {
+            (ctx.thread * self.slot, 0..rows)
+        } else {
+            (0, ctx.share(rows))
+        };
+        assert!(slot + self.slot <= self.scratch.len());
+        let to = self.scratch.as_ptr().wrapping_add(slot);
+        for row in mine {
+            // SAFETY: the slot holds `rows` packed rows and is written by this
+            // thread alone or, when shared, row by row by one thread each.
+            unsafe { self.pack_row(s, row, to) };
+        }
+        if !self.private {
+            ctx.barrier.wait();
+        }
+        to
+    }
+
+    #[inline(always)]
+    unsafe fn pack_row<S: Simd>(&self, s: S, row: usize, to: *mut u8) {
+        let x = self.x.at(row).cast_const();
+        let inverse = match &self.norm {
+            // SAFETY: k elements of the row.
+            Some(norm) => unsafe { inverse_rms(s, x, self.k, norm.eps) },
+            None => 1.0,
+        };
+        let mut i = 0;
+        while i < self.kpad {
+            let n = self.k.saturating_sub(i);
+            // SAFETY: n elements from i on are in the row; 16 from i on fit the
+            // packed row, whose length is a multiple of 32.
+            unsafe {
+                let v = match &self.norm {
+                    _ if n == 0 => s.zero(),
+                    Some(norm) => norm.apply(s, x, i, n, inverse),
+                    None => s.load_n(x.add(i), n),
+                };
+                match self.pack {
+                    PackAs::F32 => s.store(to.cast::<f32>().add(row * self.kpad + i), v),
+                    PackAs::Bf16 => s.store_bf16(to.cast::<u16>().add(row * self.kpad + i), v),
+                    PackAs::Bf16Tiles => {
+                        let tile = row / 16 * (self.kpad / 32) + i / 32;
+                        let at = tile * 512 + row % 16 * 32 + i % 32;
+                        s.store_bf16(to.cast::<u16>().add(at), v);
+                    }
+                }
+            }
+            i += LANES;
+        }
+    }
+
+    /// This thread's (block of rows, group).
+    #[inline(always)]
+    pub fn items(
+        &self,
+        ctx: &TaskCtx,
+        rows: usize,
+    ) -> impl Iterator<Item = (Range<usize>, &Group)> {
+        let row_bytes = self.kpad * self.pack.bytes();
+        let mut block = (BLOCK_BYTES / row_bytes).max(32) / 32 * 32;
+        while block > 32 && rows.div_ceil(block) * self.groups.len() < 4 * ctx.threads {
+            block = (block / 2).next_multiple_of(32);
+        }
+        let blocks = rows.div_ceil(block);
+        ctx.share(blocks * self.groups.len()).map(move |i| {
+            let first = i / self.groups.len() * block;
+            let group = &self.groups[i % self.groups.len()];
+            (first..rows.min(first + block), group)
+        })
+    }
+
+    /// Address of panel `i` of a group; of the first if it has only one.
+    #[inline(always)]
+    pub fn panel(&self, group: &Group, i: usize) -> *const u8 {
+        let (mat, panel) = group.at[i];
+        let mat = &self.mats[mat];
+        mat.weights.as_ptr().wrapping_add(panel * mat.panel)
+    }
+
+    /// Takes the products of one row with a group's panels to their output.
+    ///
+    /// # Safety
+    /// `row` is below `rows()`, and this thread alone has the group's outputs of
+    /// that row.
+    #[inline(always)]
+    pub unsafe fn finish<S: Simd>(&self, s: S, row: usize, group: &Group, c: [S::V; 2]) {
+        match &self.end {
+            End::SiluMul => {
+                let (gate, n) = self.biased(s, group, 0, c[0]);
+                let (up, _) = self.biased(s, group, 1, c[1]);
+                let y = s.mul(silu(s, gate), up);
+                // SAFETY: n columns from the panel's first are in the row.
+                unsafe { s.store_n(self.out(group, 0, row), y, n) }
+            }
+            end => {
+                for (i, c) in c.into_iter().enumerate().take(group.count) {
+                    let (mut y, n) = self.biased(s, group, i, c);
+                    // SAFETY: as above; the residual has the output's shape.
+                    unsafe {
+                        if let End::Add(residual) = end {
+                            let at = residual.at(row).add(group.at[i].1 * PANEL);
+                            y = s.add(s.load_n(at, n), y);
+                        }
+                        s.store_n(self.out(group, i, row), y, n);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The vector with its bias, and how many of its lanes are outputs.
+    #[inline(always)]
+    fn biased<S: Simd>(&self, s: S, group: &Group, i: usize, c: S::V) -> (S::V, usize) {
+        let (mat, panel) = group.at[i];
+        let mat = &self.mats[mat];
+        let n = (mat.n - panel * PANEL).min(LANES);
+        match &mat.bias {
+            Some(b) => {
+                // SAFETY: n elements from the panel's first column are in the
+                // bias.
+                let b = unsafe { s.load_n(b.as_ptr().add(panel * PANEL), n) };
+                (s.add(c, b), n)
+            }
+            None => (c, n),
+        }
+    }
+
+    #[inline(always)]
+    fn out(&self, group: &Group, i: usize, row: usize) -> *mut f32 {
+        let (mat, panel) = group.at[i];
+        let out = &self.outs[self.mats[mat].out];
+        out.at(row).wrapping_add(panel * PANEL)
+    }
+}
+
+/// Two panels at a time, unless single ones are needed to keep threads busy. A
+/// panel's sums do not depend on its partner.
+fn groups(mats: &[Mat], end: &End, threads: usize) -> Vec<Group> {
+    let panels = |m: &Mat| m.n.div_ceil(PANEL);
+    if let End::SiluMul = end {
+        return (0..panels(&mats[0]))
+            .map(|p| Group {
+                at: [(0, p), (1, p)],
+                count: 2,
+            })
+            .collect();
+    }
+    let total: usize = mats.iter().map(panels).sum();
+    let width = if total < 8 * threads { 1 } else { 2 };
+    let mut all = Vec::new();
+    for (i, m) in mats.iter().enumerate() {
+        for p in (0..panels(m)).step_by(width) {
+            let pair = width == 2 && p + 1 < panels(m);
+            all.push(Group {
+                at: [(i, p), (i, if pair { p + 1 } else { p })],
+                count: 1 + usize::from(pair),
+            });
+        }
+    }
+    all
+}

@@ -1,0 +1,129 @@
+//! Registration of one pattern of the matrix family in every way the tree can
+//! compute it.
+
+use super::layout::{N16, N16K2};
+use super::matmul::{self, PackAs};
+use super::matmul_f32;
+use super::plumbing::{Fits, SimdKernel, Step, needs};
+use crate::BACKEND;
+use registry::{Act, KernelSpec, Pattern, Problem};
+
+type Record = fn(&mut Step<'_>) -> super::plumbing::Result<()>;
+
+/// f32 activations: any CPU.
+pub const fn packed(
+    pattern: &'static Pattern,
+    quant: &'static [&'static str],
+    rank: i32,
+) -> SimdKernel {
+    let (record, layouts): (Record, &[&str]) = match quant[0].as_bytes() {
+        b"f32" => (matmul_f32::record_f32, &[N16]),
+        b"f16" => (matmul_f32::record_f16, &[N16]),
+        _ => (matmul_f32::record_bf16, &[N16K2]),
+    };
+    SimdKernel {
+        spec: KernelSpec {
+            backend: BACKEND,
+            pattern,
+            quant,
+            variant: "packed",
+            act: Act::F32,
+            rank,
+            layouts,
+            tolerance: 5e-5,
+        },
+        fits: matmul::fits,
+        workspace: |p| matmul::workspace(p, PackAs::F32),
+        record,
+    }
+}
+
+/// Largest |Δ| of a kernel that rounds to bf16 what a norm of the same kernel
+/// yields: where the norm's last bit differs from the oracle's, so may the
+/// rounding of that activation, by 2⁻⁸ of one of K terms.
+#[cfg(target_arch = "x86_64")]
+const NORMED_BF16: f32 = 4e-3;
+
+#[cfg(target_arch = "x86_64")]
+const fn bf16(
+    pattern: &'static Pattern,
+    variant: &'static str,
+    rank: i32,
+    fits: fn(&Problem) -> Fits,
+    workspace: fn(&Problem) -> u64,
+    record: Record,
+) -> SimdKernel {
+    let normed = matches!(pattern.ops[0].kind, graph::OpKind::RmsNorm);
+    SimdKernel {
+        spec: KernelSpec {
+            backend: BACKEND,
+            pattern,
+            quant: &["bf16"],
+            variant,
+            act: Act::Bf16,
+            rank,
+            layouts: &[N16K2],
+            tolerance: if normed { NORMED_BF16 } else { 1e-4 },
+        },
+        fits,
+        workspace,
+        record,
+    }
+}
+
+/// bf16 activations by VDPBF16PS.
+#[cfg(target_arch = "x86_64")]
+pub const fn bf16_dot(pattern: &'static Pattern, rank: i32) -> SimdKernel {
+    bf16(
+        pattern,
+        "bf16_dot",
+        rank,
+        |p| {
+            needs(&p.device, "avx512bf16")?;
+            matmul::fits(p)
+        },
+        |p| matmul::workspace(p, PackAs::Bf16),
+        super::matmul_bf16::record_dot,
+    )
+}
+
+/// bf16 activations in AMX tiles, for more rows than half a tile.
+#[cfg(target_arch = "x86_64")]
+pub const fn amx(pattern: &'static Pattern, rank: i32) -> SimdKernel {
+    bf16(
+        pattern,
+        "amx",
+        rank,
+        |p| {
+            needs(&p.device, "amx")?;
+            if p.rows.max <= 16 {
+                return Err("tiles of 16 rows pay from 17 rows on".into());
+            }
+            matmul::fits(p)
+        },
+        |p| matmul::workspace(p, PackAs::Bf16Tiles),
+        super::matmul_bf16::record_tiles,
+    )
+}
+
+/// Registers `packed` for f32, f16 and bf16 weights, and `bf16_dot` and `amx`,
+/// from `rank` on.
+macro_rules! matmul_kernels {
+    ($pattern:expr, rank $rank:expr) => {
+        use $crate::common::matmul_kernels as kernels;
+        use $crate::common::plumbing::SimdKernel;
+
+        static F32: SimdKernel = kernels::packed($pattern, &["f32"], $rank);
+        static F16: SimdKernel = kernels::packed($pattern, &["f16"], $rank);
+        static BF16: SimdKernel = kernels::packed($pattern, &["bf16"], $rank);
+        registry::register!(F32, F16, BF16);
+
+        #[cfg(target_arch = "x86_64")]
+        static BF16_DOT: SimdKernel = kernels::bf16_dot($pattern, $rank + 10);
+        #[cfg(target_arch = "x86_64")]
+        static AMX: SimdKernel = kernels::amx($pattern, $rank + 20);
+        #[cfg(target_arch = "x86_64")]
+        registry::register!(BF16_DOT, AMX);
+    };
+}
+pub(crate) use matmul_kernels;
