@@ -47,3 +47,13 @@ fn reductions_over_several_subgroups_agree_too() {
     };
     gate(options, &["/rms_norm/", "/attention/", "/argmax/"]);
 }
+
+/// Matrices larger than a binding are multiplied part by part.
+#[test]
+fn matrices_larger_than_a_binding_agree_too() {
+    let options = VulkanOptions {
+        matrix_range: Some(8 << 10),
+        ..VulkanOptions::default()
+    };
+    gate(options, &["/linear/bf16/", "/linear/f32/", "/embed/"]);
+}

@@ -27,6 +27,8 @@ pub struct VulkanOptions {
     pub staging: bool,
     /// In place of [`Limits::reduce_lanes`], to try what other devices do.
     pub reduce_lanes: Option<u32>,
+    /// In place of [`Limits::matrix_range`].
+    pub matrix_range: Option<u64>,
 }
 
 impl VulkanOptions {
@@ -40,6 +42,7 @@ impl VulkanOptions {
             reduce_lanes: std::env::var("ESPALIER_VULKAN_LANES")
                 .ok()
                 .and_then(|v| v.parse().ok()),
+            matrix_range: None,
         }
     }
 }
@@ -311,6 +314,9 @@ impl VulkanDevice {
         let mut physical = Physical::query(&instance, handle, index);
         if let Some(lanes) = options.reduce_lanes {
             physical.limits.reduce_lanes = lanes;
+        }
+        if let Some(range) = options.matrix_range {
+            physical.limits.matrix_range = physical.limits.storage_range.min(range);
         }
         if !physical.missing.is_empty() {
             return Err(none(lacks(&physical)));

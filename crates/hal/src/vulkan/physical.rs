@@ -11,6 +11,9 @@ use std::collections::BTreeSet;
 pub struct Limits {
     /// Largest range of one storage buffer binding, bytes.
     pub storage_range: u64,
+    /// Largest part of a matrix that a kernel binds at once, bytes: as much as a
+    /// binding holds.
+    pub matrix_range: u64,
     /// Offsets of bindings are multiples of this, bytes.
     pub storage_alignment: u64,
     pub workgroups: [u32; 3],
@@ -34,7 +37,7 @@ impl Limits {
     /// offset at which the first begins.
     pub fn rows_per_binding(&self, row: u64, rows: usize) -> usize {
         let room = self
-            .storage_range
+            .matrix_range
             .saturating_sub(self.storage_alignment.max(16) + 16);
         let most = room.checked_div(row).unwrap_or(u64::MAX);
         usize::try_from(most).map_or(rows, |m| m.min(rows))
@@ -200,6 +203,7 @@ impl Physical {
             handle,
             limits: Limits {
                 storage_range: u64::from(limits.max_storage_buffer_range),
+                matrix_range: u64::from(limits.max_storage_buffer_range),
                 storage_alignment: limits.min_storage_buffer_offset_alignment.max(4),
                 workgroups: limits.max_compute_work_group_count,
                 workgroup_invocations: limits
