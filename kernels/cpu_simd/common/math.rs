@@ -2,8 +2,8 @@
 
 use super::simd::{LANES, Simd};
 
-/// e^x, within 2 ulp where the result is a normal number; below that 0. NaN
-/// stays NaN.
+/// e^x, within 2 ulp where the result is a normal number up to e^88.3; 0 below,
+/// infinite above. NaN stays NaN.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2; e^r by the degree-6 polynomial of the
 /// Cephes library; ln 2 in two parts so that n·ln 2 is exact.
@@ -11,7 +11,7 @@ use super::simd::{LANES, Simd};
 pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     const MAGIC: f32 = 12_582_912.0; // 1.5·2^23: adding it rounds to an integer.
     let x = s.max(s.splat(-88.0), x);
-    let x = s.min(s.splat(88.02), x);
+    let x = s.min(s.splat(88.8), x);
     let shifted = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(MAGIC));
     let n = s.sub(shifted, s.splat(MAGIC));
     let r = s.fma(n, s.splat(-0.693_359_4), x);
@@ -117,9 +117,9 @@ mod tests {
             assert_eq!(s.to_array(exp(s, s.splat(x)))[0], want);
         }
         assert!(s.to_array(exp(s, s.splat(f32::NAN)))[0].is_nan());
-        assert!(s.to_array(exp(s, s.splat(f32::INFINITY)))[0] > 1e38);
+        assert_eq!(s.to_array(exp(s, s.splat(1e30)))[0], f32::INFINITY);
         let y = s.to_array(silu(s, s.splat(-200.0)))[0];
-        assert!(y.abs() < 1e-30 && s.to_array(silu(s, s.splat(90.0)))[0] == 90.0);
+        assert!(y == 0.0 && s.to_array(silu(s, s.splat(90.0)))[0] == 90.0);
     }
 
     struct Check;

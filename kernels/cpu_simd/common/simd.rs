@@ -30,7 +30,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// The smaller; b where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// 2^n for integral n in [-127, 127]; 0 for -127.
+    /// 2^n for integral n in [-127, 128]; 0 for -127, infinite for 128.
     fn pow2(self, n: Self::V) -> Self::V;
     /// `yes` in the lanes where a ≤ b, `no` elsewhere.
     fn select_le(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
