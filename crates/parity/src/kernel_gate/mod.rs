@@ -9,7 +9,8 @@
 //! bits. Outputs are poisoned before each run and everything else in memory must
 //! be as it was.
 //!
-//! A key is gated when at least one case fitted and no case failed.
+//! A key passes when at least one case fitted and no case failed, or when the
+//! device lacks a feature that all of its cases need.
 
 mod batch;
 mod case;
@@ -29,8 +30,9 @@ pub use chain::{ChainOracle, ORACLE, OpValue, Oracle, primitives, resolve_chain}
 pub use report::{KeyReport, Report};
 
 use dims::Dealer;
-use hal::{Device, HalError};
-use registry::{Kernel, KernelError, ROW_MAJOR, Registry, RegistryError};
+use hal::cpu::IsaLevel;
+use hal::{Device, DeviceInfo, HalError};
+use registry::{Kernel, KernelError, Problem, ROW_MAJOR, Registry, RegistryError};
 use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
@@ -55,20 +57,19 @@ impl GateError {
 /// How thorough to be.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// A third of the cases, each once fewer: for devices where a pipeline's
-    /// first dispatch is slow.
+    /// Under a third of the cases: for devices where a pipeline's first dispatch
+    /// is slow.
     pub quick: bool,
     /// Only keys whose text (`backend/layer/quant/variant`) contains this.
     pub filter: Option<String>,
 }
 
+/// Runs of a case that must agree bit for bit.
+const REPEATS: usize = 3;
+
 impl Options {
     fn cases(&self) -> usize {
         if self.quick { 12 } else { 40 }
-    }
-
-    fn repeats(&self) -> usize {
-        3
     }
 }
 
@@ -124,6 +125,7 @@ pub fn gate_kernel(
     // Kernels of one pattern and scheme meet the same cases on every tree.
     let name = format!("{}/{}", key.layer, key.quant);
     let mut dealer = Dealer::new(&name);
+    let better = Arc::new(with_every_feature(device.info()));
     for _ in 0..options.cases() {
         let case = match Case::deal(spec, &mut dealer, device.info()) {
             Ok(case) => case,
@@ -142,6 +144,11 @@ pub fn gate_kernel(
                 continue;
             }
             if let Err(reason) = kernel.fits(&problem) {
+                let capable = Problem {
+                    device: better.clone(),
+                    ..problem
+                };
+                report.lacking += usize::from(kernel.fits(&capable).is_ok());
                 report.refuse(reason);
                 continue;
             }
@@ -150,7 +157,7 @@ pub fn gate_kernel(
             }
             let want = want.as_deref().unwrap_or_default();
             report.cases += 1;
-            let ran = exec::run(kernel, &problem, device, &case, want, options.repeats());
+            let ran = exec::run(kernel, &problem, device, &case, want, REPEATS);
             match ran {
                 Ok(outcome) => {
                     report.worst = report.worst.max(outcome.worst);
@@ -161,4 +168,14 @@ pub fn gate_kernel(
         }
     }
     Ok(reports)
+}
+
+/// The device as the best of its kind would describe itself: what a kernel
+/// refuses here and would take there needs other hardware, not another shape.
+fn with_every_feature(info: &DeviceInfo) -> DeviceInfo {
+    let mut info = info.clone();
+    if info.kind == hal::DeviceKind::Cpu {
+        info.features.extend(IsaLevel::ALL.iter().map(|l| l.name()));
+    }
+    info
 }

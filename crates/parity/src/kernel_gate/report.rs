@@ -18,6 +18,8 @@ pub struct KeyReport {
     pub cases: usize,
     /// Why the kernel refused cases, and how many for each reason.
     pub refusals: BTreeMap<String, usize>,
+    /// Refused cases that a device with more features would have run.
+    pub lacking: usize,
     /// Largest error over tolerance among the cases that passed.
     pub worst: f64,
     pub failed: usize,
@@ -35,6 +37,7 @@ impl KeyReport {
             tolerance,
             cases: 0,
             refusals: BTreeMap::new(),
+            lacking: 0,
             worst: 0.0,
             failed: 0,
             failures: Vec::new(),
@@ -63,15 +66,24 @@ impl KeyReport {
         self.refusals.values().sum()
     }
 
-    /// Some case ran and none failed.
+    /// Some case ran, unless the device lacks what the key needs, and none failed.
     pub fn passed(&self) -> bool {
-        self.cases > 0 && self.failed == 0
+        self.failed == 0 && (self.cases > 0 || self.unsupported())
+    }
+
+    /// The device lacks a feature that every case needs.
+    pub fn unsupported(&self) -> bool {
+        self.cases == 0 && self.lacking > 0
     }
 }
 
 impl fmt::Display for KeyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.passed() { "ok  " } else { "FAIL" };
+        let verdict = match (self.passed(), self.unsupported()) {
+            (true, true) => "none",
+            (true, false) => "ok  ",
+            (false, _) => "FAIL",
+        };
         write!(
             f,
             "{verdict} {} [{}] {} cases, {} refused, worst {:.2} of tolerance {:.0e}",

@@ -1,0 +1,104 @@
+//! Ring 2 over every tree that this machine can run.
+//!
+//! CPU trees run at each instruction-set level that the CPU has, GPU trees on
+//! the device their backend picks first. `KERNEL_GATE=<text>` keeps the keys that
+//! contain the text, `KERNEL_GATE_FULL=1` gives GPU trees all cases too.
+
+use hal::cpu::{IsaLevel, detect};
+use parity::kernel_gate::{ORACLE, Options, Report, run};
+use registry::{Backend, OpenOptions, Registry};
+
+fn options(quick: bool) -> Options {
+    Options {
+        quick,
+        filter: std::env::var("KERNEL_GATE").ok(),
+    }
+}
+
+fn gate(registry: &Registry, backend: &Backend, open: &OpenOptions, quick: bool) -> Option<Report> {
+    let device = match backend.open_device(open) {
+        Ok(device) => device,
+        Err(e) => {
+            // On the project's own machines every tree has a device.
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "{}: no device under CI: {e}",
+                backend.name
+            );
+            println!("skipped {}: {e}", backend.name);
+            return None;
+        }
+    };
+    let report = run(registry, backend.name, device, &options(quick)).expect("the gate runs");
+    println!("{report}\n");
+    Some(report)
+}
+
+fn check(reports: &[Report]) {
+    assert!(!reports.is_empty(), "no tree was gated");
+    let filtered = std::env::var_os("KERNEL_GATE").is_some();
+    let failed: Vec<String> = (reports.iter())
+        .flat_map(|r| r.failures().map(move |k| format!("{}\n{k}", r.device)))
+        .collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    for report in reports {
+        assert!(
+            filtered || report.passed(),
+            "{} has no kernels",
+            report.backend
+        );
+    }
+}
+
+fn trees(registry: &Registry, cpu: bool) -> Vec<&'static Backend> {
+    let all = registry.backends().iter().copied();
+    all.filter(|b| b.name != ORACLE && (b.api == "cpu") == cpu)
+        .collect()
+}
+
+#[test]
+fn cpu_trees_match_the_oracle_at_every_isa_level() {
+    let registry = Registry::collect().expect("a sound registry");
+    let mut reports = Vec::new();
+    for backend in trees(&registry, true) {
+        for isa in IsaLevel::ALL.iter().filter(|l| **l <= detect()) {
+            let open = OpenOptions {
+                isa: Some(*isa),
+                ..OpenOptions::default()
+            };
+            let quick = *isa != detect() && *isa != IsaLevel::Avx2;
+            reports.extend(gate(&registry, backend, &open, quick));
+        }
+    }
+    check(&reports);
+}
+
+#[test]
+fn cpu_trees_give_the_same_bits_for_any_number_of_threads() {
+    let registry = Registry::collect().expect("a sound registry");
+    for backend in trees(&registry, true) {
+        let digests: Vec<Vec<_>> = [1, 3]
+            .into_iter()
+            .filter_map(|threads| {
+                let open = OpenOptions {
+                    threads: Some(threads),
+                    ..OpenOptions::default()
+                };
+                let report = gate(&registry, backend, &open, true)?;
+                let keys = report.keys.into_iter();
+                Some(keys.map(|k| (k.key, k.layout, k.digest)).collect())
+            })
+            .collect();
+        assert_eq!(digests[0], digests[1], "{}", backend.name);
+    }
+}
+
+#[test]
+fn gpu_trees_match_the_oracle() {
+    let registry = Registry::collect().expect("a sound registry");
+    let quick = std::env::var_os("KERNEL_GATE_FULL").is_none();
+    let reports: Vec<_> = (trees(&registry, false).into_iter())
+        .filter_map(|b| gate(&registry, b, &OpenOptions::default(), quick))
+        .collect();
+    check(&reports);
+}
