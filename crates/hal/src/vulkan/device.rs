@@ -227,10 +227,8 @@ impl Shared {
         record(cmd);
         super::record::host_barrier(&self.raw, cmd);
         // SAFETY: the command buffer is being recorded.
-        self.check(
-            unsafe { self.raw.end_command_buffer(cmd) },
-            "vkEndCommandBuffer",
-        )?;
+        let ended = unsafe { self.raw.end_command_buffer(cmd) };
+        self.check(ended, "vkEndCommandBuffer")?;
         self.submit(queue, cmd, what)
     }
 

@@ -86,7 +86,7 @@ impl Instance {
         }
         let user_data = log
             .as_ref()
-            .map_or(std::ptr::null(), |l| Arc::as_ptr(l))
+            .map_or(std::ptr::null(), Arc::as_ptr)
             .cast::<c_void>()
             .cast_mut();
         let messenger_info = || {
