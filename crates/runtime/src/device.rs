@@ -42,9 +42,16 @@ pub fn auto_candidates(
             .into_iter()
             .filter(|d| d.kind != DeviceKind::Software)
             .collect();
-        let Ok(index) = options.pick(backend.api, &real) else {
+        if real.is_empty() {
             notes.push(format!("{}: passed over: no hardware device", backend.name));
             continue;
+        }
+        let index = match options.pick(backend.api, &real) {
+            Ok(index) => index,
+            Err(e) => {
+                notes.push(format!("{}: passed over: {e}", backend.name));
+                continue;
+            }
         };
         found.extend(
             real.into_iter()
