@@ -113,7 +113,9 @@ impl Tally {
         kl.sort_by(f64::total_cmp);
         let mut delta: Vec<f64> = self.rows.iter().map(|r| r.max_abs).collect();
         delta.sort_by(f64::total_cmp);
-        let median_delta = delta[n / 2];
+        // The smallest value that at least so many of 100 rows do not exceed.
+        let percentile = |sorted: &[f64], p: usize| sorted[(n * p).div_ceil(100) - 1];
+        let noise = 2.0 * percentile(&delta, 90);
         let agree = |counts: &dyn Fn(&RowStats) -> bool| {
             let wrong = self.rows.iter().filter(|r| !r.same_top && counts(r));
             1.0 - wrong.count() as f64 / n as f64
@@ -121,12 +123,11 @@ impl Tally {
         Some(Summary {
             positions: n,
             mean_kl: kl.iter().sum::<f64>() / n as f64,
-            // The smallest value that at least 99 of 100 rows do not exceed.
-            p99_kl: kl[(n * 99).div_ceil(100) - 1],
+            p99_kl: percentile(&kl, 99),
             max_kl: kl[n - 1],
-            top1: agree(&|r| r.gap > 2.0 * median_delta || !r.max_abs.is_finite()),
+            top1: agree(&|r| r.gap > noise || !r.max_abs.is_finite()),
             top1_raw: agree(&|_| true),
-            median_delta,
+            median_delta: percentile(&delta, 50),
             max_delta: delta[n - 1],
         })
     }
@@ -141,7 +142,7 @@ pub struct Summary {
     pub p99_kl: f64,
     pub max_kl: f64,
     /// Share of rows with the oracle's best token, a differing one counting only
-    /// where the oracle's lead exceeds twice what the median row is off by. (Twice
+    /// where the oracle's lead exceeds twice what nine of ten rows are off by. (Twice
     /// what the row itself is off by would never count: two rows that close have
     /// the same best token.)
     pub top1: f64,

@@ -8,9 +8,11 @@ use super::GateError;
 use super::script::{Player, RowId, Script, Trace};
 use crate::stats::{Summary, Tally, compare_row};
 use graph::Op;
+use hal::Device;
 use planner::{ActMap, Program};
 use registry::{Act, Registry, Tuned};
 use runtime::{LoadOptions, Opened, Runner};
+use std::sync::Arc;
 
 /// The backend that everything is compared with.
 pub const ORACLE: &str = "cpu_reference";
@@ -98,6 +100,26 @@ pub fn load_candidate<'s>(
     let mut options = options.clone();
     fit(&mut options, scripts);
     Ok(opened.load(registry, &options, &mut |_, _| {})?.runner)
+}
+
+/// As [`load_candidate`], on a device that is open already.
+pub fn load_on<'s>(
+    opened: &Opened,
+    registry: &Registry,
+    device: Arc<dyn Device>,
+    options: &LoadOptions,
+    scripts: impl Iterator<Item = &'s Script> + Clone,
+) -> Result<Runner, GateError> {
+    let mut options = options.clone();
+    fit(&mut options, scripts);
+    let program = opened.plan(registry, &options.backend, device.info(), &options)?;
+    let tensors = &opened.files.tensors;
+    Ok(Runner::load(
+        device,
+        Arc::new(program),
+        tensors,
+        &mut |_, _| {},
+    )?)
 }
 
 /// The oracle with the limits and the KV scheme of a candidate's program, in the
