@@ -1,0 +1,51 @@
+//! Peer trees do not depend on each other, and only the facade knows them all.
+
+/// A tree's manifest: its folder and its text.
+pub struct Manifest {
+    pub tree: String,
+    pub toml: String,
+}
+
+/// Dependencies between trees. In their tests trees may link the facade, to be
+/// gated against the oracle, but no peer by name.
+pub fn check(trees: &[Manifest]) -> Vec<String> {
+    let mut found = Vec::new();
+    for m in trees {
+        let toml: toml::Table = match m.toml.parse() {
+            Ok(table) => table,
+            Err(e) => {
+                found.push(format!("kernels/{}/Cargo.toml: {e}", m.tree));
+                continue;
+            }
+        };
+        for (section, name) in dependencies(&toml) {
+            let peer = trees.iter().any(|t| t.tree == name && t.tree != m.tree);
+            let facade = name == "kernels" && section != "dev-dependencies";
+            if peer || facade {
+                found.push(format!(
+                    "kernels/{}/Cargo.toml: [{section}] names {name}",
+                    m.tree
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// Section and package of every dependency, those of targets included.
+fn dependencies(toml: &toml::Table) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+        if let Some(table) = toml.get(section).and_then(|t| t.as_table()) {
+            for (name, value) in table {
+                let package = value.get("package").and_then(|p| p.as_str());
+                found.push((section, package.unwrap_or(name).to_string()));
+            }
+        }
+    }
+    let targets = toml.get("target").and_then(|t| t.as_table());
+    for target in targets.into_iter().flat_map(|t| t.values()) {
+        found.extend(target.as_table().map(dependencies).unwrap_or_default());
+    }
+    found
+}
