@@ -34,16 +34,16 @@ fn as_act(act: Act, v: f64) -> f64 {
     }
 }
 
-/// One number of a cache.
-fn cell(bytes: &[u8], scheme: Scheme, at: usize) -> f64 {
-    let half = || u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]);
+/// The numbers of a cache.
+fn cells(bytes: &[u8], scheme: Scheme) -> Vec<f64> {
+    let halves = || bytes.as_chunks().0.iter().map(|h| u16::from_le_bytes(*h));
     match scheme.0 {
         "f32" => {
-            let word = bytes[4 * at..4 * at + 4].try_into().expect("four bytes");
-            f64::from(f32::from_le_bytes(word))
+            let words = bytes.as_chunks().0.iter();
+            words.map(|w| f64::from(f32::from_le_bytes(*w))).collect()
         }
-        "f16" => f16::from_bits(half()).to_f64(),
-        "bf16" => bf16::from_bits(half()).to_f64(),
+        "f16" => halves().map(|h| f16::from_bits(h).to_f64()).collect(),
+        "bf16" => halves().map(|h| bf16::from_bits(h).to_f64()).collect(),
         other => panic!("no such scheme: {other}"),
     }
 }
@@ -54,6 +54,7 @@ fn attention(case: &Case, scale: f32, window: Option<usize>) -> Vec<f64> {
     let Some(Data::Cache(bytes)) = case.data(0, 1) else {
         panic!("the second input is no cache");
     };
+    let cells = cells(bytes, operand.scheme);
     let dim = view.head_dim;
     let (q, len) = (rows(case, 0), row_len(case, 0));
     let group = len / dim / view.kv_heads;
@@ -70,17 +71,18 @@ fn attention(case: &Case, scale: f32, window: Option<usize>) -> Vec<f64> {
             };
             let scores: Vec<f64> = (visible.iter())
                 .map(|p| {
-                    let k = (0..dim).map(|d| cell(bytes, operand.scheme, at(*p, 0) + d));
-                    q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() * f64::from(scale)
+                    q.iter()
+                        .zip(&cells[at(*p, 0)..])
+                        .map(|(q, k)| q * k)
+                        .sum::<f64>()
+                        * f64::from(scale)
                 })
                 .collect();
             let max = scores.iter().copied().fold(f64::MIN, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
             let sum: f64 = weights.iter().sum();
             for d in 0..dim {
-                let values = visible
-                    .iter()
-                    .map(|p| cell(bytes, operand.scheme, at(*p, 1) + d));
+                let values = visible.iter().map(|p| cells[at(*p, 1) + d]);
                 out.push(values.zip(&weights).map(|(v, w)| v * w).sum::<f64>() / sum);
             }
         }
@@ -114,11 +116,12 @@ fn eval(case: &Case) -> OpValue {
             let (x, w, k) = (rows(case, 0), rows(case, 1), width(case, 1));
             let bias = case.data(0, 2).map(|_| rows(case, 2));
             let n = w.len() / k;
+            let x: Vec<f64> = x.iter().map(|v| as_act(case.act, *v)).collect();
             x.chunks(k)
                 .flat_map(|x| {
                     let sums = (0..n).map(|n| {
                         let products = x.iter().zip(&w[n * k..]);
-                        let sum: f64 = products.map(|(x, w)| as_act(case.act, *x) * w).sum();
+                        let sum: f64 = products.map(|(x, w)| x * w).sum();
                         sum + bias.as_ref().map_or(0.0, |b| b[n])
                     });
                     sums.collect::<Vec<_>>()
