@@ -1,35 +1,29 @@
 //! Stored elements as f32.
 
-use half::{bf16, f16};
-
-use crate::dtype::StoredType;
+use crate::codec::{CodecError, decode_row};
 use crate::tensors::TensorRef;
 
 impl TensorRef<'_> {
-    /// The elements as f32, exactly; `None` for types that are not floating point of at most 32
-    /// bits. Meant for small tensors: the result is allocated whole.
+    /// The elements as f32, exactly, blocks decoded; `None` for types that are not real numbers of
+    /// at most 32 bits. Meant for small tensors: the result is allocated whole.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
-        let two = |f: fn([u8; 2]) -> f32| {
-            let pairs = self.bytes.chunks_exact(2);
-            pairs.map(|b| f([b[0], b[1]])).collect()
-        };
-        match self.info.stored {
-            StoredType::F32 => Some(
-                self.bytes
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                    .collect(),
-            ),
-            StoredType::F16 => Some(two(|b| f16::from_le_bytes(b).to_f32())),
-            StoredType::BF16 => Some(two(|b| bf16::from_le_bytes(b).to_f32())),
-            _ => None,
-        }
+        // Length and bytes fit each other by the check in `TensorStore::new`.
+        let mut out = vec![0.0; self.info.elements()];
+        self.decode_into(&mut out).ok().map(|()| out)
+    }
+
+    /// Decodes the elements, outermost dimension first, into `out`, which holds exactly as many.
+    pub fn decode_into(&self, out: &mut [f32]) -> Result<(), CodecError> {
+        decode_row(self.info.stored, self.bytes, out)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
+    use crate::dtype::StoredType;
     use crate::tensors::TensorInfo;
 
     fn decoded(stored: StoredType, bytes: &[u8]) -> Option<Vec<f32>> {

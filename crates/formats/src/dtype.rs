@@ -1,9 +1,11 @@
 //! What model files store.
 
 /// Element type of a stored tensor. Append-only: the order is part of no file, but code numbers
-/// derived from it must stay stable.
+/// derived from it must stay stable. The block schemes, which only GGUF files hold, have the names
+/// that they have there; [`crate::codec`] decodes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
+#[allow(non_camel_case_types)]
 pub enum StoredType {
     F32,
     F16,
@@ -20,6 +22,19 @@ pub enum StoredType {
     Bool,
     F8E4M3,
     F8E5M2,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2_K,
+    Q3_K,
+    Q4_K,
+    Q5_K,
+    Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+    MXFP4,
 }
 
 impl StoredType {
@@ -40,6 +55,19 @@ impl StoredType {
         Self::Bool,
         Self::F8E4M3,
         Self::F8E5M2,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
+        Self::MXFP4,
     ];
 
     /// The storage scheme, as it appears on the `quant` axis of a kernel key.
@@ -60,12 +88,30 @@ impl StoredType {
             Self::Bool => "bool",
             Self::F8E4M3 => "f8_e4m3",
             Self::F8E5M2 => "f8_e5m2",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q8_0 => "q8_0",
+            Self::Q2_K => "q2_k",
+            Self::Q3_K => "q3_k",
+            Self::Q4_K => "q4_k",
+            Self::Q5_K => "q5_k",
+            Self::Q6_K => "q6_k",
+            Self::IQ4_NL => "iq4_nl",
+            Self::IQ4_XS => "iq4_xs",
+            Self::MXFP4 => "mxfp4",
         }
     }
 
     /// Elements that are stored together; 1 for plain types.
     pub const fn block_elements(self) -> usize {
-        1
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::IQ4_NL | Self::MXFP4 => 32,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
+            _ => 1,
+        }
     }
 
     /// Bytes of one block of [`block_elements`](Self::block_elements).
@@ -75,6 +121,19 @@ impl StoredType {
             Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::I64 | Self::U64 | Self::F64 => 8,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q2_K => 84,
+            Self::Q3_K => 110,
+            Self::Q4_K => 144,
+            Self::Q5_K => 176,
+            Self::Q6_K => 210,
+            Self::IQ4_NL => 18,
+            Self::IQ4_XS => 136,
+            Self::MXFP4 => 17,
         }
     }
 
@@ -82,7 +141,7 @@ impl StoredType {
     /// the innermost dimension is not a whole number of blocks.
     pub fn bytes_for(self, shape: &[usize]) -> Option<u64> {
         let block = self.block_elements();
-        if shape.last().copied().unwrap_or(1) % block != 0 {
+        if !shape.last().copied().unwrap_or(1).is_multiple_of(block) {
             return None;
         }
         let elements = shape
@@ -91,9 +150,9 @@ impl StoredType {
         (elements / block as u64).checked_mul(self.block_bytes() as u64)
     }
 
-    /// The name that a safetensors header uses.
-    pub const fn safetensors_name(self) -> &'static str {
-        match self {
+    /// The name that a safetensors header uses; `None` for block schemes, which it cannot hold.
+    pub const fn safetensors_name(self) -> Option<&'static str> {
+        Some(match self {
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::BF16 => "BF16",
@@ -109,7 +168,8 @@ impl StoredType {
             Self::Bool => "BOOL",
             Self::F8E4M3 => "F8_E4M3",
             Self::F8E5M2 => "F8_E5M2",
-        }
+            _ => return None,
+        })
     }
 
     /// The type that a safetensors header calls `name`.
@@ -117,7 +177,7 @@ impl StoredType {
         Self::ALL
             .iter()
             .copied()
-            .find(|t| t.safetensors_name() == name)
+            .find(|t| t.safetensors_name() == Some(name))
     }
 }
 
@@ -134,14 +194,15 @@ mod tests {
     #[test]
     fn names_are_unique_and_read_back() {
         for &t in StoredType::ALL {
-            assert_eq!(
-                StoredType::from_safetensors_name(t.safetensors_name()),
-                Some(t)
-            );
+            match t.safetensors_name() {
+                Some(name) => assert_eq!(StoredType::from_safetensors_name(name), Some(t)),
+                None => assert!(t.block_elements() > 1, "{t}"),
+            }
             let same = StoredType::ALL.iter().filter(|u| u.scheme() == t.scheme());
             assert_eq!(same.count(), 1, "{t}");
         }
         assert_eq!(StoredType::from_safetensors_name("f32"), None);
+        assert_eq!(StoredType::from_safetensors_name("Q4_K"), None);
     }
 
     #[test]
@@ -151,5 +212,9 @@ mod tests {
         assert_eq!(StoredType::F32.bytes_for(&[0, 7]), Some(0));
         assert_eq!(StoredType::U8.bytes_for(&[usize::MAX, 2]), None);
         assert_eq!(StoredType::F64.bytes_for(&[usize::MAX]), None);
+        assert_eq!(StoredType::Q4_K.bytes_for(&[3, 512]), Some(3 * 2 * 144));
+        assert_eq!(StoredType::Q4_K.bytes_for(&[256, 128]), None);
+        assert_eq!(StoredType::MXFP4.bytes_for(&[]), None);
+        assert_eq!(StoredType::Q8_0.bytes_for(&[usize::MAX, 32]), None);
     }
 }

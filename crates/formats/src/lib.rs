@@ -8,6 +8,7 @@
 mod error;
 
 pub mod chat;
+pub mod codec;
 pub mod config;
 mod decode;
 pub mod detok;
@@ -18,6 +19,7 @@ pub mod tensors;
 pub mod tokenizer;
 
 pub use chat::{ChatMessage, ChatTemplate};
+pub use codec::{CodecError, can_encode, decode_row, encode_row};
 pub use config::ConfigView;
 pub use detok::IncrementalDetokenizer;
 pub use dtype::StoredType;

@@ -80,7 +80,7 @@ fn check_one(
     let Some(stored) = StoredType::from_safetensors_name(&raw.dtype) else {
         let known: Vec<_> = StoredType::ALL
             .iter()
-            .map(|t| t.safetensors_name())
+            .filter_map(|t| t.safetensors_name())
             .collect();
         return Err(HeaderProblem::UnknownDtype {
             tensor: shown(name),

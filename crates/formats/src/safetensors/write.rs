@@ -55,9 +55,14 @@ fn header_json(tensors: &[TensorToWrite<'_>]) -> Result<Vec<u8>> {
                 bytes.len()
             )));
         }
+        let Some(dtype) = stored.safetensors_name() else {
+            return Err(bad(format!(
+                "safetensors has no type for {stored}; write GGUF, or f32, f16 or bf16"
+            )));
+        };
         let end = offset + bytes.len() as u64;
         let entry = serde_json::json!({
-            "dtype": stored.safetensors_name(),
+            "dtype": dtype,
             "shape": shape,
             "data_offsets": [offset, end],
         });
