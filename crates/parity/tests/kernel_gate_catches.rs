@@ -24,7 +24,7 @@ struct Chained {
     fault: Fault,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 enum Fault {
     None,
     /// Refuses every problem.

@@ -19,7 +19,7 @@ impl Span {
     }
 
     /// Tokens in the cache after the step.
-    pub fn len(&self) -> usize {
+    pub fn end(&self) -> usize {
         self.first + self.rows()
     }
 }
@@ -68,7 +68,7 @@ impl Batch {
     pub fn places(&self) -> Vec<(usize, usize)> {
         let spans = self.spans.iter().enumerate();
         spans
-            .flat_map(|(s, span)| (span.first..span.len()).map(move |p| (s, p)))
+            .flat_map(|(s, span)| (span.first..span.end()).map(move |p| (s, p)))
             .collect()
     }
 
@@ -83,7 +83,7 @@ impl Batch {
         let mut row = 0;
         for (s, span) in self.spans.iter().enumerate() {
             w[layout.span_start() + s] = row as u32;
-            w[layout.span_len() + s] = span.len() as u32;
+            w[layout.span_len() + s] = span.end() as u32;
             for (i, (id, _)) in span.tokens.iter().enumerate() {
                 w[layout.token_ids() + row] = *id;
                 w[layout.positions() + row] = (span.first + i) as u32;

@@ -157,7 +157,7 @@ fn make_batch(d: &Dims, problem: &mut Problem, cached: bool, group: usize, rng: 
                 Some(w) if windowed => (s.first + 1).saturating_sub(w) / d.block,
                 _ => 0,
             };
-            lo..s.len().div_ceil(d.block)
+            lo..s.end().div_ceil(d.block)
         };
         let used: usize = spans.iter().map(|s| held(s).len()).sum();
         let pages = used + 3;
@@ -276,7 +276,7 @@ fn cache_cells(
     let mut cells = vec![f32::NAN; view.pages * view.page_stride];
     for span in &batch.spans {
         let lo = d.window.map_or(0, |w| (span.first + 1).saturating_sub(w));
-        let hi = if appended { span.first } else { span.len() };
+        let hi = if appended { span.first } else { span.end() };
         for p in lo..hi {
             let page = span.table[p / view.block];
             for (kv, head) in (0..2).flat_map(|kv| (0..view.kv_heads).map(move |h| (kv, h))) {

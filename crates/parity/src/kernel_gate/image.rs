@@ -194,7 +194,12 @@ impl Image {
     pub fn trespass(&self, after: &[u8]) -> Option<String> {
         let mut at = 0;
         let end = self.bytes.len();
-        for range in self.writable.iter().cloned().chain([end..end]) {
+        for range in self
+            .writable
+            .iter()
+            .cloned()
+            .chain(std::iter::once(end..end))
+        {
             if at < range.start && self.bytes[at..range.start] != after[at..range.start] {
                 let byte = (at..range.start).find(|i| self.bytes[*i] != after[*i]);
                 return byte.map(|b| self.describe(b));

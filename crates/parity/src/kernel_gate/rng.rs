@@ -21,7 +21,7 @@ impl Rng {
 
     /// Uniform in 0..n.
     pub fn below(&mut self, n: usize) -> usize {
-        ((self.next() >> 32) * n as u64 >> 32) as usize
+        (((self.next() >> 32) * n as u64) >> 32) as usize
     }
 
     pub fn chance(&mut self, one_in: usize) -> bool {
@@ -36,7 +36,7 @@ impl Rng {
     /// Zero mean, unit variance, near enough to normal: a sum of four uniforms.
     pub fn normal(&mut self) -> f32 {
         let bits = self.next();
-        let sum: u64 = (0..4).map(|i| bits >> (16 * i) & 0xffff).sum();
+        let sum: u64 = (0..4).map(|i| (bits >> (16 * i)) & 0xffff).sum();
         (sum as f32 / 65535.0 - 2.0) * 1.732_050_8
     }
 
