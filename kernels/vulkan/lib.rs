@@ -6,7 +6,7 @@
 //! multiplies f32 activations and adds in f32.
 //!
 //! Each kernel is a pair `<layer>/<variant>.{comp,rs}`. `prebuilt/` holds the
-//! SPIR-V that is built into the binary; `cargo xtask-kernels prebuild vulkan`
+//! SPIR-V that is built into the binary; `cargo xtask prebuild vulkan`
 //! rebuilds it. What is fixed when a plan is recorded (offsets, strides) travels
 //! in push constants; what changes from step to step only in the step buffer.
 

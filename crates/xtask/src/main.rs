@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     };
     if (check || hashes) && !changed.is_empty() {
         bail!(
-            "stale in kernels/vulkan/prebuilt: {}; rebuild with `cargo xtask-kernels prebuild vulkan`",
+            "stale in kernels/vulkan/prebuilt: {}; rebuild with `cargo xtask prebuild vulkan`",
             changed.join("; ")
         );
     }

@@ -23,7 +23,7 @@ pub fn stale(tree: &Path) -> Result<Vec<String>> {
 #[cfg(not(feature = "glslang"))]
 pub fn prebuild(_tree: &Path, _check: bool) -> Result<Vec<String>> {
     anyhow::bail!(
-        "this xtask was built without its shader compiler: use `cargo xtask-kernels prebuild vulkan` (needs a C++ compiler; the first build takes some minutes)"
+        "this xtask was built without its shader compiler: use `cargo xtask prebuild vulkan` (needs a C++ compiler; the first build takes some minutes)"
     )
 }
 

@@ -9,7 +9,7 @@ fn vulkan_objects_match_their_sources() {
     let stale = vulkan::stale(&vulkan::tree()).expect("a manifest");
     assert!(
         stale.is_empty(),
-        "stale: {stale:#?}; rebuild with `cargo xtask-kernels prebuild vulkan`"
+        "stale: {stale:#?}; rebuild with `cargo xtask prebuild vulkan`"
     );
 }
 
