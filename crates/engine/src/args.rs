@@ -62,6 +62,7 @@ pub enum Command {
 
 /// Flags that every command takes.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Every command")]
 pub struct GlobalArgs {
     /// Kernel tree to run on; `auto` takes the best device that is not a software one
     #[arg(long, global = true, value_name = "NAME", default_value = runtime::device::AUTO)]
@@ -95,7 +96,7 @@ pub struct GlobalArgs {
     #[arg(short, long, global = true)]
     pub quiet: bool,
 
-    /// Say more; repeat for still more
+    /// Say more about the model and each answer; twice: list the decode plan too
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }

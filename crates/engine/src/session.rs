@@ -123,6 +123,11 @@ fn place_opened(
         start,
     };
     term.detail(placed.summary());
+    if let Some(plan) = placed.program.plan_for(1)
+        && term.verbose > 1
+    {
+        term.note(placed.program.report(plan));
+    }
     Ok(placed)
 }
 
@@ -147,16 +152,17 @@ fn load_tokenizer(
 impl Placed {
     /// Refuses a prompt that leaves no room for an answer, or ids that the model
     /// does not have.
-    pub fn check_prompt(&self, ids: &[u32]) -> Result<(), RuntimeError> {
+    pub fn check_prompt(&self, ids: &[u32]) -> anyhow::Result<()> {
         if ids.is_empty() {
-            return Err(RuntimeError::EmptyPrompt);
+            return Err(RuntimeError::EmptyPrompt.into());
         }
         let context = self.program.limits.context;
         if ids.len() >= context {
             return Err(RuntimeError::PromptTooLong {
                 tokens: ids.len(),
                 context,
-            });
+            }
+            .into());
         }
         check_ids(ids, self.opened.model.vocab_size)
     }
@@ -192,9 +198,9 @@ impl Placed {
     }
 }
 
-pub fn check_ids(ids: &[u32], vocab: usize) -> Result<(), RuntimeError> {
+pub fn check_ids(ids: &[u32], vocab: usize) -> anyhow::Result<()> {
     match ids.iter().find(|id| **id as usize >= vocab) {
-        Some(id) => Err(RuntimeError::TokenRange { id: *id, vocab }),
+        Some(id) => Err(RuntimeError::TokenRange { id: *id, vocab }.into()),
         None => Ok(()),
     }
 }

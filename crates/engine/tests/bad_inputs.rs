@@ -263,7 +263,7 @@ fn more_memory_than_there_is() {
 #[test]
 fn more_memory_than_this_process_may_take() {
     let line = format!(
-        "ulimit -v 600000; exec {} run -q --backend {ORACLE} -m {} -p x --ctx 200000",
+        "ulimit -v 600000; exec {} run -q --threads 1 --backend {ORACLE} -m {} -p x --ctx 200000",
         env!("CARGO_BIN_EXE_engine"),
         ferris().display()
     );

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use formats::{ChatMessage, ChatTemplate};
 use runtime::{Finish, GenerateOptions, Generator};
+use sampling::Sampler;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -126,6 +127,11 @@ fn complete(
         ..GenerateOptions::default()
     };
     let seed = options.sampling.seed;
+    if let Ok(sampler) = Sampler::new(options.sampling.clone()) {
+        context
+            .term
+            .detail(format_args!("sampling: {}", sampler.chain()));
+    }
     let tokenizer = session.tokenizer.clone();
     let has_text = tokenizer.is_some();
     let seq = session.runner.create()?;
