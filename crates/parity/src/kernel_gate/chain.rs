@@ -161,7 +161,11 @@ impl<'r> ChainOracle<'r> {
 }
 
 pub(super) fn bytes_of<T: Copy, const N: usize>(words: &[T], f: fn(T) -> [u8; N]) -> Vec<u8> {
-    words.iter().flat_map(|w| f(*w)).collect()
+    words
+        .iter()
+        .map(|w| f(*w))
+        .collect::<Vec<_>>()
+        .into_flattened()
 }
 
 impl Oracle for ChainOracle<'_> {

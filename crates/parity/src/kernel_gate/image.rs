@@ -235,10 +235,8 @@ impl Image {
         let len = operand.row_len() * 4;
         let rows = 0..case.rows(operand);
         let starts = rows.map(|r| region.start + r * region.stride * 4);
-        starts
-            .flat_map(|at| &after[at..at + len])
-            .copied()
-            .collect()
+        let slices: Vec<&[u8]> = starts.map(|at| &after[at..at + len]).collect();
+        slices.concat()
     }
 }
 

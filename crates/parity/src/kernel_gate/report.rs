@@ -57,8 +57,11 @@ impl KeyReport {
     }
 
     pub(super) fn digest(&mut self, outputs: &[Vec<u8>]) {
-        for byte in outputs.iter().flatten() {
-            self.digest = (self.digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        for word in outputs.iter().flat_map(|o| o.chunks(8)) {
+            let mut bytes = [0; 8];
+            bytes[..word.len()].copy_from_slice(word);
+            let mixed = (self.digest ^ u64::from_le_bytes(bytes)).wrapping_mul(0x0100_0000_01b3);
+            self.digest = mixed ^ (mixed >> 29);
         }
     }
 

@@ -6,15 +6,16 @@ use registry::Scheme;
 /// `values` in a scheme, row-major; `None` if the gate cannot write the scheme.
 pub fn encode(scheme: Scheme, values: &[f32]) -> Option<Vec<u8>> {
     Some(match scheme {
-        Scheme::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Scheme::F16 => (values.iter())
-            .flat_map(|v| f16::from_f32(*v).to_le_bytes())
-            .collect(),
-        Scheme::BF16 => (values.iter())
-            .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
-            .collect(),
+        Scheme::F32 => each(values, f32::to_le_bytes),
+        Scheme::F16 => each(values, |v| f16::from_f32(v).to_le_bytes()),
+        Scheme::BF16 => each(values, |v| bf16::from_f32(v).to_le_bytes()),
         _ => return None,
     })
+}
+
+fn each<const N: usize>(values: &[f32], f: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
+    let numbers: Vec<[u8; N]> = values.iter().map(|v| f(*v)).collect();
+    numbers.into_flattened()
 }
 
 /// The values that `bytes` stand for.
