@@ -32,9 +32,12 @@ pub enum PlanError {
     #[error(transparent)]
     Graph(#[from] GraphError),
     #[error("at '{node}': {source}")]
-    Kernel { node: String, source: RegistryError },
+    Kernel {
+        node: String,
+        source: Box<RegistryError>,
+    },
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(Box<RegistryError>),
     #[error("tensor '{tensor}' is stored as {scheme}, which no kernel tree describes")]
     UnknownScheme { tensor: String, scheme: String },
     #[error("KV scheme '{wanted}' is not offered by {backend}; use one of {offered}")]
@@ -49,6 +52,12 @@ pub enum PlanError {
     TooLarge { what: &'static str, detail: String },
     #[error("limits: {0}")]
     Limits(String),
+}
+
+impl From<RegistryError> for PlanError {
+    fn from(e: RegistryError) -> Self {
+        PlanError::Registry(Box::new(e))
+    }
 }
 
 /// How much one step and one cache may hold.

@@ -109,7 +109,7 @@ impl fmt::Display for PlanReport {
                 s.bytes,
                 s.flops,
                 s.act,
-                format!("{:?}", s.why).to_lowercase(),
+                s.why.to_string(),
                 s.nodes.join(" + ")
             )?;
             writeln!(

@@ -93,7 +93,7 @@ impl Context<'_> {
         let name = || self.graph.node(id).name.clone();
         let lift = |source| PlanError::Kernel {
             node: name(),
-            source,
+            source: Box::new(source),
         };
         let (found, tried) = self.registry.candidates(&request).map_err(lift)?;
         if found.is_empty() {

@@ -455,7 +455,7 @@ fn plans_are_data() {
     }
     let text = p.report(&p.plans[0]).to_string();
     assert!(
-        text.contains("t/linear/f32/plain") && text.contains("onlyone"),
+        text.contains("t/linear/f32/plain") && text.contains("only one"),
         "{text}"
     );
 }

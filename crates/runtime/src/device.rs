@@ -63,13 +63,17 @@ pub fn auto_candidates(
     (found, notes)
 }
 
+/// Turns down a candidate (too little memory, no kernel), with a reason.
+pub type Fits<'a> =
+    &'a mut dyn FnMut(&'static Backend, &Arc<dyn Device>) -> Result<(), RuntimeError>;
+
 /// Opens the backend of that name, or the best that `auto` finds. `fits` may
 /// turn down a candidate of `auto` (too little memory), with a reason.
 pub fn choose(
     registry: &Registry,
     name: &str,
     options: &OpenOptions,
-    fits: &mut dyn FnMut(&'static Backend, &Arc<dyn Device>) -> Result<(), RuntimeError>,
+    fits: Fits<'_>,
 ) -> Result<Chosen, RuntimeError> {
     if name != AUTO {
         let backend = registry.backend(name)?;

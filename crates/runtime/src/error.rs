@@ -56,6 +56,8 @@ pub enum RuntimeError {
         max_rows: usize,
         max_spans: usize,
     },
+    #[error("a step cannot run: {0}")]
+    BadStep(String),
     #[error("tensor '{tensor}': {reason}")]
     Weight { tensor: String, reason: String },
 }

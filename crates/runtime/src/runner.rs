@@ -73,6 +73,25 @@ pub struct Runner {
     bytes: Vec<u8>,
 }
 
+/// What no plan's size could make right.
+fn check_spans(spans: &[Span<'_>]) -> Result<(), RuntimeError> {
+    if spans.iter().all(|s| s.tokens.is_empty()) {
+        return Err(RuntimeError::BadStep("it has no tokens".into()));
+    }
+    for (i, s) in spans.iter().enumerate() {
+        if s.outputs > s.tokens.len() {
+            let (outputs, tokens) = (s.outputs, s.tokens.len());
+            let reason = format!("{outputs} outputs were asked for of {tokens} tokens");
+            return Err(RuntimeError::BadStep(reason));
+        }
+        if spans[..i].iter().any(|other| other.seq == s.seq) {
+            let reason = format!("{:?} appears twice: give its tokens in one span", s.seq);
+            return Err(RuntimeError::BadStep(reason));
+        }
+    }
+    Ok(())
+}
+
 impl Runner {
     /// Loads weights and allocates caches and activations.
     pub fn load(
@@ -162,6 +181,7 @@ impl Runner {
     /// Runs one ragged batch: appends each span's tokens to its sequence and
     /// computes the outputs asked for.
     pub fn forward(&mut self, spans: &[Span<'_>], want: Want) -> Result<Forward<'_>, RuntimeError> {
+        check_spans(spans)?;
         let rows: usize = spans.iter().map(|s| s.tokens.len()).sum();
         let outputs: usize = spans.iter().map(|s| s.outputs).sum();
         let index = self
