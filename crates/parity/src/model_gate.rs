@@ -9,14 +9,16 @@ mod ring3;
 mod script;
 mod verify;
 
-pub use fault::{Fault, break_kernel};
+pub use fault::{Fault, break_composites, break_kernel};
 pub use golden::{Golden, GoldenPrompt};
 pub use ring1::{Feed, PromptReport, RING1_TOLERANCE, Ring1Report, ring1};
 pub use ring3::{
     Bounds, ORACLE, act_cost_bound, acts_key, compare, compare_traces, f32_acts,
     first_unrepeatable, fit, load_candidate, load_on, load_oracle, matrix,
 };
-pub use script::{Action, Player, RowId, Script, Trace, play, pseudo_random_ids, text_ids};
+pub use script::{
+    Action, Player, RowId, Script, StepRows, Trace, play, pseudo_random_ids, text_ids,
+};
 pub use verify::{VERIFY_TEXT, VerifyOptions, verify};
 
 use runtime::RuntimeError;
@@ -26,11 +28,11 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum GateError {
     #[error(transparent)]
-    Runtime(#[from] RuntimeError),
+    Runtime(Box<RuntimeError>),
     #[error(transparent)]
     Registry(#[from] registry::RegistryError),
     #[error(transparent)]
-    Format(#[from] formats::Error),
+    Format(Box<formats::Error>),
     #[error("{}: golden tensor '{tensor}' {problem}: make the file anew with fixtures/generate.py", path.display())]
     Golden {
         path: PathBuf,
@@ -41,4 +43,16 @@ pub enum GateError {
     Script { script: String, reason: String },
     #[error("nothing was compared: {0}")]
     Empty(String),
+}
+
+impl From<RuntimeError> for GateError {
+    fn from(e: RuntimeError) -> Self {
+        GateError::Runtime(Box::new(e))
+    }
+}
+
+impl From<formats::Error> for GateError {
+    fn from(e: formats::Error) -> Self {
+        GateError::Format(Box::new(e))
+    }
 }

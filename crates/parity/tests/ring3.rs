@@ -9,9 +9,9 @@ use hal::vulkan::{VulkanDevice, VulkanOptions};
 use kernels as _;
 use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{
-    Bounds, Fault, GateError, ORACLE, Script, Trace, act_cost_bound, acts_key, break_kernel,
-    compare_traces, f32_acts, first_unrepeatable, load_candidate, load_on, load_oracle, matrix,
-    pseudo_random_ids, text_ids,
+    Bounds, Fault, GateError, ORACLE, Script, Trace, VerifyOptions, act_cost_bound, acts_key,
+    break_composites, break_kernel, compare_traces, f32_acts, first_unrepeatable, load_candidate,
+    load_on, load_oracle, matrix, pseudo_random_ids, text_ids, verify,
 };
 use parity::stats::{Summary, Tally};
 use planner::{ActMap, Program};
@@ -20,6 +20,7 @@ use runtime::{LoadOptions, Opened, Runner};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 fn registry() -> &'static Registry {
     static REGISTRY: OnceLock<Registry> = OnceLock::new();
@@ -79,18 +80,15 @@ fn require(what: &str, bounds: &Bounds, tally: &Tally) -> Summary {
 fn gate_ferris(what: &str, candidate: &mut Runner, scripts: &[Script]) -> usize {
     let program = candidate.program().clone();
     let oracle = oracle_traces(&program, program.acts(), scripts);
+    let bounds = Bounds::of(&program.acts());
     let mut all = Tally::default();
     for (script, want) in scripts.iter().zip(&oracle) {
         let have = Trace::record(candidate, script).expect("the candidate's logits");
         let tally = compare_traces(want, &have);
-        require(
-            &format!("{what}, {}", script.name),
-            &Bounds::default(),
-            &tally,
-        );
+        require(&format!("{what}, {}", script.name), &bounds, &tally);
         all.extend(&tally);
     }
-    require(what, &Bounds::default(), &all);
+    require(what, &bounds, &all);
     all.rows().len()
 }
 
@@ -221,7 +219,7 @@ fn gate_random(dir: &Path, registry: &Registry, all: &[LoadOptions]) -> Result<S
             let have = Trace::record(&mut candidate, script).map_err(fail)?;
             let tally = compare_traces(want, &have);
             let s = tally.summary().ok_or("nothing compared")?;
-            if !Bounds::default().hold(&s) {
+            if !Bounds::of(&program.acts()).hold(&s) {
                 return Err(format!("fusion {}, {}: {s}", options.fusion, script.name));
             }
             sum.extend(&tally);
@@ -371,4 +369,49 @@ fn the_cost_of_an_activation_format_is_measured() {
         cost.mean_kl > 1e-9 && cost.mean_kl <= act_cost_bound(&acts),
         "{cost}"
     );
+}
+
+/// What `engine verify` runs.
+#[test]
+fn verification_passes_and_fails_as_it_should() {
+    let how = VerifyOptions {
+        limit: Duration::from_secs(60),
+        positions: 300,
+        ..VerifyOptions::default()
+    };
+    let opened = ferris_opened();
+    let run = |registry: &Registry, backend: &str, opened: &Opened, how: &VerifyOptions| {
+        let mut lines = String::new();
+        let out = &mut |line: &str| lines.push_str(&format!("{line}\n"));
+        let passed = verify(opened, registry, &options(backend, true), how, out);
+        println!("{lines}");
+        (passed.expect("a verdict"), lines)
+    };
+    let (passed, lines) = run(registry(), "cpu_simd", opened, &how);
+    assert!(passed);
+    for part in [
+        "every row bucket",
+        "ragged batch",
+        "forked",
+        "reading 1",
+        "same bits",
+    ] {
+        assert!(lines.contains(part), "{part}");
+    }
+    // No time at all: one round still runs, and the rest is owned up to.
+    let hurried = VerifyOptions {
+        limit: Duration::ZERO,
+        ..how.clone()
+    };
+    let small = Opened::open(&model("llama-plain-f32")).expect("a model");
+    let (passed, lines) = run(registry(), "cpu_simd", &small, &hurried);
+    assert!(passed && lines.contains("left out"));
+    let broken = break_kernel("cpu_simd", OpKind::Linear, Fault::Scale(1.02)).expect("a kernel");
+    let (passed, lines) = run(&broken, "cpu_simd", &small, &how);
+    assert!(!passed && lines.contains("FAIL"));
+    let broken = break_composites("cpu_simd", Fault::Scale(1.02)).expect("a composite");
+    let (passed, lines) = run(&broken, "cpu_simd", &small, &how);
+    assert!(!passed && lines.contains("use --no-fusion"));
+    // The oracle cannot vouch for itself.
+    assert!(!run(registry(), ORACLE, &small, &how).0);
 }

@@ -35,14 +35,33 @@ pub enum Fault {
     Drift,
 }
 
-/// Every registered kernel, those of `backend` that compute `op` broken.
+/// Every registered kernel, those of `backend` that compute `op` (alone or among
+/// others) broken. Error: there is none.
 pub fn break_kernel(backend: &str, op: OpKind, fault: Fault) -> Result<Registry, GateError> {
-    let mut hit = 0;
+    let what = format!("{backend} kernel for {op}");
+    break_where(&what, fault, |spec| {
+        spec.backend == backend && spec.pattern.ops.iter().any(|o| o.kind == op)
+    })
+}
+
+/// The same with every composite of `backend` broken and every primitive whole.
+pub fn break_composites(backend: &str, fault: Fault) -> Result<Registry, GateError> {
+    let what = format!("{backend} composite");
+    break_where(&what, fault, |spec| {
+        spec.backend == backend && spec.pattern.ops.len() > 1
+    })
+}
+
+fn break_where(
+    what: &str,
+    fault: Fault,
+    hit: impl Fn(&KernelSpec) -> bool,
+) -> Result<Registry, GateError> {
+    let mut hits = 0;
     let all: Vec<Registration> = registry::inventory::iter::<Registration>()
         .map(|r| {
-            let spec = r.kernel.spec();
-            let broken = spec.backend == backend && spec.pattern.ops.iter().any(|o| o.kind == op);
-            hit += usize::from(broken);
+            let broken = hit(r.kernel.spec());
+            hits += usize::from(broken);
             let kernel: &'static dyn Kernel = match broken {
                 // The registry wants kernels that live as long as the program; a
                 // gate's test makes a handful.
@@ -58,10 +77,8 @@ pub fn break_kernel(backend: &str, op: OpKind, fault: Fault) -> Result<Registry,
             }
         })
         .collect();
-    if hit == 0 {
-        return Err(GateError::Empty(format!(
-            "{backend} has no kernel for {op} to break"
-        )));
+    if hits == 0 {
+        return Err(GateError::Empty(format!("there is no {what} to break")));
     }
     Ok(Registry::from_registrations(&all)?)
 }

@@ -184,6 +184,9 @@ pub struct RowId {
     pub position: usize,
 }
 
+/// The rows of a step and their logits, one after another.
+pub type StepRows<'p, 'r> = (&'p [RowId], &'r [f32]);
+
 /// Runs a script's actions on a runner.
 pub struct Player<'s> {
     script: &'s Script,
@@ -215,7 +218,7 @@ impl<'s> Player<'s> {
     pub fn step<'r>(
         &mut self,
         runner: &'r mut Runner,
-    ) -> Result<Option<(&[RowId], &'r [f32])>, GateError> {
+    ) -> Result<Option<StepRows<'_, 'r>>, GateError> {
         let Some(action) = self.script.actions.get(self.next) else {
             return Ok(None);
         };

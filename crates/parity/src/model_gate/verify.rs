@@ -154,7 +154,10 @@ pub fn verify(
             "repeated, not replayed", row.position, row.slot
         ),
     });
-    if acts.values().any(|a| *a != Act::F32) && pace.estimate(&rounds[0]) * 2 < how.limit {
+    if !passed && program_is_fused(&program) {
+        drop(candidate);
+        without_fusion(opened, registry, &options, how, &rounds[0], out)?;
+    } else if acts.values().any(|a| *a != Act::F32) && pace.estimate(&rounds[0]) * 2 < how.limit {
         drop(candidate);
         cost(opened, registry, &program, &mut oracle, &rounds[0], out)?;
     }
@@ -199,6 +202,36 @@ fn cost(
             "cost of the activations",
             act_cost_bound(&acts)
         ));
+    }
+    Ok(())
+}
+
+fn program_is_fused(program: &planner::Program) -> bool {
+    let steps = program.plans.iter().flat_map(|p| &p.steps);
+    steps.into_iter().any(|s| s.nodes.len() > 1)
+}
+
+/// After a failure: whether the composites are to blame, and what to do if so.
+fn without_fusion(
+    opened: &Opened,
+    registry: &Registry,
+    options: &LoadOptions,
+    how: &VerifyOptions,
+    script: &Script,
+    out: &mut dyn FnMut(&str),
+) -> Result<(), GateError> {
+    let mut options = options.clone();
+    options.fusion = false;
+    let mut candidate = opened.load(registry, &options, &mut |_, _| {})?.runner;
+    let program = candidate.program().clone();
+    let mut oracle = load_oracle(opened, registry, &program, program.acts())?;
+    let tally = super::compare(&mut oracle, &mut candidate, script)?;
+    if let Some(s) = tally.summary() {
+        let ok = how.bounds.hold(&s);
+        out(&format!("{:24} {s}  {}", "without fusion", verdict(ok)));
+        if ok {
+            out("a fused kernel is at fault: use --no-fusion on this device");
+        }
     }
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! Where the fixture models lie.
 
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 
 pub fn fixtures() -> PathBuf {
