@@ -13,21 +13,30 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a_body, a_tail) = a.as_chunks::<LANES>();
     let (b_body, b_tail) = b.as_chunks::<LANES>();
     for (x, y) in a_body.iter().zip(b_body) {
-        for i in 0..LANES {
-            acc[i] += x[i] * y[i];
-        }
+        acc = multiply_add(acc, x, y);
     }
-    for (i, (x, y)) in a_tail.iter().zip(b_tail).enumerate() {
-        acc[i] += x * y;
+    if !a_tail.is_empty() {
+        // Indexing the lanes by a run-time number would keep them in memory.
+        acc = multiply_add(acc, &padded(a_tail), &padded(b_tail));
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            acc[i] += acc[i + width];
-        }
-        width /= 2;
+    let acc: [f32; 8] = std::array::from_fn(|i| acc[i] + acc[i + 8]);
+    let acc: [f32; 4] = std::array::from_fn(|i| acc[i] + acc[i + 4]);
+    (acc[0] + acc[2]) + (acc[1] + acc[3])
+}
+
+#[inline]
+fn multiply_add(mut acc: [f32; LANES], x: &[f32; LANES], y: &[f32; LANES]) -> [f32; LANES] {
+    for i in 0..LANES {
+        acc[i] += x[i] * y[i];
     }
-    acc[0]
+    acc
+}
+
+#[inline]
+fn padded(tail: &[f32]) -> [f32; LANES] {
+    let mut lanes = [0f32; LANES];
+    lanes[..tail.len()].copy_from_slice(tail);
+    lanes
 }
 
 /// Σ xᵢ² in f64, in the same lanes.
