@@ -247,18 +247,22 @@ fn gate(pattern: Pattern, quant: &'static [&'static str], act: Act, fault: Fault
         },
         fault,
     };
+    kernel.spec.pattern.check().expect("a sound pattern");
+    gate_one(&kernel)
+}
+
+fn gate_one(kernel: &dyn Kernel) -> KeyReport {
     static DEVICE: OnceLock<Arc<dyn Device>> = OnceLock::new();
     let device = DEVICE.get_or_init(|| {
         let oracle = registry().backend(ORACLE).expect("the oracle is linked");
         oracle.open_device(&Default::default()).expect("a CPU")
     });
-    kernel.spec.pattern.check().expect("a sound pattern");
     let oracle = ChainOracle::open(registry()).expect("a CPU");
     let options = Options {
         quick: true,
         ..Options::default()
     };
-    let reports = gate_kernel(&kernel, device.as_ref(), &options, &oracle).expect("the gate runs");
+    let reports = gate_kernel(kernel, device.as_ref(), &options, &oracle).expect("the gate runs");
     reports.into_iter().next().expect("one layout")
 }
 
@@ -457,6 +461,106 @@ fn every_planted_defect_is_caught() {
         assert!(!report.passed(), "{layer} with {fault:?} passed: {text}");
         assert!(text.contains(says), "{layer} with {fault:?}: {text}");
         println!("{text}");
+    }
+}
+
+/// Whether to declare the access of that number.
+type Keep = fn(usize) -> bool;
+
+/// An add that forgets some of its declarations.
+struct Silent {
+    spec: KernelSpec,
+    /// Which of the accesses `Binds` implies it declares.
+    keep: Keep,
+}
+
+impl Kernel for Silent {
+    fn spec(&self) -> &KernelSpec {
+        &self.spec
+    }
+
+    fn fits(&self, _: &Problem) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn prepare(&self, p: &Problem, _: &dyn Device) -> Result<Box<dyn Prepared>, KernelError> {
+        Ok(Box::new(SilentPrepared(p.outputs[0].rows, self.keep)))
+    }
+}
+
+struct SilentPrepared(registry::RowsFrom, Keep);
+
+impl Prepared for SilentPrepared {
+    fn record(&self, recorder: &mut dyn Recorder, binds: &Binds) -> Result<(), KernelError> {
+        let all = binds.accesses().into_iter().enumerate();
+        let kept: Vec<Access> = all.filter(|(i, _)| (self.1)(*i)).map(|(_, a)| a).collect();
+        let recorder: &mut CpuRecorder = recorder
+            .as_any_mut()
+            .downcast_mut()
+            .expect("a CPU recorder");
+        let mut slice = |t: &TensorRef| -> Result<(CpuSlice<f32>, usize), KernelError> {
+            let words = t.bytes as usize / 4;
+            Ok((recorder.slice(&t.buffer, t.offset, words)?, t.row_stride()))
+        };
+        let (a, b, y) = (
+            slice(&binds.inputs[0])?,
+            slice(&binds.inputs[1])?,
+            slice(&binds.outputs[0])?,
+        );
+        let step: CpuSlice<u32> = recorder.slice(&binds.step.buffer, binds.step.offset, 16)?;
+        let len: usize = binds.outputs[0].shape[1..].iter().product();
+        let from = self.0;
+        recorder.task("silent", &kept, move |ctx| {
+            // SAFETY: nothing else runs in this recording, declared or not.
+            let (step, xs, zs) = unsafe { (step.get(), a.0.get(), b.0.get()) };
+            let rows = match from {
+                registry::RowsFrom::Logits => step[StepLayout::LOGIT_ROWS],
+                _ => step[StepLayout::ROWS],
+            } as usize;
+            for r in ctx.share(rows) {
+                for i in 0..len {
+                    // SAFETY: this thread's own row.
+                    let y = unsafe { y.0.get_mut(r * y.1 + i, 1) };
+                    y[0] = xs[r * a.1 + i] + zs[r * b.1 + i];
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+#[test]
+fn undeclared_accesses_are_caught() {
+    let text = |keep: Keep| {
+        let kernel = Silent {
+            spec: KernelSpec {
+                backend: "planted",
+                pattern: &Pattern::ADD,
+                quant: &["f32"],
+                variant: "silent",
+                act: Act::F32,
+                rank: 0,
+                layouts: &[],
+                tolerance: 1e-5,
+            },
+            keep,
+        };
+        let report = gate_one(&kernel);
+        assert_eq!(report.passed(), report.failed == 0);
+        (report.passed(), report.to_string())
+    };
+    let (sound, all) = text(|_| true);
+    assert!(sound, "{all}");
+    // Accesses are those of input 0, input 1, the step, output 0.
+    let missing: [(Keep, &str); 4] = [
+        (|i| i != 0, "reads byte 0 of input 0"),
+        (|i| i != 1, "reads byte 0 of input 1"),
+        (|i| i != 2, "of the step buffer"),
+        (|i| i != 3, "writes byte 0 of output 0"),
+    ];
+    for (keep, says) in missing {
+        let (sound, report) = text(keep);
+        assert!(!sound && report.contains(says), "{says}: {report}");
     }
 }
 

@@ -4,8 +4,8 @@ use super::case::Case;
 use super::chain::OpValue;
 use super::compare;
 use super::image::Image;
-use hal::{Device, Recording};
-use registry::{Kernel, OperandRole, Problem, RowsFrom};
+use hal::{Buffer, Device, HalError, Recording};
+use registry::{Binds, Kernel, OperandRole, Prepared, Problem, RowsFrom, TensorRef};
 
 pub struct Outcome {
     /// Largest error over tolerance of all outputs.
@@ -15,6 +15,7 @@ pub struct Outcome {
 }
 
 /// Runs the case `repeats` times and once with its spans reversed, and compares.
+/// `declarations` also asks whether the kernel declares what it reads and writes.
 pub fn run(
     kernel: &dyn Kernel,
     problem: &Problem,
@@ -22,6 +23,7 @@ pub fn run(
     case: &Case,
     want: &[OpValue],
     repeats: usize,
+    declarations: bool,
 ) -> Result<Outcome, String> {
     let say = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
     let prepared = kernel
@@ -32,9 +34,13 @@ pub fn run(
     let arena = device
         .alloc(image.bytes.len() as u64, "kernel gate")
         .map_err(|e| say("alloc", &e))?;
+    let binds = image.binds(problem, &arena);
+    if declarations {
+        undeclared(prepared.as_ref(), device, &arena, &binds)?;
+    }
     let mut recorder = device.recorder("gate").map_err(|e| say("recorder", &e))?;
     prepared
-        .record(recorder.as_mut(), &image.binds(problem, &arena))
+        .record(recorder.as_mut(), &binds)
         .map_err(|e| say("record", &e))?;
     let recording = recorder.finish().map_err(|e| say("finish", &e))?;
 
@@ -89,4 +95,65 @@ pub fn run(
         }
     }
     Ok(Outcome { worst, bits })
+}
+
+/// Puts a copy into each end of each input before the kernel, and one out of each
+/// end of each output behind it: a barrier must stand between. Kernels of several
+/// commands have barriers of their own and are left alone.
+fn undeclared(
+    prepared: &dyn Prepared,
+    device: &dyn Device,
+    arena: &Buffer,
+    binds: &Binds,
+) -> Result<(), String> {
+    let say = |e: HalError| format!("declarations: {e}");
+    let scratch = device.alloc(256, "declarations").map_err(say)?;
+    let record = |before: Option<u64>, after: Option<u64>| {
+        let mut recorder = device.recorder("declarations").map_err(say)?;
+        if let Some(at) = before {
+            recorder.copy(&scratch, 0, arena, at, 4).map_err(say)?;
+        }
+        prepared
+            .record(recorder.as_mut(), binds)
+            .map_err(|e| format!("record: {e}"))?;
+        if let Some(at) = after {
+            recorder.copy(arena, at, &scratch, 0, 4).map_err(say)?;
+        }
+        Ok::<_, String>(recorder.finish().map_err(say)?.stats())
+    };
+    if record(None, None)?.commands != 1 {
+        return Ok(());
+    }
+    let ends = |t: &TensorRef| [t.offset, t.offset + (t.bytes.max(4) - 4) / 4 * 4];
+    let read = binds.inputs.iter().chain([&binds.step]).enumerate();
+    for (i, t) in read.filter(|(_, t)| t.bytes > 0) {
+        for at in ends(t) {
+            if record(Some(at), None)?.barriers == 0 {
+                let byte = at - t.offset;
+                let what = match binds.inputs.get(i) {
+                    Some(_) => format!("input {i}"),
+                    None => "the step buffer".into(),
+                };
+                return Err(format!(
+                    "does not declare that it reads byte {byte} of {what}"
+                ));
+            }
+        }
+    }
+    for (i, t) in binds
+        .outputs
+        .iter()
+        .enumerate()
+        .filter(|(_, t)| t.bytes > 0)
+    {
+        for at in ends(t) {
+            if record(None, Some(at))?.barriers == 0 {
+                let byte = at - t.offset;
+                return Err(format!(
+                    "does not declare that it writes byte {byte} of output {i}"
+                ));
+            }
+        }
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@
 //! values and zeros. Each case runs three times and must give the same bits, then
 //! once with its spans in reverse order, when every row must again have the same
 //! bits. Outputs are poisoned before each run and everything else in memory must
-//! be as it was.
+//! be as it was. What a kernel reads and writes must be declared to the recorder.
 //!
 //! A key passes when at least one case fitted and no case failed, or when the
 //! device lacks a feature that all of its cases need.
@@ -157,7 +157,8 @@ pub fn gate_kernel(
             }
             let want = want.as_deref().unwrap_or_default();
             report.cases += 1;
-            let ran = exec::run(kernel, &problem, device, &case, want, REPEATS);
+            let first = report.cases == 1;
+            let ran = exec::run(kernel, &problem, device, &case, want, REPEATS, first);
             match ran {
                 Ok(outcome) => {
                     report.worst = report.worst.max(outcome.worst);
