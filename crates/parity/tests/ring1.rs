@@ -27,8 +27,12 @@ fn registry() -> Registry {
 }
 
 fn check(dir: &Path, registry: &Registry, feeds: &[Feed]) -> Ring1Report {
+    check_on(ORACLE, dir, registry, feeds)
+}
+
+fn check_on(backend: &str, dir: &Path, registry: &Registry, feeds: &[Feed]) -> Ring1Report {
     let golden = dir.join("golden.safetensors");
-    ring1(dir, &golden, registry, ORACLE, feeds)
+    ring1(dir, &golden, registry, backend, feeds)
         .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
 }
 
@@ -51,6 +55,17 @@ fn every_random_model_matches_transformers() {
     for family in ["llama", "mistral", "qwen2", "qwen3"] {
         let found = families.get(family).copied().unwrap_or(0);
         assert!(found >= 3, "{family}: {found} models");
+    }
+}
+
+/// A fast tree has its own gate, the oracle; where it computes in f32 it keeps to
+/// this one too.
+#[test]
+fn cpu_simd_in_f32_matches_transformers_as_well() {
+    let registry = registry();
+    for dir in random_models() {
+        let report = check_on("cpu_simd", &dir, &registry, &FEEDS);
+        assert!(report.passed(), "{}: {report:?}", name(&dir));
     }
 }
 

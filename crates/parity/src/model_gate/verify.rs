@@ -41,6 +41,10 @@ longer to set than the recipe says.
 /// Prompt tokens of one chunk: enough for the largest row bucket.
 const CHUNK: usize = 72;
 
+/// Positions that are compared whatever the limit: those of the first script before
+/// its long step.
+const LEAST: usize = 24;
+
 /// How [`verify`] runs.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
@@ -67,7 +71,7 @@ impl Default for VerifyOptions {
 /// The model reads a built-in text (pseudo-random ids if it has no tokenizer), in
 /// rounds that go through every row bucket, chunked and whole, alone and in a ragged
 /// batch, on a fresh cache and on a forked one; rounds are added until the time is
-/// used up. Fewer positions than one round are too few to pass.
+/// used up. What is left out is said. The first steps run however long they take.
 pub fn verify(
     opened: &Opened,
     registry: &Registry,
@@ -115,13 +119,19 @@ pub fn verify(
     let mut left_out = 0;
     for (i, script) in rounds.iter().enumerate() {
         let elapsed = start.elapsed();
-        // The first round always runs; the rest of the limit is for the checks below.
+        // The first round always begins; the rest of the limit is for the checks below.
         let budget = how.limit.mul_f64(0.8).saturating_sub(elapsed);
         if i > 0 && pace.estimate(script) > budget {
             left_out += 1;
             continue;
         }
-        let tally = paced(&mut oracle, &mut candidate, script, &mut pace)?;
+        let (tally, cut) = paced(&mut oracle, &mut candidate, script, &mut pace, budget)?;
+        if let Some(rows) = cut {
+            out(&format!(
+                "{:24} ends before its step of {rows} tokens, for which the time is too short",
+                script.name
+            ));
+        }
         if let Some(s) = tally.summary() {
             let ok = how.bounds.hold(&s);
             passed &= ok;
@@ -260,23 +270,35 @@ impl Pace {
     }
 
     fn estimate(&self, script: &Script) -> Duration {
-        let rows: usize = script.steps().map(|n| n.max(Self::FLOOR)).sum();
+        self.estimate_rows(script.steps().map(|n| n.max(Self::FLOOR)).sum())
+    }
+
+    fn estimate_rows(&self, rows: usize) -> Duration {
         Duration::from_secs_f64((rows as f64 * self.seconds_per_token()).min(1e9))
     }
 }
 
-/// As [`super::compare`], with a clock on every step.
+/// As [`super::compare`], with a clock on every step. Beyond the first
+/// [`LEAST`] positions, ends before a step that the budget has no time for, and
+/// says how large it would have been.
 fn paced(
     oracle: &mut Runner,
     candidate: &mut Runner,
     script: &Script,
     pace: &mut Pace,
-) -> Result<Tally, GateError> {
+    budget: Duration,
+) -> Result<(Tally, Option<usize>), GateError> {
+    let start = Instant::now();
     let mut tally = Tally::default();
+    let mut cut = None;
     let (mut a, mut b) = (Player::new(script), Player::new(script));
-    loop {
-        let rows = a.next_rows().unwrap_or(0);
+    while let Some(rows) = a.next_rows() {
         let begun = Instant::now();
+        let left = budget.saturating_sub(start.elapsed());
+        if rows > 0 && tally.rows().len() >= LEAST && pace.estimate_rows(rows) > left {
+            cut = Some(rows);
+            break;
+        }
         let Some(want) = a.step(oracle)? else { break };
         let Some(have) = b.step(candidate)? else {
             break;
@@ -288,7 +310,7 @@ fn paced(
     }
     a.finish(oracle)?;
     b.finish(candidate)?;
-    Ok(tally)
+    Ok((tally, cut))
 }
 
 /// Scripts in the order of what they tell: first one that goes through every row
@@ -301,11 +323,11 @@ fn rounds(ids: &mut Vec<u32>, context: usize, positions: usize) -> Vec<Script> {
         ids.rotate_left(shift);
         out
     };
-    let first = Script::chunked(&[take(ids, 24 + CHUNK)], &[1, 2, 20, 1, CHUNK]);
+    let first = Script::chunked(&[take(ids, LEAST + CHUNK)], &[1, 2, 20, 1, CHUNK]);
     let streams = [take(ids, 40), take(ids, 9), take(ids, 25)];
     let batch = Script::batched(&streams, &[17, 1, 5]);
     let stream = take(ids, 48);
-    let at = stream.len() / 2;
+    let at = (stream.len() / 2).max(1);
     let prefix = Script::prefix_hit(&stream, at, &take(ids, 8), usize::MAX);
     let mut all = vec![first, batch, prefix];
     let mut sum: usize = all.iter().map(Script::positions).sum();
