@@ -10,6 +10,9 @@
 //! rebuilds it. What is fixed when a plan is recorded (offsets, strides) travels
 //! in push constants; what changes from step to step only in the step buffer.
 
+// Folders, and so modules, carry their layer's name: ops joined by `__`.
+#![allow(non_snake_case)]
+
 mod common {
     pub mod args;
     pub mod cache;
@@ -19,6 +22,9 @@ mod common {
 
 mod add {
     mod plain;
+}
+mod add__rms_norm {
+    mod fused;
 }
 mod argmax {
     mod plain;
@@ -38,6 +44,9 @@ mod kv_append {
 mod linear {
     mod gemv;
     mod tiled;
+}
+mod linear__linear__silu_mul {
+    mod gemv;
 }
 mod rms_norm {
     mod plain;

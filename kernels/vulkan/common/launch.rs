@@ -84,7 +84,7 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// A primitive in f32 activations.
+    /// A kernel in f32 activations.
     pub const fn new(
         pattern: &'static Pattern,
         quant: &'static [&'static str],
@@ -198,7 +198,7 @@ impl Prepared for PlainPrepared {
     }
 }
 
-/// A primitive being recorded: its problem and where its operands lie.
+/// A kernel being recorded: its problem and where its operands lie.
 pub struct Step<'a> {
     pub problem: &'a Problem,
     pub binds: &'a Binds,
@@ -224,20 +224,24 @@ impl<'a> Step<'a> {
         Args::new(self.key, self.limits().storage_alignment)
     }
 
-    fn index(&self, i: usize) -> Result<usize> {
-        let found = self.problem.input(0, i).map(|(n, _)| n);
-        found.ok_or_else(|| self.refuse(format!("input {i} is missing from the problem")))
+    /// Where input `i` of op `op` lies.
+    pub fn operand(&self, op: usize, i: usize) -> Result<&'a TensorRef> {
+        match self.problem.input(op, i) {
+            Some((n, _)) => Ok(&self.binds.inputs[n]),
+            None => Err(self.refuse(format!("input {i} of op {op} is missing from the problem"))),
+        }
     }
 
-    /// Where input `i` of the op lies.
+    /// Where input `i` of a primitive lies.
     pub fn input(&self, i: usize) -> Result<&'a TensorRef> {
-        Ok(&self.binds.inputs[self.index(i)?])
+        self.operand(0, i)
     }
 
     pub fn has_input(&self, i: usize) -> bool {
         self.problem.input(0, i).is_some()
     }
 
+    /// The first output.
     pub fn output(&self) -> &'a TensorRef {
         &self.binds.outputs[0]
     }

@@ -1,0 +1,56 @@
+//! op: add+rms_norm. See `fused.comp`.
+
+use crate::common::launch::{Plain, Result, Step, shader};
+use graph::{Op, OpKind};
+use registry::{Pattern, PatternOp, Problem, Src};
+
+static PATTERN: Pattern = Pattern {
+    ops: &[
+        PatternOp {
+            kind: OpKind::Add,
+            inputs: &[],
+        },
+        PatternOp {
+            kind: OpKind::RmsNorm,
+            inputs: &[Src::Op(0)],
+        },
+    ],
+    outputs: &[0, 1],
+};
+
+fn fits(problem: &Problem) -> std::result::Result<(), String> {
+    let len = problem.outputs[0].row_len();
+    match problem.input(1, 1) {
+        Some((_, w)) if w.shape == [len] => Ok(()),
+        _ => Err("the norm must span whole rows".into()),
+    }
+}
+
+fn record(step: &mut Step<'_>) -> Result<()> {
+    let Op::RmsNorm { eps, weight_offset } = step.problem.ops[1].op else {
+        return Err(step.refuse("not an rms_norm"));
+    };
+    let mut args = step.args();
+    let a = args.rows(step.operand(0, 0)?)?;
+    let b = args.rows(step.operand(0, 1)?)?;
+    let w = args.words(step.operand(1, 1)?)? as usize;
+    let h = args.rows(&step.binds.outputs[0])?;
+    let y = args.rows(&step.binds.outputs[1])?;
+    let meta = args.step(&step.binds.step)?;
+    args.count(meta, step.problem.outputs[0].rows)?;
+    args.u32s(&[step.row_len(), a.0, a.1, b.0, b.1, w, h.0, h.1, y.0, y.1])?;
+    args.f32(eps);
+    args.f32(weight_offset);
+    step.dispatch(&args, [1, step.max_rows(), 1])
+}
+
+const fn fused() -> Plain {
+    let shader = shader!("add__rms_norm.fused", 6, 13);
+    let mut plain = Plain::new(&PATTERN, &["f32"], "fused", shader, record)
+        .with_constants(|problem, gpu| Ok(gpu.reduce(problem.outputs[0].row_len())));
+    plain.fits = fits;
+    plain
+}
+
+static F32: Plain = fused();
+registry::register!(F32);

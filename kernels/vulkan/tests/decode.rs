@@ -1,0 +1,72 @@
+//! A whole model: one submission for each decode step, whatever its position,
+//! and the same bits from a recording as from one made anew.
+
+mod common;
+
+use hal::Device;
+use hal::vulkan::VulkanOptions;
+use kernels as _;
+use registry::Registry;
+use runtime::{Forward, LoadOptions, Opened, Runner, Span, Want};
+use std::path::Path;
+use std::sync::Arc;
+
+const PROMPT: [u32; 5] = [1, 40, 30, 7, 12];
+const STEPS: usize = 40;
+
+/// Greedy ids, and the submissions of each step.
+fn decode(runner: &mut Runner, submits: &dyn Fn() -> u64) -> (Vec<u32>, Vec<u64>) {
+    let seq = runner.create().expect("a sequence");
+    let (mut ids, mut counts) = (Vec::new(), Vec::new());
+    let mut next = PROMPT.to_vec();
+    for _ in 0..STEPS {
+        let before = submits();
+        let span = Span {
+            seq,
+            tokens: &next,
+            outputs: 1,
+        };
+        let Forward::Argmax(out) = runner.forward(&[span], Want::Argmax).expect("a step") else {
+            panic!("ids were asked for");
+        };
+        next = out.to_vec();
+        ids.extend(&next);
+        counts.push(submits() - before);
+    }
+    runner.free(seq).expect("the sequence");
+    (ids, counts)
+}
+
+#[test]
+fn a_decode_step_is_one_submission() {
+    let Some(device) = common::device(VulkanOptions::default()) else {
+        return;
+    };
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/qwen3-tied-bf16");
+    let registry = Registry::collect().expect("a registry");
+    let opened = Opened::open(&model).expect("a model");
+    let mut options = LoadOptions::new(vulkan::BACKEND);
+    options.context = Some(64);
+    let program = opened.plan(&registry, vulkan::BACKEND, device.info(), &options);
+    let program = Arc::new(program.expect("a plan"));
+    let tensors = &opened.files.tensors;
+    let runner = Runner::load(device.clone(), program, tensors, &mut |_, _| {});
+    let mut runner = runner.expect("a runner");
+    let submits = || device.submits();
+
+    let (ids, counts) = decode(&mut runner, &submits);
+    // The first two steps also record: one for the prompt, one for one row.
+    assert_eq!(counts[2..], vec![1; STEPS - 2], "submissions of each step");
+    let (again, counts) = decode(&mut runner, &submits);
+    assert_eq!(again, ids);
+    assert_eq!(counts, vec![1; STEPS], "all recorded by now");
+    runner.set_eager(true);
+    let (eager, _) = decode(&mut runner, &submits);
+    assert_eq!(eager, ids, "recorded anew for each step");
+
+    let times = runner.profile(1, Want::Argmax).expect("times");
+    let stats = runner.stats(1, Want::Argmax).expect("a recording");
+    assert_eq!(times.len(), stats.commands);
+    assert!(stats.barriers < stats.commands, "{stats:?}");
+    assert_eq!(device.validation_messages(), Vec::<String>::new());
+}
