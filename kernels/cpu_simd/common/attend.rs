@@ -13,7 +13,7 @@ use super::math::exp;
 use super::plumbing::{Cache, Meta, Rows};
 use super::simd::{LANES, Simd};
 use hal::cpu::{CpuSlice, TaskCtx};
-use registry::{RowsFrom, StepView};
+use registry::{NO_BLOCK, RowsFrom, StepView};
 
 /// Queries of a tile.
 const QUERIES: usize = 2 * LANES;
@@ -193,7 +193,8 @@ impl Attend {
     }
 
     /// Decodes keys (`kv` 0) or values (`kv` 1) at positions `low..high` of a kv
-    /// head into rows of the padded dimension.
+    /// head into rows of the padded dimension, and calls for those a block later:
+    /// pages are short and scattered, so the hardware does not foresee them.
     ///
     /// # Safety
     /// `to` has room; the pages are not written meanwhile.
@@ -207,19 +208,43 @@ impl Attend {
         to: *mut f32,
     ) {
         let (block, bytes) = (self.cache.view.block, self.elem.bytes());
-        let pad = pad_dim(self.dim);
+        let (dim, pad) = (self.dim, pad_dim(self.dim));
+        let (row_bytes, ahead) = (dim * bytes, high - low);
+        let stride = self.cache.view.token_stride * bytes;
         let mut p = low;
         while p < high {
-            let page = table[p / block];
             let end = high.min((p / block + 1) * block);
+            let mut from = self
+                .cache
+                .run(table[p / block], kv, head, (p % block, end - p), bytes);
+            let (later, token) = ((p + ahead) / block, (p + ahead) % block);
+            let later = table.get(later).filter(|page| **page != NO_BLOCK);
+            let mut later = match later {
+                Some(page) => {
+                    let first = self.cache.view.at(*page as usize, kv, head, token);
+                    self.cache.address(first * bytes)
+                }
+                None => std::ptr::null_mut(),
+            };
             while p < end {
-                let from = self.cache.at(page, kv, head, p % block, bytes);
-                // SAFETY: `at` checked the source; the destination is the
-                // caller's.
+                // SAFETY: `run` checked the source, the destination is the
+                // caller's, and prefetching faults nowhere.
                 unsafe {
-                    self.elem
-                        .decode_row(s, from, to.add((p - low) * pad), self.dim)
-                };
+                    for line in (0..row_bytes).step_by(64) {
+                        s.prefetch(later.wrapping_add(line));
+                    }
+                    let row = to.add((p - low) * pad);
+                    match self.elem {
+                        Elem::F16 if dim == pad => {
+                            for d in (0..dim).step_by(LANES) {
+                                s.store(row.add(d), s.load_f16(from.cast::<u16>().add(d)));
+                            }
+                        }
+                        elem => elem.decode_row(s, from, row, dim),
+                    }
+                }
+                from = from.wrapping_add(stride);
+                later = later.wrapping_add(stride);
                 p += 1;
             }
         }

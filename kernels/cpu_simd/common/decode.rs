@@ -29,7 +29,7 @@ impl Attend {
         let index = (row * self.heads + head) * self.chunks + part;
         let len = part_len(self.dim);
         let at = threads * self.slot + index * len;
-        assert!(at + len <= self.scratch.len());
+        assert!(at + (self.chunks - part) * len <= self.scratch.len());
         self.scratch.as_ptr().wrapping_add(at)
     }
 
@@ -152,22 +152,24 @@ impl Attend {
             // SAFETY: `part_at` checked where parts lie; the output is this
             // thread's own.
             unsafe {
-                let part = |i| self.part_at(ctx.threads, row, head, i).cast_const();
+                let stride = part_len(dim);
+                let first = self.part_at(ctx.threads, row, head, 0).cast_const();
                 let mut max = NOTHING;
                 for i in 0..parts {
-                    max = max.max(*part(i));
+                    max = max.max(*first.add(i * stride));
                 }
-                let weight = |i| exp_scalar(s, *part(i) - max);
                 let mut sum = 0.0;
                 for i in 0..parts {
-                    sum += weight(i) * *part(i).add(1);
+                    let part = first.add(i * stride);
+                    sum += exp_scalar(s, *part - max) * *part.add(1);
                 }
                 let y = self.out.at(row).add(head * dim);
                 for d in (0..dim).step_by(LANES) {
                     let mut acc = s.zero();
                     for i in 0..parts {
-                        let w = s.splat(weight(i) / sum);
-                        acc = s.fma(w, s.load(part(i).add(LANES + d)), acc);
+                        let part = first.add(i * stride);
+                        let w = s.splat(exp_scalar(s, *part - max) / sum);
+                        acc = s.fma(w, s.load(part.add(LANES + d)), acc);
                     }
                     s.store_n(y.add(d), acc, dim - d);
                 }

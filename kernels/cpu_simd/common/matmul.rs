@@ -310,59 +310,87 @@ impl Job {
         mat.weights.as_ptr().wrapping_add(panel * mat.panel)
     }
 
-    /// Takes the products of one row with a group's panels to their output.
+    /// What is to be done with a group's products, looked up once for all rows.
+    #[inline(always)]
+    pub fn sink<S: Simd>(&self, s: S, group: &Group) -> Sink<S> {
+        let mut sink = Sink {
+            count: group.count,
+            silu: matches!(self.end, End::SiluMul),
+            n: [0; 2],
+            bias: [None; 2],
+            out: [std::ptr::null_mut(); 2],
+            out_stride: 0,
+            residual: None,
+            residual_stride: 0,
+        };
+        for i in 0..2 {
+            let (mat, panel) = group.at[i];
+            let (mat, first) = (&self.mats[mat], panel * PANEL);
+            let n = (mat.n - first).min(LANES);
+            let out = &self.outs[mat.out];
+            sink.n[i] = n;
+            // SAFETY: n elements from the panel's first column are in the bias.
+            sink.bias[i] = mat
+                .bias
+                .map(|b| unsafe { s.load_n(b.as_ptr().add(first), n) });
+            sink.out[i] = out.at(0).wrapping_add(first);
+            sink.out_stride = out.stride;
+            if let End::Add(residual) = &self.end {
+                let from = sink.residual.get_or_insert([std::ptr::null(); 2]);
+                from[i] = residual.at(0).wrapping_add(first);
+                sink.residual_stride = residual.stride;
+            }
+        }
+        sink
+    }
+}
+
+/// Where the products of a group go.
+#[derive(Clone, Copy)]
+pub struct Sink<S: Simd> {
+    count: usize,
+    silu: bool,
+    /// Columns of each panel.
+    n: [usize; 2],
+    bias: [Option<S::V>; 2],
+    out: [*mut f32; 2],
+    out_stride: usize,
+    residual: Option<[*const f32; 2]>,
+    residual_stride: usize,
+}
+
+impl<S: Simd> Sink<S> {
+    /// Takes the products of one row to their output.
     ///
     /// # Safety
-    /// `row` is below `rows()`, and this thread alone has the group's outputs of
-    /// that row.
+    /// `row` is a row of the step, and this thread alone has the group's outputs
+    /// of that row.
     #[inline(always)]
-    pub unsafe fn finish<S: Simd>(&self, s: S, row: usize, group: &Group, c: [S::V; 2]) {
-        match &self.end {
-            End::SiluMul => {
-                let (gate, n) = self.biased(s, group, 0, c[0]);
-                let (up, _) = self.biased(s, group, 1, c[1]);
-                let y = s.mul(silu(s, gate), up);
-                // SAFETY: n columns from the panel's first are in the row.
-                unsafe { s.store_n(self.out(group, 0, row), y, n) }
+    pub unsafe fn put(&self, s: S, row: usize, mut c: [S::V; 2]) {
+        for (c, bias) in c.iter_mut().zip(self.bias) {
+            if let Some(b) = bias {
+                *c = s.add(*c, b);
             }
-            end => {
-                for (i, c) in c.into_iter().enumerate().take(group.count) {
-                    let (mut y, n) = self.biased(s, group, i, c);
-                    // SAFETY: as above; the residual has the output's shape.
-                    unsafe {
-                        if let End::Add(residual) = end {
-                            let at = residual.at(row).add(group.at[i].1 * PANEL);
-                            y = s.add(s.load_n(at, n), y);
-                        }
-                        s.store_n(self.out(group, i, row), y, n);
+        }
+        let at = row * self.out_stride;
+        // SAFETY: n columns from each panel's first are in the row of the
+        // output, and of the residual, which has its shape.
+        unsafe {
+            if self.silu {
+                let y = s.mul(silu(s, c[0]), c[1]);
+                return s.store_n(self.out[0].add(at), y, self.n[0]);
+            }
+            for (i, c) in c.into_iter().enumerate().take(self.count) {
+                let y = match self.residual {
+                    Some(r) => {
+                        let r = r[i].add(row * self.residual_stride);
+                        s.add(s.load_n(r, self.n[i]), c)
                     }
-                }
+                    None => c,
+                };
+                s.store_n(self.out[i].add(at), y, self.n[i]);
             }
         }
-    }
-
-    /// The vector with its bias, and how many of its lanes are outputs.
-    #[inline(always)]
-    fn biased<S: Simd>(&self, s: S, group: &Group, i: usize, c: S::V) -> (S::V, usize) {
-        let (mat, panel) = group.at[i];
-        let mat = &self.mats[mat];
-        let n = (mat.n - panel * PANEL).min(LANES);
-        match &mat.bias {
-            Some(b) => {
-                // SAFETY: n elements from the panel's first column are in the
-                // bias.
-                let b = unsafe { s.load_n(b.as_ptr().add(panel * PANEL), n) };
-                (s.add(c, b), n)
-            }
-            None => (c, n),
-        }
-    }
-
-    #[inline(always)]
-    fn out(&self, group: &Group, i: usize, row: usize) -> *mut f32 {
-        let (mat, panel) = group.at[i];
-        let out = &self.outs[self.mats[mat].out];
-        out.at(row).wrapping_add(panel * PANEL)
     }
 }
 

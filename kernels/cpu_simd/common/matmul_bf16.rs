@@ -1,10 +1,10 @@
 //! Products of bf16 activations with bf16 panels: VDPBF16PS and AMX tiles. Both
 //! sum in f32 and treat subnormal numbers as zero.
 
-use super::matmul::{Group, Job, PackAs};
+use super::matmul::{Group, Job, PackAs, Sink};
 use super::matmul_f32::PREFETCH;
 use super::plumbing::{Result, Step};
-use super::x86::Avx512;
+use super::x86::Avx512Bf16;
 use hal::cpu::TaskCtx;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -22,11 +22,12 @@ impl Dot {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn run(&self, ctx: &TaskCtx) {
         // SAFETY: the caller has seen the features.
-        let s = unsafe { Avx512::new() };
+        let s = unsafe { Avx512Bf16::new() };
         let rows = self.job.rows();
         let a = self.job.packed(s, ctx, rows).cast::<u32>();
         let stride = self.job.kpad / 2;
         for (range, group) in self.job.items(ctx, rows) {
+            let sink = self.job.sink(s, group);
             let Range {
                 start: mut row,
                 end,
@@ -39,23 +40,23 @@ impl Dot {
                     for (i, c) in c.iter_mut().enumerate().take(group.count) {
                         *c = dot_row(a.add(row * stride), self.job.panel(group, i), stride);
                     }
-                    self.job.finish(s, row, group, c);
+                    sink.put(s, row, c);
                     continue;
                 }
                 while end - row >= 8 {
-                    self.tile::<8>(s, a, row, group);
+                    self.tile::<8>(s, a, row, group, &sink);
                     row += 8;
                 }
                 if end - row >= 4 {
-                    self.tile::<4>(s, a, row, group);
+                    self.tile::<4>(s, a, row, group, &sink);
                     row += 4;
                 }
                 if end - row >= 2 {
-                    self.tile::<2>(s, a, row, group);
+                    self.tile::<2>(s, a, row, group, &sink);
                     row += 2;
                 }
                 if end > row {
-                    self.tile::<1>(s, a, row, group);
+                    self.tile::<1>(s, a, row, group, &sink);
                 }
             }
         }
@@ -63,7 +64,14 @@ impl Dot {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-    unsafe fn tile<const M: usize>(&self, s: Avx512, a: *const u32, row: usize, group: &Group) {
+    unsafe fn tile<const M: usize>(
+        &self,
+        s: Avx512Bf16,
+        a: *const u32,
+        row: usize,
+        group: &Group,
+        sink: &Sink<Avx512Bf16>,
+    ) {
         let stride = self.job.kpad / 2;
         let a = a.wrapping_add(row * stride);
         let w = [self.job.panel(group, 0), self.job.panel(group, 1)];
@@ -81,7 +89,7 @@ impl Dot {
                 }
             }
             for (m, c) in acc.into_iter().enumerate() {
-                self.job.finish(s, row + m, group, c);
+                sink.put(s, row + m, c);
             }
         }
     }
@@ -155,10 +163,10 @@ const CONFIG: TileConfig = {
 struct Sums([[[f32; 16]; 16]; 4]);
 
 impl Tiles {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn run(&self, ctx: &TaskCtx) {
         // SAFETY: the caller has seen the features.
-        let s = unsafe { Avx512::new() };
+        let s = unsafe { Avx512Bf16::new() };
         let rows = self.job.rows();
         let a = self.job.packed(s, ctx, rows);
         let steps = self.job.kpad / 32;
@@ -166,6 +174,7 @@ impl Tiles {
         // SAFETY: configures the tiles of this thread; the compiler uses none.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) };
         for (range, group) in self.job.items(ctx, rows) {
+            let sink = self.job.sink(s, group);
             let b = [self.job.panel(group, 0), self.job.panel(group, 1)];
             for first in range.clone().step_by(32) {
                 let a0 = a.wrapping_add(first / 16 * steps * 1024);
@@ -187,7 +196,7 @@ impl Tiles {
                             _mm512_load_ps(sums.0[tile][m % 16].as_ptr()),
                             _mm512_load_ps(sums.0[tile + 1][m % 16].as_ptr()),
                         ];
-                        self.job.finish(s, first + m, group, c);
+                        sink.put(s, first + m, c);
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Products with f32 activations and f32, f16 or bf16 panels, on any
 //! instruction set.
 
-use super::matmul::{Group, Job, PackAs};
+use super::matmul::{Group, Job, PackAs, Sink};
 use super::plumbing::{Result, Step};
 use super::simd::{Body, Simd};
 use hal::cpu::TaskCtx;
@@ -66,6 +66,7 @@ impl<W: Weights> Body for Gemv<W> {
         let rows = self.job.rows();
         let a = self.job.packed(s, ctx, rows).cast::<f32>();
         for (range, group) in self.job.items(ctx, rows) {
+            let sink = self.job.sink(s, group);
             for row in range {
                 let mut c = [s.zero(); 2];
                 // SAFETY: `pairs` pairs lie in each panel and the packed row;
@@ -75,7 +76,7 @@ impl<W: Weights> Body for Gemv<W> {
                     for (i, c) in c.iter_mut().enumerate().take(group.count) {
                         *c = self.dot(s, a, self.job.panel(group, i));
                     }
-                    self.job.finish(s, row, group, c);
+                    sink.put(s, row, c);
                 }
             }
         }
@@ -125,6 +126,7 @@ impl<W: Weights> Body for Gemm<W> {
         let rows = self.job.rows();
         let a = self.job.packed(s, ctx, rows).cast::<f32>();
         for (range, group) in self.job.items(ctx, rows) {
+            let sink = self.job.sink(s, group);
             let Range {
                 start: mut row,
                 end,
@@ -134,20 +136,20 @@ impl<W: Weights> Body for Gemm<W> {
             unsafe {
                 if S::WIDE {
                     while end - row >= 8 {
-                        self.tile::<S, 8>(s, a, row, group);
+                        self.tile::<S, 8>(s, a, row, group, &sink);
                         row += 8;
                     }
                     if end - row >= 4 {
-                        self.tile::<S, 4>(s, a, row, group);
+                        self.tile::<S, 4>(s, a, row, group, &sink);
                         row += 4;
                     }
                 }
                 while end - row >= 2 {
-                    self.tile::<S, 2>(s, a, row, group);
+                    self.tile::<S, 2>(s, a, row, group, &sink);
                     row += 2;
                 }
                 if end > row {
-                    self.tile::<S, 1>(s, a, row, group);
+                    self.tile::<S, 1>(s, a, row, group, &sink);
                 }
             }
         }
@@ -156,7 +158,14 @@ impl<W: Weights> Body for Gemm<W> {
 
 impl<W: Weights> Gemm<W> {
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize>(&self, s: S, a: *const f32, row: usize, group: &Group) {
+    unsafe fn tile<S: Simd, const M: usize>(
+        &self,
+        s: S,
+        a: *const f32,
+        row: usize,
+        group: &Group,
+        sink: &Sink<S>,
+    ) {
         let stride = self.job.kpad;
         let a = a.wrapping_add(row * stride);
         let w = [self.job.panel(group, 0), self.job.panel(group, 1)];
@@ -177,7 +186,7 @@ impl<W: Weights> Gemm<W> {
                 }
             }
             for (m, c) in acc.into_iter().enumerate() {
-                self.job.finish(s, row + m, group, c);
+                sink.put(s, row + m, c);
             }
         }
     }

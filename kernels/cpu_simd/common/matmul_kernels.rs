@@ -87,7 +87,7 @@ pub const fn bf16_dot(pattern: &'static Pattern, rank: i32) -> SimdKernel {
     )
 }
 
-/// bf16 activations in AMX tiles, for more rows than half a tile.
+/// bf16 activations in AMX tiles, for more than one row.
 #[cfg(target_arch = "x86_64")]
 pub const fn amx(pattern: &'static Pattern, rank: i32) -> SimdKernel {
     bf16(
@@ -96,8 +96,8 @@ pub const fn amx(pattern: &'static Pattern, rank: i32) -> SimdKernel {
         rank,
         |p| {
             needs(&p.device, "amx")?;
-            if p.rows.max <= 16 {
-                return Err("tiles of 16 rows pay from 17 rows on".into());
+            if p.rows.max == 1 {
+                return Err("tiles do not pay for a single row".into());
             }
             matmul::fits(p)
         },

@@ -276,15 +276,35 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Address of the first element of a token's head, or nothing if the block
-    /// table's page lies outside the pool.
+    /// Address of the first element of a token's head.
     #[inline(always)]
     pub fn at(&self, page: u32, kv: usize, head: usize, token: usize, elem: usize) -> *mut u8 {
-        let first = self.view.at(page as usize, kv, head, token) * elem;
+        self.run(page, kv, head, (token, 1), elem)
+    }
+
+    /// Address of the first of `count` tokens of a page, all of them in the pool.
+    #[inline(always)]
+    pub fn run(
+        &self,
+        page: u32,
+        kv: usize,
+        head: usize,
+        (token, count): (usize, usize),
+        elem: usize,
+    ) -> *mut u8 {
+        let v = &self.view;
+        let first = v.at(page as usize, kv, head, token) * elem;
         // A wrong page would be a defect of the runtime; stop before memory is
         // touched.
-        assert!(first + self.view.head_dim * elem <= self.data.len());
-        self.data.as_ptr().wrapping_add(first)
+        let len = ((count - 1) * v.token_stride + v.head_dim) * elem;
+        assert!(first + len <= self.data.len());
+        self.address(first)
+    }
+
+    /// An address that need not be in the pool.
+    #[inline(always)]
+    pub fn address(&self, bytes: usize) -> *mut u8 {
+        self.data.as_ptr().wrapping_add(bytes)
     }
 }
 

@@ -35,18 +35,23 @@ macro_rules! memory_intrinsics {
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
-impl Avx512 {
+/// As [`Avx512`], with the BF16 conversions: subnormal numbers become zero, as
+/// they do in the products that follow.
+#[derive(Clone, Copy)]
+pub struct Avx512Bf16(());
+
+impl Avx512Bf16 {
     /// # Safety
-    /// The CPU has AVX-512 F, BW, VL, DQ.
+    /// The CPU has AVX-512 F, BW, VL, DQ, BF16.
     #[inline(always)]
     pub unsafe fn new() -> Self {
-        Avx512(())
+        Avx512Bf16(())
     }
 }
 
-/// Rounds to bf16, to nearest even, in the low halves of 32-bit lanes.
+/// Rounds to bf16, to nearest even.
 #[inline(always)]
-unsafe fn round_bf16_512(v: __m512) -> __m512i {
+unsafe fn round_bf16_512(v: __m512) -> __m256i {
     // SAFETY: called with AVX-512 only.
     unsafe {
         let bits = _mm512_castps_si512(v);
@@ -56,11 +61,53 @@ unsafe fn round_bf16_512(v: __m512) -> __m512i {
         // The carry must not turn a NaN into something else.
         let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
         let quiet = _mm512_or_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(0x40));
-        _mm512_mask_mov_epi32(rounded, nan, quiet)
+        _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet))
     }
 }
 
-impl Simd for Avx512 {
+/// The same in one instruction.
+#[inline(always)]
+unsafe fn convert_bf16_512(v: __m512) -> __m256i {
+    // SAFETY: called with AVX512_BF16 only; both types are 256 plain bits.
+    unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)) }
+}
+
+/// Sums of neighbours' lanes: one step of `sums`.
+#[inline(always)]
+unsafe fn add_pairs(x: __m512, y: __m512) -> __m512 {
+    // SAFETY: called with AVX-512 only.
+    unsafe { _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y)) }
+}
+
+/// Quarter j of the result holds a part of the sums of the four vectors.
+#[inline(always)]
+unsafe fn add_fours(a: [__m512; 4]) -> __m512 {
+    // SAFETY: called with AVX-512 only.
+    unsafe {
+        let x = _mm512_castps_pd(add_pairs(a[0], a[1]));
+        let y = _mm512_castps_pd(add_pairs(a[2], a[3]));
+        let (lo, hi) = (_mm512_unpacklo_pd(x, y), _mm512_unpackhi_pd(x, y));
+        _mm512_add_ps(_mm512_castpd_ps(lo), _mm512_castpd_ps(hi))
+    }
+}
+
+/// Adds quarters 0 and 1, and 2 and 3, of both.
+#[inline(always)]
+unsafe fn add_quarters(x: __m512, y: __m512) -> __m512 {
+    // SAFETY: called with AVX-512 only.
+    unsafe {
+        let (even, odd) = (
+            _mm512_shuffle_f32x4::<0x88>(x, y),
+            _mm512_shuffle_f32x4::<0xdd>(x, y),
+        );
+        _mm512_add_ps(even, odd)
+    }
+}
+
+macro_rules! avx512 {
+    ($name:ident, $to_bf16:ident) => {
+
+impl Simd for $name {
     type V = __m512;
     const WIDE: bool = true;
 
@@ -91,22 +138,10 @@ impl Simd for Avx512 {
         }
         max_lane(a: __m512) -> f32 { _mm512_reduce_max_ps(a) }
         sums(a: [__m512; LANES]) -> __m512 {
-            // Four rounds halve the vectors: each adds neighbours' lanes, so
-            // that quarter j of r[i] holds a part of the sums 4i..4i+4.
-            let pair = |x, y| _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
-            let quad = |x, y| {
-                let (x, y) = (_mm512_castps_pd(x), _mm512_castps_pd(y));
-                let (lo, hi) = (_mm512_unpacklo_pd(x, y), _mm512_unpackhi_pd(x, y));
-                _mm512_add_ps(_mm512_castpd_ps(lo), _mm512_castpd_ps(hi))
-            };
-            let four = |i: usize| quad(pair(a[i], a[i + 1]), pair(a[i + 2], a[i + 3]));
-            let half = |x, y| {
-                _mm512_add_ps(
-                    _mm512_shuffle_f32x4::<0x88>(x, y),
-                    _mm512_shuffle_f32x4::<0xdd>(x, y),
-                )
-            };
-            half(half(four(0), four(4)), half(four(8), four(12)))
+            let [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, aa, ab, ac, ad, ae, af] = a;
+            let low = add_quarters(add_fours([a0, a1, a2, a3]), add_fours([a4, a5, a6, a7]));
+            let high = add_quarters(add_fours([a8, a9, aa, ab]), add_fours([ac, ad, ae, af]));
+            add_quarters(low, high)
         }
     }
 
@@ -124,7 +159,7 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
         store_bf16(p: *mut u16, v: __m512) {
-            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(round_bf16_512(v)))
+            _mm256_storeu_si256(p.cast(), $to_bf16(v))
         }
         load_bf16_pairs(p: *const u16) -> (__m512, __m512) {
             let both = _mm512_loadu_si512(p.cast());
@@ -137,6 +172,11 @@ impl Simd for Avx512 {
         prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }
+    };
+}
+
+avx512!(Avx512, round_bf16_512);
+avx512!(Avx512Bf16, convert_bf16_512);
 
 #[inline(always)]
 fn mask(n: usize) -> __mmask16 {
@@ -164,7 +204,16 @@ macro_rules! both {
     ($f:ident, $($a:expr),+) => { [$f($($a[0]),+), $f($($a[1]),+)] };
 }
 
-/// As [`round_bf16_512`], eight lanes.
+#[inline(always)]
+unsafe fn pow2_256(n: __m256) -> __m256 {
+    // SAFETY: called with AVX2 only.
+    unsafe {
+        let i = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(i))
+    }
+}
+
+/// As [`round_bf16_512`], eight 32-bit lanes.
 #[inline(always)]
 unsafe fn round_bf16_256(v: __m256) -> __m256i {
     // SAFETY: called with AVX2 only.
@@ -193,15 +242,12 @@ impl Simd for Avx2 {
         max(a: Two, b: Two) -> Two { both!(_mm256_max_ps, a, b) }
         min(a: Two, b: Two) -> Two { both!(_mm256_min_ps, a, b) }
         pow2(n: Two) -> Two {
-            let one = |n| {
-                let i = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(i))
-            };
-            [one(n[0]), one(n[1])]
+            [pow2_256(n[0]), pow2_256(n[1])]
         }
         select_le(a: Two, b: Two, yes: Two, no: Two) -> Two {
-            let le = |i: usize| _mm256_cmp_ps::<_CMP_LE_OQ>(a[i], b[i]);
-            [_mm256_blendv_ps(no[0], yes[0], le(0)), _mm256_blendv_ps(no[1], yes[1], le(1))]
+            let low = _mm256_cmp_ps::<_CMP_LE_OQ>(a[0], b[0]);
+            let high = _mm256_cmp_ps::<_CMP_LE_OQ>(a[1], b[1]);
+            [_mm256_blendv_ps(no[0], yes[0], low), _mm256_blendv_ps(no[1], yes[1], high)]
         }
         sum(a: Two) -> f32 { fold8(_mm256_add_ps(a[0], a[1])) }
         to_array(a: Two) -> [f32; LANES] {
@@ -237,11 +283,12 @@ impl Simd for Avx2 {
             _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<RNE>(v[1]))
         }
         load_bf16(p: *const u16) -> Two {
-            let one = |p: *const u16| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            };
-            [one(p), one(p.add(8))]
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(8).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
         }
         store_bf16(p: *mut u16, v: Two) {
             let packed = _mm256_packus_epi32(round_bf16_256(v[0]), round_bf16_256(v[1]));
@@ -278,8 +325,7 @@ pub unsafe fn run_avx2<B: Body>(body: &B, ctx: &TaskCtx) {
 /// The CPU has AVX-512 F, BW, VL, DQ (and AVX2, FMA, F16C with them).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub unsafe fn run_avx512<B: Body>(body: &B, ctx: &TaskCtx) {
-    // SAFETY: as the caller promises.
-    body.run(unsafe { Avx512::new() }, ctx);
+    body.run(Avx512(()), ctx);
 }
 
 /// Keeps the two folds in step: vector sums must equal the portable order.
@@ -299,7 +345,15 @@ mod tests {
         if hal::cpu::detect() >= hal::cpu::IsaLevel::Avx512 {
             let s = Avx512(());
             // SAFETY: sixteen lanes of an array.
-            assert_eq!(s.sum(unsafe { s.load(a.as_ptr()) }), fold(a));
+            let v = unsafe { s.load(a.as_ptr()) };
+            assert_eq!(s.sum(v), fold(a));
+            for i in 0..LANES {
+                let mut all = [s.zero(); LANES];
+                all[i] = v;
+                let sums = s.to_array(s.sums(all));
+                assert!((sums[i] - fold(a)).abs() < 1e-6);
+                assert_eq!(sums.iter().filter(|x| **x != 0.0).count(), 1);
+            }
         }
     }
 }
