@@ -69,6 +69,13 @@ pub enum Error {
         problem: HeaderProblem,
     },
 
+    /// A GGUF file whose header or data is damaged, or a part of one that does not fit the others.
+    #[error("{} is not a usable GGUF file: {problem}", path.display())]
+    Gguf {
+        path: PathBuf,
+        problem: crate::gguf::GgufProblem,
+    },
+
     /// A set of shards that does not fit its index.
     #[error("{} does not fit its shards: {problem}", path.display())]
     Index {
@@ -88,9 +95,13 @@ pub enum Error {
     #[error("chat template in {}: {problem}", path.display())]
     ChatTemplate { path: PathBuf, problem: String },
 
-    /// Tensors that cannot be written as safetensors.
+    /// Tensors that cannot be written in the form asked for.
     #[error("cannot write tensor `{tensor}`: {problem}")]
     BadTensor { tensor: String, problem: String },
+
+    /// A key that cannot be written to a GGUF file.
+    #[error("cannot write key `{key}`: {problem}")]
+    BadKey { key: String, problem: String },
 }
 
 /// What is wrong with one safetensors file.
@@ -199,6 +210,13 @@ impl Error {
 
     pub(crate) fn header(path: &Path, problem: HeaderProblem) -> Self {
         Self::Safetensors {
+            path: path.to_path_buf(),
+            problem,
+        }
+    }
+
+    pub(crate) fn gguf(path: &Path, problem: crate::gguf::GgufProblem) -> Self {
+        Self::Gguf {
             path: path.to_path_buf(),
             problem,
         }

@@ -1,4 +1,4 @@
-//! Model files: safetensors, Hugging Face directories, tokenizer, chat template.
+//! Model files: safetensors, GGUF, Hugging Face directories, block codecs, tokenizer, chat template.
 //!
 //! This crate turns files into checked, typed views and knows nothing about devices or graphs.
 //! Everything it reads is treated as untrusted: a damaged file is an [`Error`] that names the
@@ -13,7 +13,9 @@ pub mod config;
 mod decode;
 pub mod detok;
 pub mod dtype;
+pub mod gguf;
 pub mod hf;
+mod replace;
 pub mod safetensors;
 pub mod tensors;
 pub mod tokenizer;
@@ -24,6 +26,7 @@ pub use config::ConfigView;
 pub use detok::IncrementalDetokenizer;
 pub use dtype::StoredType;
 pub use error::{Error, HeaderProblem, IndexProblem, Result};
+pub use gguf::{GgufFile, GgufWriter, MetadataView};
 pub use hf::{GenerationDefaults, HfDir, resolve_model_dir};
 pub use safetensors::{TensorToWrite, open_dir, open_file, write_safetensors};
 pub use tensors::{MappedFile, TensorInfo, TensorRef, TensorStore};

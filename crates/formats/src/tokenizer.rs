@@ -5,31 +5,36 @@
 //! its way in; decoding, because text that is streamed needs the bytes of each single token.
 
 mod config;
+mod gguf;
 mod load;
 mod pieces;
+mod pre;
+mod spm;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use tokenizers::{
-    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-    TokenizerImpl,
+    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
 };
 
 use crate::error::{Error, Result, excerpt};
+use crate::gguf::Metadata;
+use spm::Core;
 
 pub use config::TokenizerConfig;
 pub(crate) use pieces::{PieceDecoder, PieceState};
 
 type Inner = TokenizerImpl<
-    ModelWrapper,
+    Core,
     NormalizerWrapper,
     PreTokenizerWrapper,
     PostProcessorWrapper,
     DecoderWrapper,
 >;
 
-/// A model's tokenizer: tokenizer.json and what tokenizer_config.json adds to it.
+/// A model's tokenizer: tokenizer.json and what tokenizer_config.json adds to it, or what a GGUF
+/// file has of it.
 pub struct Tokenizer {
     inner: Inner,
     pieces: PieceDecoder,
@@ -74,6 +79,14 @@ impl Tokenizer {
         })
     }
 
+    /// The tokenizer in a GGUF file; `None` for a file that says it has none.
+    ///
+    /// Errors: one that is damaged, of another kind than `gpt2` or `llama`, or whose pre-tokenizer
+    /// is not known.
+    pub fn from_gguf(metadata: &Metadata) -> Result<Option<Self>> {
+        gguf::load(metadata)
+    }
+
     /// Token ids of `text`. Special tokens written out in the text become their ids. With
     /// `add_special`, the model's beginning (and end) tokens are added as its tokenizer says.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
@@ -84,7 +97,11 @@ impl Tokenizer {
             ..
         } = self.config;
         if add_special && (add_bos_token.is_some() || add_eos_token.is_some()) {
-            let plain = self.encode_inner(text, false)?;
+            // Only a post-processor adds tokens of its own.
+            let plain = match self.inner.get_post_processor() {
+                Some(_) => self.encode_inner(text, false)?,
+                None => ids.clone(),
+            };
             apply_override(add_bos_token, self.bos, &plain, &mut ids, End::Front);
             apply_override(add_eos_token, self.eos, &plain, &mut ids, End::Back);
         }
@@ -180,17 +197,17 @@ impl Tokenizer {
         self.special.iter().copied()
     }
 
-    /// The beginning-of-text token that tokenizer_config.json names.
+    /// The beginning-of-text token that the configuration names.
     pub fn bos_id(&self) -> Option<u32> {
         self.bos
     }
 
-    /// The end-of-text token that tokenizer_config.json names.
+    /// The end-of-text token that the configuration names.
     pub fn eos_id(&self) -> Option<u32> {
         self.eos
     }
 
-    /// What tokenizer_config.json says.
+    /// What tokenizer_config.json says, or a GGUF file in its place.
     pub fn config(&self) -> &TokenizerConfig {
         &self.config
     }

@@ -1,13 +1,11 @@
 //! Writing a safetensors file, all or nothing.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use crate::dtype::StoredType;
 use crate::error::{Error, Result};
+use crate::replace::Replacement;
 
 /// A tensor to write: name, type, shape (outermost first), little-endian bytes.
 pub type TensorToWrite<'a> = (&'a str, StoredType, &'a [usize], &'a [u8]);
@@ -19,22 +17,13 @@ pub type TensorToWrite<'a> = (&'a str, StoredType, &'a [usize], &'a [u8]);
 /// or bytes that do not fit the shape, [`Error::Unwritable`] for everything the system refuses.
 pub fn write_safetensors(path: &Path, tensors: &[TensorToWrite<'_>]) -> Result<()> {
     let header = header_json(tensors)?;
-    let unwritable = |source| Error::Unwritable {
-        path: path.to_path_buf(),
-        source,
-    };
-    if path.is_dir() {
-        let source = std::io::Error::new(std::io::ErrorKind::IsADirectory, "it is a folder");
-        return Err(unwritable(source));
+    let mut out = Replacement::create(path)?;
+    out.write(&(header.len() as u64).to_le_bytes())?;
+    out.write(&header)?;
+    for (_, _, _, bytes) in tensors {
+        out.write(bytes)?;
     }
-    let (temporary, file) = create_beside(path).map_err(unwritable)?;
-    let written =
-        write_all(file, &header, tensors).and_then(|()| std::fs::rename(&temporary, path));
-    written.map_err(|e| {
-        // The first error is the one to report; a leftover that cannot be removed adds nothing.
-        drop(std::fs::remove_file(&temporary));
-        unwritable(e)
-    })
+    out.commit()
 }
 
 fn header_json(tensors: &[TensorToWrite<'_>]) -> Result<Vec<u8>> {
@@ -73,31 +62,4 @@ fn header_json(tensors: &[TensorToWrite<'_>]) -> Result<Vec<u8>> {
     // Spaces are allowed at the end; they keep the data aligned for every element type.
     json.resize(json.len().next_multiple_of(8), b' ');
     Ok(json)
-}
-
-fn create_beside(path: &Path) -> std::io::Result<(PathBuf, File)> {
-    static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
-    loop {
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        temporary.push(format!(".{}-{count}.tmp", std::process::id()));
-        let temporary = path.with_file_name(temporary);
-        match File::create_new(&temporary) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
-            Err(e) => return Err(e),
-            Ok(file) => return Ok((temporary, file)),
-        }
-    }
-}
-
-fn write_all(file: File, header: &[u8], tensors: &[TensorToWrite<'_>]) -> std::io::Result<()> {
-    let mut out = BufWriter::new(file);
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header)?;
-    for (_, _, _, bytes) in tensors {
-        out.write_all(bytes)?;
-    }
-    out.into_inner()?.sync_all()
 }

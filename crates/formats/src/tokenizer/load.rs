@@ -13,6 +13,7 @@ use tokenizers::{
     PreTokenizerWrapper,
 };
 
+use super::spm::Core;
 use super::{Inner, PieceDecoder, tokenizer_error};
 use crate::config::{MAX_DIM, read_limited};
 use crate::error::{Error, Result, excerpt};
@@ -92,7 +93,7 @@ fn parse(text: &[u8]) -> Result<Loaded, String> {
     let (model, model_vocab) = parse_model(outline.model)?;
     let pieces = PieceDecoder::from_json(outline.decoder.as_ref())?;
 
-    let mut inner = Inner::new(model);
+    let mut inner = Inner::new(Core::Library(model));
     inner
         .with_normalizer(part::<NormalizerWrapper>("normalizer", outline.normalizer)?)
         .with_pre_tokenizer(part::<PreTokenizerWrapper>(
