@@ -5,8 +5,11 @@
 //! contain the text, `KERNEL_GATE_FULL=1` gives GPU trees all cases too.
 
 use hal::cpu::{IsaLevel, detect};
-use parity::kernel_gate::{ORACLE, Options, Report, run};
+use parity::kernel_gate::{ChainOracle, ORACLE, Options, Report, gate_problem, run};
 use registry::{Backend, OpenOptions, Registry};
+use runtime::{LoadOptions, Opened};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 fn options(quick: bool) -> Options {
     Options {
@@ -101,4 +104,37 @@ fn gpu_trees_match_the_oracle() {
         .filter_map(|b| gate(&registry, b, &OpenOptions::default(), quick))
         .collect();
     check(&reports);
+}
+
+/// The demonstration model on the trees that would run it: every kernel of every
+/// plan at the model's own sizes.
+#[test]
+fn planned_kernels_hold_at_a_models_own_sizes() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
+    let opened = Opened::open(&fixtures.join("ferris-9m")).expect("the model is in the repository");
+    let registry = Registry::collect().expect("a sound registry");
+    let oracle = ChainOracle::open(&registry).expect("a CPU");
+    for backend in trees(&registry, true) {
+        let device = backend.open_device(&OpenOptions::default()).expect("a CPU");
+        let options = LoadOptions::new(backend.name);
+        let plan = opened.plan(&registry, backend.name, device.info(), &options);
+        let program = plan.expect("a plan");
+        let mut seen = BTreeSet::new();
+        for step in program.plans.iter().flat_map(|p| &p.steps) {
+            let problem = &step.problem;
+            let (ops, ins) = (&problem.ops, &problem.inputs);
+            if !seen.insert(format!("{} {:?} {ops:?} {ins:?}", step.key, problem.rows)) {
+                continue;
+            }
+            let report = gate_problem(step.kernel, problem, device.as_ref(), &oracle, 1);
+            let report = report.expect("the gate runs");
+            assert!(report.passed() && report.cases == 1, "{report}");
+        }
+        assert!(
+            seen.len() > 20,
+            "{} has only {} uses",
+            backend.name,
+            seen.len()
+        );
+    }
 }

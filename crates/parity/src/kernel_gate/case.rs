@@ -54,20 +54,40 @@ impl Case {
         device: &DeviceInfo,
     ) -> Result<Case, String> {
         let d = dealer.deal(spec.pattern.ops.len());
-        let mut wired = wire(spec, &d, device)?;
-        let rng = &mut dealer.rng;
-        let batch = make_batch(&d, &mut wired.problem, wired.cached, wired.group, rng);
-        let problem = wired.problem;
+        let wired = wire(spec, &d, device)?;
+        let mut problem = wired.problem;
+        let batch = make_batch(&d, &mut problem, wired.cached, wired.group, &mut dealer.rng);
+        Case::fill(problem, spec.act, &d, batch, &mut dealer.rng)
+    }
+
+    /// A case of a problem as a plan has it. `turn` varies the batch and the data.
+    pub fn of(problem: &Problem, act: Act, turn: usize) -> Result<Case, String> {
+        let d = Dims::of(problem, turn);
+        let mut rng = Rng::named(&format!("{:?} {turn}", problem.ops));
+        let mut problem = problem.clone();
+        let group = problem.inputs.iter().find_map(|o| o.cache).map(|c| c.group);
+        let cached = group.is_some();
+        let batch = make_batch(&d, &mut problem, cached, group.unwrap_or(0), &mut rng);
+        Case::fill(problem, act, &d, batch, &mut rng)
+    }
+
+    fn fill(
+        problem: Problem,
+        act: Act,
+        d: &Dims,
+        batch: Batch,
+        rng: &mut Rng,
+    ) -> Result<Case, String> {
         let inputs = (0..problem.inputs.len())
-            .map(|i| fill(&problem, i, spec.act, &d, &batch, rng))
+            .map(|i| fill(&problem, i, act, d, &batch, rng))
             .collect::<Result<_, _>>()?;
         let operands = problem.inputs.iter().chain(&problem.outputs);
         let strides = (operands.zip(d.gap.iter().cycle()))
             .map(|(o, gap)| o.row_len() + if o.shape.len() > 1 { *gap } else { 0 })
             .collect();
-        let label = label(&problem, &d, &batch);
+        let label = label(&problem, d, &batch);
         Ok(Case {
-            act: spec.act,
+            act,
             batch,
             inputs,
             strides,
@@ -140,6 +160,10 @@ fn make_batch(d: &Dims, problem: &mut Problem, cached: bool, group: usize, rng: 
     rng.shuffle(&mut wanted);
     let mut wanted = wanted.into_iter();
     let most_past = (PAST_NUMBERS / (d.kv_heads * d.head_dim)).max(600);
+    let context = match cached {
+        true => problem.step.groups[group].blocks * d.block,
+        false => usize::MAX,
+    };
     let mut past = 0;
     let mut spans: Vec<Span> = Vec::new();
     for (s, rows) in sizes.iter().enumerate() {
@@ -148,6 +172,7 @@ fn make_batch(d: &Dims, problem: &mut Problem, cached: bool, group: usize, rng: 
         if cached && past + first > most_past {
             first %= 17;
         }
+        first = first.min(context - rows);
         past += first;
         if tables_only {
             first = first * 83 + rng.below(1000);

@@ -2,6 +2,8 @@
 
 use super::batch::Split;
 use super::rng::{Deck, Rng};
+use graph::{CacheKind, Op};
+use registry::Problem;
 
 /// Everything about a case that its pattern leaves open.
 #[derive(Clone, Debug)]
@@ -40,6 +42,59 @@ pub struct Dims {
     pub mode: Mode,
     /// Elements between the end of a row and the next, one for each operand.
     pub gap: Vec<usize>,
+}
+
+/// Most rows of a case of a plan's problem: what the oracle computes in time.
+const PLAN_ROWS: usize = 160;
+
+impl Dims {
+    /// Those of a plan's problem, which leaves open only the batch and the data;
+    /// `turn` varies them.
+    pub fn of(problem: &Problem, turn: usize) -> Dims {
+        let views = || problem.inputs.iter().filter_map(|o| o.cache);
+        let window = problem.ops.iter().find_map(|o| match &o.op {
+            Op::Attention(spec) => Some(spec.window),
+            _ => None,
+        });
+        let window = window.unwrap_or_else(|| match views().next()?.kind {
+            CacheKind::Window { window } => Some(window),
+            CacheKind::Full => None,
+        });
+        let tables = problem.ops.iter().filter(|o| matches!(o.op, Op::Embed));
+        let vocab = tables.filter_map(|o| match o.inputs[0] {
+            registry::OperandSrc::Input(n) => problem.inputs[n].shape.first(),
+            registry::OperandSrc::Op(_) => None,
+        });
+        let (min, max) = (problem.rows.min, problem.rows.max);
+        let most = max.min(PLAN_ROWS.max(min));
+        let context = views().map(|v| problem.step.groups[v.group].blocks * v.block);
+        Dims {
+            rows: [most, min, (min + most) / 2][turn % 3].min(context.min().unwrap_or(most)),
+            bucket: (min, max),
+            on_logits: false,
+            all_logits: false,
+            k: Vec::new(),
+            n: Vec::new(),
+            width: Vec::new(),
+            vocab: vocab.copied().min().unwrap_or(1),
+            head_dim: views().next().map_or(1, |v| v.head_dim),
+            kv_heads: views().next().map_or(1, |v| v.kv_heads),
+            group: 1,
+            rotary_dim: 0,
+            bias: Vec::new(),
+            per_head: false,
+            split: [Split::Mixed, Split::One, Split::Singles][turn % 3],
+            past: vec![turn, 470, 16, 100],
+            window,
+            block: views().next().map_or(1, |v| v.block),
+            token_major: false,
+            eps: 0.0,
+            weight_offset: 0.0,
+            attention_factor: 1.0,
+            mode: [Mode::Normal, Mode::Large, Mode::Coarse, Mode::Zeros][turn % 4],
+            gap: vec![0],
+        }
+    }
 }
 
 /// What values the activations take.

@@ -32,7 +32,7 @@ pub use report::{KeyReport, Report};
 use dims::Dealer;
 use hal::cpu::IsaLevel;
 use hal::{Device, DeviceInfo, HalError};
-use registry::{Kernel, KernelError, Problem, ROW_MAJOR, Registry, RegistryError};
+use registry::{Kernel, KernelError, OperandRole, Problem, ROW_MAJOR, Registry, RegistryError};
 use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +169,43 @@ pub fn gate_kernel(
         }
     }
     Ok(reports)
+}
+
+/// Gates a kernel at the sizes at which a plan uses it, in the plan's layout:
+/// random batches and data for the plan's own problem. The oracle computes every
+/// output row, so this is for models that it can run.
+pub fn gate_problem(
+    kernel: &dyn Kernel,
+    problem: &Problem,
+    device: &dyn Device,
+    oracle: &dyn Oracle,
+    cases: usize,
+) -> Result<KeyReport, GateError> {
+    let spec = kernel.spec();
+    let matrix = problem
+        .inputs
+        .iter()
+        .find(|o| o.role == OperandRole::Matrix);
+    let layout = matrix.map_or(ROW_MAJOR, |o| o.layout);
+    let mut report = KeyReport::new(spec.key(), layout, spec.tolerance);
+    for turn in 0..cases {
+        let case = Case::of(problem, spec.act, turn).map_err(GateError::Case)?;
+        if let Err(reason) = kernel.fits(&case.problem) {
+            report.refuse(reason);
+            continue;
+        }
+        let want = oracle.eval(&case)?;
+        report.cases += 1;
+        let first = turn == 0;
+        match exec::run(kernel, &case.problem, device, &case, &want, REPEATS, first) {
+            Ok(outcome) => {
+                report.worst = report.worst.max(outcome.worst);
+                report.digest(&outcome.bits);
+            }
+            Err(reason) => report.fail(format!("{reason} [{}]", case.label)),
+        }
+    }
+    Ok(report)
 }
 
 /// The device as the best of its kind would describe itself: what a kernel
