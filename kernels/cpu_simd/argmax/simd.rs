@@ -5,7 +5,7 @@
 //! partition: threads share the rows; a row's maximum is found in 16 lanes, then
 //!            its first index
 //! source:    written here
-//! parity:    exact. A row without a number above −∞ yields 0.
+//! parity:    exact. A row without a number above −∞ yields u32::MAX.
 
 use crate::common::plumbing::{Meta, Result, Rows, SimdKernel, Step, real_rows};
 use crate::common::simd::{Body, LANES, Simd};
@@ -36,9 +36,13 @@ impl Body for ArgMax {
             }
             let lanes = s.max(s.max(best[0], best[1]), s.max(best[2], best[3]));
             let top = tail.iter().fold(s.max_lane(lanes), |m, v| m.max(*v));
-            let id = x.iter().position(|v| *v == top).unwrap_or(0);
+            let found = x.iter().position(|v| *v == top);
+            let id = match found {
+                Some(i) if top > f32::NEG_INFINITY => i as u32,
+                _ => u32::MAX,
+            };
             // SAFETY: this thread's own output.
-            unsafe { *self.ids.at(row) = id as u32 };
+            unsafe { *self.ids.at(row) = id };
         }
     }
 }

@@ -60,8 +60,18 @@ fn pack<const BYTES: usize>(pairs: bool, k: usize, rows: usize, src: &[u8], dst:
         return;
     }
     for (n, row) in src.chunks_exact(k).take(rows).enumerate() {
-        for (i, element) in row.iter().enumerate() {
-            dst[index_in_panel(pairs, n, i)] = *element;
+        if pairs {
+            let (body, last) = row.as_chunks::<2>();
+            for (to, pair) in dst.chunks_exact_mut(2 * PANEL).zip(body) {
+                to[2 * n..2 * n + 2].copy_from_slice(pair);
+            }
+            if let [element] = last {
+                dst[index_in_panel(true, n, k - 1)] = *element;
+            }
+        } else {
+            for (to, element) in dst.chunks_exact_mut(PANEL).zip(row) {
+                to[n] = *element;
+            }
         }
     }
 }

@@ -179,17 +179,16 @@ impl Tiles {
             for first in range.clone().step_by(32) {
                 let a0 = a.wrapping_add(first / 16 * steps * 1024);
                 let left = range.end - first;
-                // The scratch holds whole blocks of 32 rows, so a1 may be read
-                // whatever it holds; skipping it saves half of the products.
-                let a1 = if left > 16 {
-                    a0.wrapping_add(steps * 1024)
-                } else {
-                    a0
-                };
-                // SAFETY: `steps` tiles of 1 KiB lie at all four addresses, and
-                // `sums` takes four tiles; the outputs are this thread's own.
+                // SAFETY: `steps` tiles of 1 KiB lie at all four addresses (the
+                // scratch holds whole blocks of 32 rows), and `sums` takes four
+                // tiles; the outputs are this thread's own.
                 unsafe {
-                    product(a0, a1, b[0], b[1], steps, &mut sums);
+                    if left > 16 {
+                        let a1 = a0.wrapping_add(steps * 1024);
+                        product([a0, a1], b, steps, &mut sums);
+                    } else {
+                        narrow_product(a0, b, steps, &mut sums);
+                    }
                     for m in 0..left.min(32) {
                         let tile = m / 16 * 2;
                         let c = [
@@ -206,17 +205,27 @@ impl Tiles {
     }
 }
 
+/// Calls for the sixteen lines of the tile that lies `$ahead` bytes after `$at`.
+macro_rules! prefetch_tile {
+    ($at:literal, $ahead:literal) => {
+        concat!(
+            ".irp line, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n",
+            "prefetcht0 [",
+            $at,
+            " + ",
+            $ahead,
+            " + 64*\\line]\n",
+            ".endr"
+        )
+    };
+}
+
+/// 32 rows by two panels, which the first block of rows finds far away.
+///
 /// # Safety
 /// Tiles are configured; `steps` ≥ 1 tiles of 1 KiB are readable at each address.
 #[inline(always)]
-unsafe fn product(
-    a0: *const u8,
-    a1: *const u8,
-    b0: *const u8,
-    b1: *const u8,
-    steps: usize,
-    sums: &mut Sums,
-) {
+unsafe fn product(a: [*const u8; 2], b: [*const u8; 2], steps: usize, sums: &mut Sums) {
     // SAFETY: reads and writes only what the caller vouches for; every tile
     // register is declared.
     unsafe {
@@ -230,9 +239,11 @@ unsafe fn product(
             "tileloadd tmm6, [{b0} + {stride}*1]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tileloadd tmm7, [{b1} + {stride}*1]",
+            prefetch_tile!("{b0}", "2048"),
             "tdpbf16ps tmm1, tmm4, tmm7",
             "tileloadd tmm5, [{a1} + {stride}*1]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            prefetch_tile!("{b1}", "2048"),
             "tdpbf16ps tmm3, tmm5, tmm7",
             "add {a0}, 1024",
             "add {a1}, 1024",
@@ -244,15 +255,54 @@ unsafe fn product(
             "tilestored [{c} + {stride}*1 + 1024], tmm1",
             "tilestored [{c} + {stride}*1 + 2048], tmm2",
             "tilestored [{c} + {stride}*1 + 3072], tmm3",
-            a0 = inout(reg) a0 => _,
-            a1 = inout(reg) a1 => _,
-            b0 = inout(reg) b0 => _,
-            b1 = inout(reg) b1 => _,
+            a0 = inout(reg) a[0] => _,
+            a1 = inout(reg) a[1] => _,
+            b0 = inout(reg) b[0] => _,
+            b1 = inout(reg) b[1] => _,
             steps = inout(reg) steps => _,
             c = in(reg) sums,
             stride = in(reg) 64usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// 16 rows by two panels, which come from memory faster than they are used up:
+/// the weights are called for early.
+///
+/// # Safety
+/// As [`product`].
+#[inline(always)]
+unsafe fn narrow_product(a: *const u8, b: [*const u8; 2], steps: usize, sums: &mut Sums) {
+    // SAFETY: as in `product`.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "2:",
+            "tileloadd tmm4, [{a} + {stride}*1]",
+            prefetch_tile!("{b0}", "2048"),
+            "tileloadd tmm6, [{b0} + {stride}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            prefetch_tile!("{b1}", "2048"),
+            "tileloadd tmm7, [{b1} + {stride}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "add {a}, 1024",
+            "add {b0}, 1024",
+            "add {b1}, 1024",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{c} + {stride}*1], tmm0",
+            "tilestored [{c} + {stride}*1 + 1024], tmm1",
+            a = inout(reg) a => _,
+            b0 = inout(reg) b[0] => _,
+            b1 = inout(reg) b[1] => _,
+            steps = inout(reg) steps => _,
+            c = in(reg) sums,
+            stride = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }
