@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use formats::gguf::parse_gguf;
 use formats::safetensors::parse_header;
 
 struct Counting;
@@ -36,11 +37,64 @@ fn file(header: &str) -> Vec<u8> {
     out
 }
 
-fn peak_of(bytes: &[u8]) -> usize {
+fn peak_of(read: impl FnOnce()) -> usize {
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
-    assert!(parse_header(bytes).is_err());
+    read();
     PEAK.load(Ordering::Relaxed) - before
+}
+
+fn gguf(tensors: u64, keys: u64, rest: &[u8]) -> Vec<u8> {
+    let mut out = b"GGUF\x03\0\0\0".to_vec();
+    out.extend(tensors.to_le_bytes());
+    out.extend(keys.to_le_bytes());
+    out.extend(rest);
+    out
+}
+
+/// A key called `name` with an array of `count` values of type `kind`.
+fn array(name: &str, kind: u32, count: u64, values: &[u8]) -> Vec<u8> {
+    let mut out = (name.len() as u64).to_le_bytes().to_vec();
+    out.extend(name.as_bytes());
+    out.extend(9u32.to_le_bytes());
+    out.extend(kind.to_le_bytes());
+    out.extend(count.to_le_bytes());
+    out.extend(values);
+    out
+}
+
+/// A tensor of `count` bytes.
+fn tensor(name: &str, count: u64) -> Vec<u8> {
+    let mut out = (name.len() as u64).to_le_bytes().to_vec();
+    out.extend(name.as_bytes());
+    out.extend(1u32.to_le_bytes());
+    out.extend(count.to_le_bytes());
+    out.extend(24u32.to_le_bytes());
+    out.extend(0u64.to_le_bytes());
+    out
+}
+
+fn gguf_files() -> Vec<Vec<u8>> {
+    let mut files = Vec::new();
+    for claim in [1u64 << 20, 1 << 32, 1 << 40, 1 << 63, u64::MAX] {
+        files.push(gguf(claim, 0, &[0; 136]));
+        files.push(gguf(0, claim, &[0; 136]));
+        files.push(gguf(0, 1, &claim.to_le_bytes()));
+        files.push(gguf(1, 0, &tensor("w", claim)));
+        for kind in [0, 6, 8, 9, 10] {
+            files.push(gguf(0, 1, &array("k", kind, claim, &[0; 100])));
+        }
+    }
+    // Counts that are true: thousands of keys, of empty arrays in an array, of tensors.
+    let keys: Vec<u8> = (0..4000)
+        .flat_map(|i| array(&format!("{i}"), 0, 0, &[]))
+        .collect();
+    files.push(gguf(0, 4000, &keys));
+    files.push(gguf(0, 1, &array("k", 9, 8000, &[0; 12 * 8000])));
+    files.push(gguf(0, 1, &array("k", 8, 8000, &[0; 8 * 8000])));
+    let tensors: Vec<u8> = (0..4000).flat_map(|i| tensor(&format!("{i}"), 9)).collect();
+    files.push(gguf(4000, 0, &tensors));
+    files
 }
 
 #[test]
@@ -64,8 +118,17 @@ fn memory_follows_the_bytes_that_exist() {
         file(&format!("{{{many}")),
         file(&name),
     ] {
-        let peak = peak_of(&bytes);
+        let peak = peak_of(|| assert!(parse_header(&bytes).is_err()));
         let bound = 16 * bytes.len() + (64 << 10);
         assert!(peak <= bound, "{peak} bytes for a file of {}", bytes.len());
+    }
+    for bytes in gguf_files() {
+        let peak = peak_of(|| drop(parse_gguf(&bytes)));
+        let bound = 16 * bytes.len() + (64 << 10);
+        assert!(
+            peak <= bound,
+            "{peak} bytes for a GGUF file of {}",
+            bytes.len()
+        );
     }
 }

@@ -562,3 +562,19 @@ proptest! {
         inside(&bytes);
     }
 }
+
+#[test]
+fn block_schemes_are_not_safetensors() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let tensor = ("w", StoredType::Q8_0, &[32][..], &[0; 34][..]);
+    let error = write_safetensors(&path, &[tensor]).unwrap_err().to_string();
+    assert!(error.contains("no type for q8_0"), "{error}");
+    assert!(!path.exists());
+    let entry = r#"{"dtype":"Q8_0","shape":[32],"data_offsets":[0,34]}"#;
+    let problem = one(entry, 34);
+    assert!(
+        matches!(&problem, HeaderProblem::UnknownDtype { known, .. } if !known.to_lowercase().contains("q8_0")),
+        "{problem}"
+    );
+}
