@@ -15,6 +15,11 @@ pub enum RegistryError {
         first: &'static str,
         second: &'static str,
     },
+    #[error("two trees register a {what} called '{name}'; rename one")]
+    DuplicateName {
+        what: &'static str,
+        name: &'static str,
+    },
     #[error("kernel {key} ({file}): {reason}")]
     BadKernel {
         key: String,

@@ -138,15 +138,20 @@ impl Problem {
         join_quant(&names)
     }
 
-    /// Bytes of every stored or streamed operand, each once.
+    /// Bytes of every stored or streamed operand that `rows` rows touch, each once;
+    /// caches aside.
     pub fn bytes(&self, rows: usize) -> u64 {
+        let looked_up = self.ops.len() == 1 && self.ops[0].op == Op::Embed;
         let one = |o: &Operand| -> u64 {
             match o.role {
                 OperandRole::Cache => 0,
                 OperandRole::Activation => (rows * o.row_len() * 4) as u64,
                 _ => {
                     let last = *o.shape.last().unwrap_or(&0);
-                    let n: usize = o.shape.iter().rev().skip(1).product();
+                    let mut n: usize = o.shape.iter().rev().skip(1).product();
+                    if looked_up {
+                        n = n.min(rows);
+                    }
                     o.scheme.row_bytes(last).unwrap_or(0) * n as u64
                 }
             }

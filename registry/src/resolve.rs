@@ -4,9 +4,11 @@ use crate::backend::Backend;
 use crate::error::RegistryError;
 use crate::kernel::{Kernel, Registration};
 use crate::key::{Act, Key, Layer};
+use crate::layout::WeightLayout;
 use crate::problem::{OperandRole, Problem};
+use crate::scheme::SchemeDesc;
 use crate::tuned::Tuned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub struct Entry {
@@ -30,6 +32,8 @@ pub enum Why {
     /// The highest rank of several.
     Rank,
     OnlyOne,
+    /// The best that takes the weight layout all users of the matrix agreed on.
+    Layout,
 }
 
 impl fmt::Display for Why {
@@ -38,6 +42,7 @@ impl fmt::Display for Why {
             Why::Tuned => "tuned",
             Why::Rank => "rank",
             Why::OnlyOne => "only one",
+            Why::Layout => "layout",
         })
     }
 }
@@ -56,6 +61,19 @@ pub struct Request<'a> {
 pub struct Resolved<'a> {
     pub entry: &'a Entry,
     pub why: Why,
+}
+
+/// Names that are looked up must not depend on link order.
+fn unique<T: 'static>(
+    what: &'static str,
+    all: impl IntoIterator<Item = &'static T>,
+    name: impl Fn(&'static T) -> &'static str,
+) -> Result<(), RegistryError> {
+    let mut seen = BTreeSet::new();
+    match all.into_iter().map(name).find(|n| !seen.insert(*n)) {
+        Some(name) => Err(RegistryError::DuplicateName { what, name }),
+        None => Ok(()),
+    }
 }
 
 impl Registry {
@@ -103,6 +121,12 @@ impl Registry {
             };
             entries.insert(key, entry);
         }
+        unique("weight layout", inventory::iter::<WeightLayout>(), |l| {
+            l.name
+        })?;
+        unique("storage scheme", inventory::iter::<SchemeDesc>(), |s| {
+            s.name
+        })?;
         Ok(Registry {
             entries,
             backends: Backend::all()?,

@@ -56,6 +56,10 @@ pub fn answer(
                 stream(&event.text)?;
                 text.push_str(&event.text);
             }
+            if let Some(e) = event.error {
+                interrupt.working();
+                return Err(e.into());
+            }
             if let Some(f) = event.finish {
                 finish = f;
             }

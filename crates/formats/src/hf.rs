@@ -153,16 +153,21 @@ pub fn read_generation(dir: &Path, config: ConfigView<'_>) -> Result<GenerationD
         }
         text.as_ref().map_or(Ok(None), |text| ids(text, field))
     };
-    let first = |field| Ok(find(field)?.and_then(|ids| ids.first().copied()));
+    // These two are for information only: files that write -1 for "none" are not refused.
+    let first = |field| find(field).ok().flatten()?.first().copied();
     let unit = |field| Ok::<_, Error>(own.opt_f64_in(field, 0.0..=1.0)?.map(|x| x as f32));
     Ok(GenerationDefaults {
         eos_token_ids: find("eos_token_id")?.unwrap_or_default(),
-        bos_token_id: first("bos_token_id")?,
-        pad_token_id: first("pad_token_id")?,
+        bos_token_id: first("bos_token_id"),
+        pad_token_id: first("pad_token_id"),
         temperature: own
             .opt_f64_in("temperature", 0.0..=100.0)?
             .map(|x| x as f32),
-        top_k: own.opt_usize_in("top_k", 0..=MAX_DIM)?.map(|k| k as u32),
+        // Some tools write -1 for "no limit".
+        top_k: match own.get("top_k").and_then(Value::as_i64) {
+            Some(-1) => Some(0),
+            _ => own.opt_usize_in("top_k", 0..=MAX_DIM)?.map(|k| k as u32),
+        },
         top_p: unit("top_p")?,
         min_p: unit("min_p")?,
         repetition_penalty: own

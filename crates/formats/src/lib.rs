@@ -6,6 +6,7 @@
 //! sized by a number that a file merely claims.
 
 mod error;
+mod guard;
 
 pub mod chat;
 pub mod codec;

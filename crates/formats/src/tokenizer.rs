@@ -20,6 +20,7 @@ use tokenizers::{
 
 use crate::error::{Error, Result, excerpt};
 use crate::gguf::Metadata;
+use crate::guard::guarded;
 use spm::Core;
 
 pub use config::TokenizerConfig;
@@ -109,9 +110,8 @@ impl Tokenizer {
     }
 
     fn encode_inner(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
+        let encoding = guarded(|| self.inner.encode_fast(text, add_special))
+            .and_then(|encoded| encoded.map_err(|e| e.to_string()))
             .map_err(|e| self.error(format!("it cannot encode this text: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }

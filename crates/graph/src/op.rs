@@ -52,7 +52,8 @@ pub enum Op {
     Add,
     /// `x [T, H] → y [L, H]`: the rows whose logits were asked for.
     GatherRows,
-    /// `logits [L, V] → ids [L]` u32; ties go to the lowest id.
+    /// `logits [L, V] → ids [L]` u32; ties go to the lowest id, NaN is never the
+    /// largest, and a row with nothing above −∞ gives `u32::MAX`.
     ArgMax,
 }
 

@@ -5,6 +5,7 @@ use crate::PlanError;
 use crate::plan::{Place, Plan, PlanStep};
 use crate::select::{Draft, DraftStep};
 use graph::{Graph, ValueId, ValueKind};
+use registry::Why;
 use std::collections::HashMap;
 
 /// Keeps neighbours on separate cache lines and satisfies the offset alignment
@@ -92,7 +93,11 @@ fn settle(
         key: best.kernel.spec().key(),
         kernel: best.kernel,
         file: best.file,
-        why: best.why,
+        why: if std::ptr::eq(best, &step.choices[0]) {
+            best.why
+        } else {
+            Why::Layout
+        },
         nodes: step.nodes,
         problem,
         inputs,

@@ -1,7 +1,7 @@
 //! One layout per stored matrix, for all of its consumers in all buckets.
 
 use crate::PlanError;
-use crate::select::Draft;
+use crate::select::{Draft, DraftStep};
 use graph::{Graph, ValueId};
 use registry::{OperandRole, ROW_MAJOR, Scheme, WeightLayout, WeightShape};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -51,11 +51,15 @@ pub(crate) fn agree(
         members.entry(find(&leader, *v)).or_default().push(*v);
     }
 
+    let mut users_of: BTreeMap<ValueId, Vec<&DraftStep>> = BTreeMap::new();
+    for step in steps() {
+        if let Some(v) = matrices(step).next() {
+            users_of.entry(find(&leader, v)).or_default().push(step);
+        }
+    }
     let mut chosen = HashMap::new();
     for (root, values) in members {
-        let users: Vec<_> = steps()
-            .filter(|s| matrices(s).any(|v| find(&leader, v) == root))
-            .collect();
+        let users = users_of.remove(&root).unwrap_or_default();
         let offered: BTreeSet<&'static str> = users
             .iter()
             .flat_map(|s| &s.choices)
@@ -123,7 +127,7 @@ pub(crate) fn agree(
     Ok(chosen)
 }
 
-pub(crate) fn matrices(step: &crate::select::DraftStep) -> impl Iterator<Item = ValueId> + '_ {
+pub(crate) fn matrices(step: &DraftStep) -> impl Iterator<Item = ValueId> + '_ {
     let pairs = step.inputs.iter().zip(&step.problem.inputs);
     pairs
         .filter(|(_, o)| o.role == OperandRole::Matrix)

@@ -54,7 +54,9 @@ fn candidates(graph: &Graph, pattern: &Pattern, chosen: &[NodeId], op: usize) ->
             Src::Any => {}
         }
     }
-    near((0..graph.nodes().len() as u32).map(NodeId), chosen[0])
+    let anchor = chosen[0].0;
+    let end = (graph.nodes().len() as u32).min(anchor + REACH + 1);
+    (anchor.saturating_sub(REACH)..end).map(NodeId).collect()
 }
 
 fn near(nodes: impl Iterator<Item = NodeId>, anchor: NodeId) -> Vec<NodeId> {

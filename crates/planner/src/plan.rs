@@ -90,9 +90,13 @@ pub struct Program {
 impl Program {
     /// The plan for a step of `rows` tokens.
     pub fn plan_for(&self, rows: usize) -> Option<&Plan> {
-        self.plans
-            .iter()
-            .find(|p| (p.rows.min..=p.rows.max).contains(&rows))
+        self.index_for(rows).map(|i| &self.plans[i])
+    }
+
+    /// Its index in [`Program::plans`].
+    pub fn index_for(&self, rows: usize) -> Option<usize> {
+        let plans = &mut self.plans.iter();
+        plans.position(|p| (p.rows.min..=p.rows.max).contains(&rows))
     }
 
     pub fn memory(&self) -> Memory {

@@ -1,8 +1,8 @@
 //! A plan as text or JSON: each step's key, shapes, bytes, and why it was chosen.
 
 use crate::plan::{Memory, Plan, Program};
-use crate::select::flops;
-use registry::{OperandRole, RowRange};
+use graph::Op;
+use registry::{OperandRole, Problem, RowRange};
 use serde::Serialize;
 use std::fmt;
 
@@ -14,7 +14,9 @@ pub struct StepReport {
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
     pub act: &'static str,
-    /// Bytes read and written at the bucket's largest row count, caches aside.
+    /// Bytes of operands read and written at the bucket's largest row count: what an
+    /// embedding looks up, not its whole table; caches aside, whose share depends on
+    /// the depth.
     pub bytes: u64,
     pub flops: u64,
     pub why: registry::Why,
@@ -120,5 +122,17 @@ impl fmt::Display for PlanReport {
             )?;
         }
         Ok(())
+    }
+}
+
+/// Floating-point operations of one op; only matrix products are counted.
+fn flops(op: &Op, problem: &Problem, index: usize, rows: usize) -> u64 {
+    match op {
+        Op::Linear { out } => {
+            let n: usize = out.iter().product();
+            let k = problem.input(index, 1).map_or(0, |(_, w)| w.shape[1]);
+            2 * rows as u64 * n as u64 * k as u64
+        }
+        _ => 0,
     }
 }

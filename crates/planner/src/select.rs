@@ -1,7 +1,7 @@
 //! Covering the graph with steps: which composites, which kernels, which order.
 
 use crate::{CachePlan, PlanError, PlanOptions, matcher};
-use graph::{Dim, Graph, NodeId, Op, ValueId, ValueKind};
+use graph::{Dim, Graph, NodeId, ValueId, ValueKind};
 use hal::DeviceInfo;
 use registry::{
     Entry, Operand, OperandRole, OperandSrc, Pattern, Problem, ProblemOp, ROW_MAJOR, Registry,
@@ -56,9 +56,16 @@ impl Context<'_> {
                 if candidate.nodes.iter().any(|n| taken.contains(n)) {
                     continue;
                 }
-                // Two matches may each be convex and still wait for each other.
+                // Two matches may each be convex and still wait for each other, but
+                // only if they interleave: edges lead to later nodes.
+                let span = |g: &[NodeId]| (g.iter().min().copied(), g.iter().max().copied());
+                let (first, last) = span(&candidate.nodes);
+                let interleaved = groups.iter().any(|g| {
+                    let (from, to) = span(g);
+                    from <= last && first <= to
+                });
                 groups.push(candidate.nodes.clone());
-                if order(self.graph, &groups).is_none() {
+                if interleaved && order(self.graph, &groups).is_none() {
                     groups.pop();
                     continue;
                 }
@@ -322,8 +329,8 @@ fn order(graph: &Graph, groups: &[Vec<NodeId>]) -> Option<Vec<usize>> {
             unit[node.index()] = g;
         }
     }
-    // Readers of a cache version must run before its overwriter is not a case:
-    // a version that is written is read by nobody else (checked by the graph).
+    // A cache version that is written has no other user (checked by the graph), so
+    // edges are all there is to order.
     let total = groups.len() + n;
     let mut first = vec![usize::MAX; total];
     let mut after: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); total];
@@ -360,16 +367,4 @@ fn order(graph: &Graph, groups: &[Vec<NodeId>]) -> Option<Vec<usize>> {
         }
     }
     (done == used).then_some(out)
-}
-
-/// Whether a step is worth a line in reports beyond moving data.
-pub(crate) fn flops(op: &Op, problem: &Problem, index: usize, rows: usize) -> u64 {
-    match op {
-        Op::Linear { out } => {
-            let n: usize = out.iter().product();
-            let k = problem.input(index, 1).map_or(0, |(_, w)| w.shape[1]);
-            2 * rows as u64 * n as u64 * k as u64
-        }
-        _ => 0,
-    }
 }

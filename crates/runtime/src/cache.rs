@@ -166,7 +166,6 @@ impl Sequences {
                 context: self.context,
             });
         }
-        self.release_behind(id, start)?;
         let block = self.block;
         let wanted: usize = {
             let s = self.get(id)?;
@@ -182,11 +181,12 @@ impl Sequences {
         if tokens.is_empty() {
             return Ok(());
         }
-        if wanted > self.free.len() {
+        if wanted > self.free.len() + self.behind(id, start)? {
             return Err(RuntimeError::OutOfPages {
                 pages: self.refs.len(),
             });
         }
+        self.release_behind(id, start)?;
         let mut s = self.live.remove(&id).ok_or(RuntimeError::NoSequence(id))?;
         for table in &mut s.tables {
             if !start.is_multiple_of(block) {
@@ -215,6 +215,17 @@ impl Sequences {
         let page = self.free.pop().expect("counted before taking");
         self.refs[page as usize] = 1;
         page
+    }
+
+    /// Pages that [`Sequences::release_behind`] would give back.
+    fn behind(&self, id: SeqId, committed: usize) -> Result<usize, RuntimeError> {
+        let s = self.get(id)?;
+        let gone = |(kind, table): (&CacheKind, &Vec<u32>)| {
+            let blocks = first_visible(*kind, committed) / self.block;
+            let pages = table.iter().take(blocks).filter(|p| **p != NO_BLOCK);
+            pages.filter(|p| self.refs[**p as usize] == 1).count()
+        };
+        Ok(self.kinds.iter().zip(&s.tables).map(gone).sum())
     }
 
     fn release_behind(&mut self, id: SeqId, committed: usize) -> Result<(), RuntimeError> {

@@ -7,7 +7,7 @@ use crate::cache::SeqId;
 use crate::error::RuntimeError;
 use crate::runner::{Forward, Runner, Span, Want};
 use formats::{IncrementalDetokenizer, Tokenizer};
-use sampling::{History, Sampler, SamplingParams, StopMatcher};
+use sampling::{History, SampleError, Sampler, SamplingParams, StopMatcher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -53,6 +53,8 @@ pub enum Finish {
     /// The context is full.
     Context,
     Cancelled,
+    /// No token could be drawn; [`Event::error`] says why.
+    Failed,
 }
 
 impl Finish {
@@ -62,6 +64,7 @@ impl Finish {
             Finish::StopToken(_) | Finish::StopString => "stop",
             Finish::Length | Finish::Context => "length",
             Finish::Cancelled => "cancelled",
+            Finish::Failed => "error",
         }
     }
 }
@@ -76,6 +79,8 @@ pub struct Event {
     /// Text that is complete by now; may be empty.
     pub text: String,
     pub finish: Option<Finish>,
+    /// With [`Finish::Failed`]: what ended this request and no other.
+    pub error: Option<SampleError>,
 }
 
 struct Request {
@@ -169,6 +174,10 @@ impl<'r> Generator<'r> {
         if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(RuntimeError::TokenRange { id: *id, vocab });
         }
+        let biased = options.sampling.logit_bias.iter().map(|(id, _)| *id);
+        if let Some(token) = biased.into_iter().find(|id| *id as usize >= vocab) {
+            return Err(SampleError::BiasToken { token, vocab }.into());
+        }
         let sampler = Sampler::new(options.sampling.clone())?;
         let stop = StopMatcher::new(&options.stop_strings, &options.stop_tokens)?;
         let cached = self.runner.sequences().tokens(seq)?;
@@ -219,6 +228,7 @@ impl<'r> Generator<'r> {
                     token: None,
                     text,
                     finish: Some(Finish::Cancelled),
+                    error: None,
                 });
                 self.end(&r)?;
             }
@@ -253,17 +263,18 @@ impl<'r> Generator<'r> {
             if r.fed < r.tokens.len() {
                 continue;
             }
-            let token = match &forward {
-                Forward::Argmax(ids) => ids[row],
-                Forward::Logits { rows, vocab } => {
-                    let history = History::split(&r.tokens, r.prompt_len);
-                    let (sequence, position) = (r.options.sequence, r.tokens.len() as u64);
-                    let logits = &rows[row * vocab..(row + 1) * vocab];
-                    r.sampler.sample(logits, history, sequence, position)?.token
-                }
-            };
+            let drawn = r.draw(&forward, row);
             row += 1;
-            events.push(r.accept(token));
+            events.push(match drawn {
+                Ok(token) => r.accept(token),
+                Err(e) => Event {
+                    request: r.id,
+                    token: None,
+                    text: String::new(),
+                    finish: Some(Finish::Failed),
+                    error: Some(e),
+                },
+            });
         }
         let seconds = start.elapsed().as_secs_f64();
         let phase = if decoding == rows {
@@ -278,7 +289,7 @@ impl<'r> Generator<'r> {
             let at = self.active.iter().position(|r| r.id == e.request);
             let Some(at) = at else { continue };
             let r = &mut self.active[at];
-            // The drawn token is not in the cache yet; feeding it needs a place.
+            // Prompt and answer together are at most the context.
             if e.finish.is_none() && r.tokens.len() >= context {
                 e.finish = Some(Finish::Context);
             }
@@ -347,6 +358,27 @@ impl Request {
             && s.frequency_penalty == 0.0
     }
 
+    /// The next token from output row `row` of a step.
+    fn draw(&mut self, forward: &Forward<'_>, row: usize) -> Result<u32, SampleError> {
+        let (sequence, position) = (self.options.sequence, self.tokens.len() as u64);
+        match forward {
+            // The op's word for a row with nothing above −∞.
+            Forward::Argmax(ids) if ids[row] == u32::MAX => Err(SampleError::BadLogit {
+                sequence,
+                position,
+                token: 0,
+                value: f32::NAN,
+            }),
+            Forward::Argmax(ids) => Ok(ids[row]),
+            Forward::Logits { rows, vocab } => {
+                let history = History::split(&self.tokens, self.prompt_len);
+                let logits = &rows[row * vocab..(row + 1) * vocab];
+                let drawn = self.sampler.sample(logits, history, sequence, position)?;
+                Ok(drawn.token)
+            }
+        }
+    }
+
     /// Takes a drawn token: its text, and whether it ends the answer.
     fn accept(&mut self, token: u32) -> Event {
         let mut event = Event {
@@ -354,6 +386,7 @@ impl Request {
             token: Some(token),
             text: String::new(),
             finish: None,
+            error: None,
         };
         if self.options.stop_tokens.contains(&token) {
             event.text = self.stop.push_token(token, "").text;

@@ -11,6 +11,7 @@
 mod cache;
 pub mod device;
 mod error;
+mod footprint;
 mod generate;
 mod model;
 mod runner;
@@ -19,7 +20,8 @@ mod weights;
 
 pub use cache::{PageCopy, SeqId, Sequences};
 pub use error::{RuntimeError, human};
+pub use footprint::check_memory;
 pub use generate::{Event, Finish, GenerateOptions, Generator};
-pub use model::{DEFAULT_CONTEXT, LoadOptions, Model, Opened, Progress, check_memory};
+pub use model::{DEFAULT_CONTEXT, LoadOptions, Model, Opened, Progress};
 pub use runner::{Forward, Runner, Span, Want};
 pub use step::{SpanPlan, StepWriter};

@@ -1,11 +1,12 @@
 //! From a model folder to a runner.
 
 use crate::device::{self, Chosen};
-use crate::error::{RuntimeError, human};
+use crate::error::RuntimeError;
+use crate::footprint::check_memory;
 use crate::runner::Runner;
 use formats::HfDir;
 use graph::{Graph, ValueId, ValueKind};
-use hal::{Device, DeviceInfo};
+use hal::DeviceInfo;
 use planner::{ActMap, Limits, PlanOptions, Program};
 use registry::{OpenOptions, Registry, Scheme, Tuned};
 use std::collections::HashMap;
@@ -14,9 +15,6 @@ use std::sync::Arc;
 
 /// Context when nobody asks for one: what the model allows, up to this.
 pub const DEFAULT_CONTEXT: usize = 4096;
-
-/// Memory left to the rest of the process and of the machine.
-const HEADROOM: u64 = 64 << 20;
 
 /// Hears of bytes loaded and bytes in all.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -197,27 +195,4 @@ pub struct Model {
     pub runner: Runner,
     /// Why `auto` passed over other backends.
     pub notes: Vec<String>,
-}
-
-/// Whether a program fits into what the device has left.
-pub fn check_memory(program: &Program, device: &dyn Device) -> Result<(), RuntimeError> {
-    let memory = program.memory();
-    let needed = memory.total().saturating_add(HEADROOM);
-    let available = device.available_memory();
-    if needed <= available {
-        return Ok(());
-    }
-    Err(RuntimeError::Memory {
-        device: device.info().name.clone(),
-        needed: human(needed),
-        available: human(available),
-        detail: format!(
-            "weights {}, KV cache {} for {} tokens, activations {}, headroom {}",
-            human(memory.weights),
-            human(memory.cache),
-            program.limits.context,
-            human(memory.activations),
-            human(HEADROOM)
-        ),
-    })
 }

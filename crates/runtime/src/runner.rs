@@ -2,13 +2,14 @@
 
 use crate::cache::{PageCopy, SeqId, Sequences};
 use crate::error::RuntimeError;
+use crate::footprint::{self, Kernels};
 use crate::step::{SpanPlan, StepWriter};
 use crate::weights;
 use formats::TensorStore;
 use graph::{ElemType, ValueId, ValueKind};
 use hal::{Buffer, Device, Mailbox, Recording, RecordingStats, StepTime};
 use planner::{Place, Plan, PlanStep, Program};
-use registry::{Binds, Operand, OperandRole, Prepared, RowsFrom, Scheme, TensorRef};
+use registry::{Binds, Operand, OperandRole, RowsFrom, Scheme, TensorRef};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -49,8 +50,7 @@ struct Recorded {
 }
 
 struct PreparedPlan {
-    kernels: Vec<Box<dyn Prepared>>,
-    workspace: Option<Buffer>,
+    kernels: Kernels,
     step: Buffer,
 }
 
@@ -62,7 +62,9 @@ pub struct Runner {
     arena: Buffer,
     pool: Option<Buffer>,
     sequences: Sequences,
-    prepared: HashMap<usize, PreparedPlan>,
+    /// As the program's plans.
+    prepared: Vec<PreparedPlan>,
+    workspace: Option<Buffer>,
     recorded: HashMap<(usize, Want), Recorded>,
     writer: StepWriter,
     /// Records every step anew instead of replaying: for checking that it makes
@@ -100,6 +102,17 @@ impl Runner {
         tensors: &TensorStore,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, RuntimeError> {
+        let mut prepared = Vec::new();
+        for plan in &program.plans {
+            prepared.push(PreparedPlan {
+                kernels: footprint::prepare(plan, &*device)?,
+                step: device.alloc(plan.step.bytes(), "step")?,
+            });
+        }
+        let workspace = match footprint::workspace(prepared.iter().map(|p| &p.kernels)) {
+            0 => None,
+            bytes => Some(device.alloc(bytes, "workspace")?),
+        };
         let resident = weights::load(&program, &*device, tensors, progress)?;
         let arena = program.plans.iter().map(|p| p.arena_bytes).max();
         let arena = device.alloc(arena.unwrap_or(0).max(4), "activations")?;
@@ -115,7 +128,8 @@ impl Runner {
             arena,
             pool,
             sequences,
-            prepared: HashMap::new(),
+            prepared,
+            workspace,
             recorded: HashMap::new(),
             writer: StepWriter::default(),
             eager: false,
@@ -184,11 +198,7 @@ impl Runner {
         check_spans(spans)?;
         let rows: usize = spans.iter().map(|s| s.tokens.len()).sum();
         let outputs: usize = spans.iter().map(|s| s.outputs).sum();
-        let index = self
-            .program
-            .plans
-            .iter()
-            .position(|p| (p.rows.min..=p.rows.max).contains(&rows));
+        let index = self.program.index_for(rows);
         let fits = |p: &Plan| spans.len() <= p.step.max_spans && outputs <= p.step.max_logit_rows;
         let Some(index) = index.filter(|i| fits(&self.program.plans[*i])) else {
             let last = self.program.plans.last();
@@ -206,14 +216,10 @@ impl Runner {
             }
         }
         self.append(spans)?;
-        let result = self.run(index, spans, want);
-        if result.is_err() {
-            for s in spans {
-                let kept = self.sequences.tokens(s.seq)?.len() - s.tokens.len();
-                self.sequences.truncate(s.seq, kept)?;
-            }
+        if let Err(e) = self.run(index, spans, want) {
+            self.take_back(spans)?;
+            return Err(e);
         }
-        result?;
         let outputs_bytes = match want {
             Want::Argmax => outputs * 4,
             Want::Logits => outputs * vocab * 4,
@@ -243,16 +249,38 @@ impl Runner {
         let mut copies = Vec::new();
         for (i, s) in spans.iter().enumerate() {
             if let Err(e) = self.sequences.append(s.seq, s.tokens, &mut copies) {
-                for done in &spans[..i] {
-                    let kept = self.sequences.tokens(done.seq)?.len() - done.tokens.len();
-                    self.sequences.truncate(done.seq, kept)?;
-                }
-                // Pages may have changed hands already.
-                self.copy_pages(&copies)?;
+                // Pages have changed hands already: the copies are still due.
+                self.copy_or_forget(&copies, spans)?;
+                self.take_back(&spans[..i])?;
                 return Err(e);
             }
         }
-        self.copy_pages(&copies)
+        self.copy_or_forget(&copies, spans)
+    }
+
+    /// Undoes the append of a step that did not happen.
+    fn take_back(&mut self, spans: &[Span<'_>]) -> Result<(), RuntimeError> {
+        for s in spans {
+            let kept = self.sequences.tokens(s.seq)?.len() - s.tokens.len();
+            self.sequences.truncate(s.seq, kept)?;
+        }
+        Ok(())
+    }
+
+    /// Copies shared pages before they are written. If that fails the sequences
+    /// own pages without content: they are emptied.
+    fn copy_or_forget(
+        &mut self,
+        copies: &[PageCopy],
+        spans: &[Span<'_>],
+    ) -> Result<(), RuntimeError> {
+        let copied = self.copy_pages(copies);
+        if copied.is_err() {
+            for s in spans {
+                self.sequences.truncate(s.seq, 0)?;
+            }
+        }
+        copied
     }
 
     fn copy_pages(&self, copies: &[PageCopy]) -> Result<(), RuntimeError> {
@@ -304,34 +332,9 @@ impl Runner {
         Ok(())
     }
 
-    fn prepare(&mut self, index: usize) -> Result<(), RuntimeError> {
-        if self.prepared.contains_key(&index) {
-            return Ok(());
-        }
-        let plan = &self.program.plans[index];
-        let mut kernels = Vec::with_capacity(plan.steps.len());
-        for s in &plan.steps {
-            kernels.push(s.kernel.prepare(&s.problem, &*self.device)?);
-        }
-        let workspace = kernels.iter().map(|k| k.workspace()).max().unwrap_or(0);
-        let workspace = match workspace {
-            0 => None,
-            bytes => Some(self.device.alloc(bytes, "workspace")?),
-        };
-        let step = self.device.alloc(plan.step.bytes(), "step")?;
-        let prepared = PreparedPlan {
-            kernels,
-            workspace,
-            step,
-        };
-        self.prepared.insert(index, prepared);
-        Ok(())
-    }
-
     fn record(&mut self, index: usize, want: Want) -> Result<Recorded, RuntimeError> {
-        self.prepare(index)?;
         let plan = &self.program.plans[index];
-        let prepared = &self.prepared[&index];
+        let prepared = &self.prepared[index];
         let step_bytes = plan.step.bytes();
         let step_in = self.device.mailbox(step_bytes as usize)?;
         let mut recorder = self.device.recorder("step")?;
@@ -394,7 +397,7 @@ impl Runner {
                 .zip(&s.problem.outputs)
                 .map(|(p, o)| place(p, o))
                 .collect(),
-            workspace: prepared
+            workspace: self
                 .workspace
                 .as_ref()
                 .filter(|_| scratch > 0)
@@ -406,21 +409,14 @@ impl Runner {
     /// Commands and barriers of the recorded step for `rows` rows, if it was
     /// recorded.
     pub fn stats(&self, rows: usize, want: Want) -> Option<RecordingStats> {
-        let index = self
-            .program
-            .plans
-            .iter()
-            .position(|p| (p.rows.min..=p.rows.max).contains(&rows))?;
+        let index = self.program.index_for(rows)?;
         Some(self.recorded.get(&(index, want))?.recording.stats())
     }
 
     /// Repeats the last step of that bucket with a clock on every command. The
     /// cache is written with the same values again.
     pub fn profile(&mut self, rows: usize, want: Want) -> Result<Vec<StepTime>, RuntimeError> {
-        let plans = &self.program.plans;
-        let index = plans
-            .iter()
-            .position(|p| (p.rows.min..=p.rows.max).contains(&rows));
+        let index = self.program.index_for(rows);
         match index.and_then(|i| self.recorded.get(&(i, want))) {
             Some(r) => Ok(r.recording.run_timed()?),
             None => Ok(Vec::new()),

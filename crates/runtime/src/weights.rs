@@ -3,7 +3,7 @@
 use crate::error::RuntimeError;
 use formats::TensorStore;
 use graph::{ValueId, ValueKind};
-use hal::{Device, HostRegion};
+use hal::{Device, DeviceKind, HostRegion};
 use planner::{Program, WeightPlan};
 use registry::{Operand, OperandRole, ROW_MAJOR, RowsFrom, TensorRef, WeightLayout, WeightShape};
 use std::collections::HashMap;
@@ -147,6 +147,11 @@ fn load_matrix(
     let row = shape.row_bytes().ok_or_else(describe)? as usize;
     let buffer = device.alloc(w.bytes, name)?;
     let panels = layout.panels(&shape);
+    // A CPU device says how many threads it may use; for others the host packs.
+    let threads = match device.info().kind {
+        DeviceKind::Cpu => device.info().threads,
+        _ => std::thread::available_parallelism().map_or(1, |n| n.get()),
+    };
     let at_once = (CHUNK / panel.max(1)).clamp(1, panels as u64) as usize;
     let mut first = 0;
     while first < panels {
@@ -160,6 +165,7 @@ fn load_matrix(
                 row,
                 first,
                 panel as usize,
+                threads,
                 dst,
             );
         })?;
@@ -176,6 +182,7 @@ fn pack_panels(
     row: usize,
     first: usize,
     panel: usize,
+    threads: usize,
     dst: &mut [u8],
 ) {
     let pack = |index: usize, out: &mut [u8]| {
@@ -183,8 +190,7 @@ fn pack_panels(
         let rows = layout.panel_rows.min(shape.n - from);
         (layout.pack)(shape, rows, &src[from * row..(from + rows) * row], out);
     };
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let threads = cores.min(PACK_THREADS).min(dst.len() / (256 << 10) + 1);
+    let threads = threads.min(PACK_THREADS).min(dst.len() / (256 << 10) + 1);
     let each = (dst.len() / panel).div_ceil(threads).max(1);
     std::thread::scope(|scope| {
         let mut parts = dst.chunks_mut(each * panel).enumerate();

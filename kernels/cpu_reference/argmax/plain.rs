@@ -1,5 +1,5 @@
 //! op: argmax. ids[l] = the lowest index of the largest logit; NaN is never the
-//! largest.
+//! largest, and a row with nothing above -inf gives u32::MAX.
 //!
 //! logits f32 [R, V], ids u32 [R]. Threads share the rows. Exact.
 
@@ -15,16 +15,16 @@ fn record(mut step: Step<'_>) -> Result<()> {
         // SAFETY: a declared read.
         let rows = unsafe { meta.view() }.count(from);
         for r in ctx.share(rows) {
-            let (mut best, mut max) = (0, f32::NEG_INFINITY);
+            let (mut best, mut max) = (u32::MAX, f32::NEG_INFINITY);
             // SAFETY: a declared read.
             for (i, &v) in unsafe { logits.row(r) }.iter().enumerate() {
                 if v > max {
-                    (best, max) = (i, v);
+                    (best, max) = (i as u32, v);
                 }
             }
             // SAFETY: this thread's own element of the output.
             let id = unsafe { ids.get_mut(r * stride, 1) };
-            id[0] = best as u32;
+            id[0] = best;
         }
     })
 }

@@ -1,5 +1,5 @@
 // op: argmax. ids[r] = the lowest index of the largest logit; NaN is never the
-// largest, a row without any number gives 0.
+// largest, and a row with nothing above -inf gives 0xffffffff.
 // logits f32 [R, V], rows strided; ids u32 [R].
 // Launch: one workgroup for each row (y). Exact.
 #version 460
@@ -27,7 +27,7 @@ void main() {
     if (r >= REAL_ROWS(p.rows)) return;
     uint lane = gl_LocalInvocationID.x;
     float best = NONE;
-    uint id = 0;
+    uint id = 0xffffffffu;
     for (uint i = lane; i < p.len; i += WG) {
         float v = x[p.x_at + r * p.x_stride + i];
         if (v > best) {

@@ -198,7 +198,7 @@ fn load_bpe(vocabulary: &Vocabulary<'_>, metadata: &Metadata) -> Result<Parts> {
         .ignore_merges(pre.ignore_merges)
         .build()
         .map_err(|e| fail(format!("its merges do not fit its vocabulary: {e}")))?;
-    let mut inner = Inner::new(Core::Library(ModelWrapper::BPE(model)));
+    let mut inner = Inner::new(Core::Library(Box::new(ModelWrapper::BPE(model))));
     inner
         .with_normalizer(pre.normalizer())
         .with_pre_tokenizer(Some(pre.pre_tokenizer().map_err(fail)?));

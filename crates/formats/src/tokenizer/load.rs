@@ -17,6 +17,7 @@ use super::spm::Core;
 use super::{Inner, PieceDecoder, tokenizer_error};
 use crate::config::{MAX_DIM, read_limited};
 use crate::error::{Error, Result, excerpt};
+use crate::guard::guarded;
 
 const MAX_BYTES: u64 = 512 << 20;
 
@@ -85,7 +86,9 @@ pub(super) fn load(path: &Path) -> Result<Loaded> {
         });
     }
     let text = read_limited(path, "a tokenizer", MAX_BYTES)?;
-    parse(&text).map_err(|problem| tokenizer_error(path, problem))
+    guarded(|| parse(&text))
+        .and_then(|parsed| parsed)
+        .map_err(|problem| tokenizer_error(path, problem))
 }
 
 fn parse(text: &[u8]) -> Result<Loaded, String> {
@@ -93,7 +96,7 @@ fn parse(text: &[u8]) -> Result<Loaded, String> {
     let (model, model_vocab) = parse_model(outline.model)?;
     let pieces = PieceDecoder::from_json(outline.decoder.as_ref())?;
 
-    let mut inner = Inner::new(Core::Library(model));
+    let mut inner = Inner::new(Core::Library(Box::new(model)));
     inner
         .with_normalizer(part::<NormalizerWrapper>("normalizer", outline.normalizer)?)
         .with_pre_tokenizer(part::<PreTokenizerWrapper>(

@@ -272,7 +272,7 @@ impl<'a> Merging<'a> {
 /// The model behind a tokenizer: the library's, or SentencePiece's merging, which it lacks.
 #[derive(Debug, Clone)]
 pub(super) enum Core {
-    Library(ModelWrapper),
+    Library(Box<ModelWrapper>),
     Spm(Spm),
 }
 

@@ -165,13 +165,16 @@ pub(crate) fn cpu_name() -> String {
 /// standard library, hyperthreads counted once.
 pub fn physical_threads() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let allowed = rustix::thread::sched_getaffinity(None).ok();
     let mut cores = BTreeSet::new();
-    for cpu in 0..4096 {
+    for cpu in 0..rustix::thread::CpuSet::MAX_CPU {
+        if allowed.is_none_or(|set| !set.is_set(cpu)) {
+            continue;
+        }
         let dir = format!("/sys/devices/system/cpu/cpu{cpu}/topology");
-        let Ok(siblings) = std::fs::read_to_string(format!("{dir}/thread_siblings_list")) else {
-            break;
-        };
-        cores.insert(siblings.trim().to_string());
+        if let Ok(siblings) = std::fs::read_to_string(format!("{dir}/thread_siblings_list")) {
+            cores.insert(siblings.trim().to_string());
+        }
     }
     if cores.is_empty() {
         logical

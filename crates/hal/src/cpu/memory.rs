@@ -97,11 +97,15 @@ pub(crate) struct CpuMailbox {
 }
 
 impl CpuMailbox {
-    pub fn new(len: usize) -> Self {
-        CpuMailbox {
-            bytes: Mutex::new(vec![0; len]),
+    /// `None` if the system has no such memory.
+    pub fn new(len: usize) -> Option<Self> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).ok()?;
+        bytes.resize(len, 0);
+        Some(CpuMailbox {
+            bytes: Mutex::new(bytes),
             len,
-        }
+        })
     }
 
     fn out_of_range(&self, what: &'static str, offset: usize, n: usize) -> HalError {
@@ -211,7 +215,8 @@ fn cgroup_limits() -> Vec<(u64, u64)> {
         // Limits nest: the tightest of all ancestors holds.
         while dir.starts_with(root) {
             if let Some(l) = read_u64(dir.join(limit)) {
-                found.push((l, read_u64(dir.join(usage)).unwrap_or(0)));
+                let used = read_u64(dir.join(usage)).unwrap_or(0);
+                found.push((l, used.saturating_sub(page_cache(&dir))));
             }
             if !dir.pop() {
                 break;
@@ -219,4 +224,19 @@ fn cgroup_limits() -> Vec<(u64, u64)> {
         }
     }
     found
+}
+
+/// Bytes of file pages that a cgroup is charged with: the system takes them back
+/// before it refuses memory. A model file just mapped is of that kind.
+fn page_cache(dir: &std::path::Path) -> u64 {
+    let text = std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    let value = |name: &str| -> Option<u64> {
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        line?.trim().parse().ok()
+    };
+    // cgroup v1 counts the group alone without the prefix.
+    let of = |name: &str| value(&format!("total_{name}")).or_else(|| value(name));
+    of("inactive_file").unwrap_or(0) + of("active_file").unwrap_or(0)
 }

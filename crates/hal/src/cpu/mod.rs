@@ -172,7 +172,13 @@ impl Device for CpuDevice {
     }
 
     fn mailbox(&self, bytes: usize) -> Result<Arc<dyn Mailbox>> {
-        Ok(Arc::new(CpuMailbox::new(bytes)))
+        let mailbox = CpuMailbox::new(bytes).ok_or_else(|| HalError::OutOfMemory {
+            device: self.info.name.clone(),
+            label: "mailbox".into(),
+            bytes: bytes as u64,
+            available: available_memory().to_string(),
+        })?;
+        Ok(Arc::new(mailbox))
     }
 
     fn recorder(&self, label: &str) -> Result<Box<dyn Recorder>> {

@@ -168,16 +168,23 @@ impl Recorder for CpuRecorder {
     ) -> Result<()> {
         let from = self.slice::<u8>(src, src_offset, bytes as usize)?;
         let to = self.slice::<u8>(dst, dst_offset, bytes as usize)?;
+        if src.id() == dst.id() && src_offset.abs_diff(dst_offset) < bytes {
+            return Err(HalError::Driver {
+                api: API,
+                call: "copy",
+                reason: "source and destination overlap".into(),
+            });
+        }
         let accesses = [
             Access::read(src, src_offset..src_offset + bytes),
             Access::write(dst, dst_offset..dst_offset + bytes),
         ];
         self.task("copy", &accesses, move |ctx| {
             let r = ctx.share(from.len());
-            // SAFETY: both ranges are declared, and threads take disjoint
-            // shares; `copy` allows overlap of source and destination.
+            // SAFETY: both ranges are declared and do not overlap, and threads take
+            // disjoint shares.
             unsafe {
-                std::ptr::copy(
+                std::ptr::copy_nonoverlapping(
                     from.as_ptr().add(r.start),
                     to.as_ptr().add(r.start),
                     r.len(),
