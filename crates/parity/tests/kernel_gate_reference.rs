@@ -182,8 +182,10 @@ fn eval(case: &Case) -> OpValue {
         Op::ArgMax => {
             let (x, len) = (rows(case, 0), row_len(case, 0));
             let best = |row: &[f64]| {
-                let max = row.iter().copied().fold(f64::MIN, f64::max);
-                row.iter().position(|v| *v == max).expect("a maximum") as u32
+                let numbers = row.iter().copied().filter(|v| *v > f64::NEG_INFINITY);
+                let max = numbers.reduce(f64::max);
+                max.and_then(|max| row.iter().position(|v| *v == max))
+                    .map_or(u32::MAX, |i| i as u32)
             };
             return OpValue::Ids(x.chunks(len).map(best).collect());
         }
