@@ -68,7 +68,8 @@ impl GgufFile {
     }
 
     /// How the model's authors suggest to sample, and the tokens that end an answer: those that
-    /// the file names as end of text, of turn and of message.
+    /// the file names as end of text, of turn and of message, and those of its tokens that chat
+    /// models end a turn with (files seldom name all of theirs).
     pub fn generation(&self) -> Result<GenerationDefaults> {
         let view = self.view();
         let id = |name: &str| -> Result<Option<u32>> {
@@ -88,6 +89,11 @@ impl GgufFile {
                 eos_token_ids.push(id);
             }
         }
+        for id in ends_by_name(&view)? {
+            if !eos_token_ids.contains(&id) {
+                eos_token_ids.push(id);
+            }
+        }
         Ok(GenerationDefaults {
             eos_token_ids,
             bos_token_id: id("bos")?,
@@ -100,4 +106,38 @@ impl GgufFile {
             do_sample: None,
         })
     }
+}
+
+/// Tokens that end an answer in the chat formats of the model families.
+const ENDS: &[&str] = &[
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "<EOT>",
+    "<｜end▁of▁sentence｜>",
+];
+
+/// The ids of those tokens whose names are [`ENDS`], ascending.
+fn ends_by_name(view: &MetadataView<'_>) -> Result<Vec<u32>> {
+    let Some(tokens) = view.opt_array("tokenizer.ggml.tokens")? else {
+        return Ok(Vec::new());
+    };
+    let named = tokens.iter().zip(0u32..).filter_map(|(token, id)| {
+        let name = *ENDS.iter().find(|end| token.as_str() == Some(**end))?;
+        Some((name, id))
+    });
+    let named: Vec<(&str, u32)> = named.collect();
+    // Where an answer consists of several messages, this ends only one of them.
+    let messages = named.iter().any(|(name, _)| *name == "<|return|>");
+    let ends = named
+        .into_iter()
+        .filter(|(name, _)| !(messages && *name == "<|end|>"));
+    Ok(ends.map(|(_, id)| id).collect())
 }

@@ -131,6 +131,11 @@ fn byte_level_vocabularies_equal_transformers() {
 fn it_is_the_tokenizer_of_the_folder() {
     let ours = loaded(&ferris());
     let folder = Tokenizer::from_dir(&fixtures().join("models/ferris-9m")).unwrap();
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("vocab.gguf");
+    write_gguf(&path, &ferris(), &[]).unwrap();
+    let generation = GgufFile::open(&path).unwrap().generation().unwrap();
+    assert_eq!(generation.eos_token_ids, [2, 0]);
     assert_eq!(ours.vocab_size(), folder.vocab_size());
     assert_eq!(
         (ours.bos_id(), ours.eos_id()),
