@@ -37,6 +37,6 @@ const fn kernel(quant: &'static [&'static str], tolerance: f32) -> SimdKernel {
 }
 
 static F32: SimdKernel = kernel(&["f32"], 1e-6);
-static F16: SimdKernel = kernel(&["f16"], 4e-3);
-static BF16: SimdKernel = kernel(&["bf16"], 3e-2);
+static F16: SimdKernel = kernel(&["f16"], 1e-6);
+static BF16: SimdKernel = kernel(&["bf16"], 1e-6);
 registry::register!(F32, F16, BF16);
