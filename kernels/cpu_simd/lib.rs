@@ -18,6 +18,8 @@ mod common {
     pub mod math;
     pub mod matmul;
     #[cfg(target_arch = "x86_64")]
+    pub mod matmul_amx;
+    #[cfg(target_arch = "x86_64")]
     pub mod matmul_bf16;
     pub mod matmul_f32;
     pub mod matmul_kernels;

@@ -80,7 +80,11 @@ impl GgufFile {
         let sampling = view.within("general.sampling");
         let number =
             |key: &str, range| Ok::<_, Error>(sampling.opt_f64_in(key, range)?.map(|x| x as f32));
-        let top_k = sampling.opt_usize_in("top_k", 0..=MAX_DIM)?;
+        let top_k = match sampling.opt_f64("top_k")? {
+            // Some tools write -1 for "no limit".
+            Some(-1.0) => Some(0),
+            _ => sampling.opt_usize_in("top_k", 0..=MAX_DIM)?,
+        };
         let mut eos_token_ids = Vec::new();
         for name in ["eos", "eot", "eom"] {
             if let Some(id) = id(name)?
@@ -96,8 +100,9 @@ impl GgufFile {
         }
         Ok(GenerationDefaults {
             eos_token_ids,
-            bos_token_id: id("bos")?,
-            pad_token_id: id("padding")?,
+            // For information only, as with Hugging Face's files.
+            bos_token_id: id("bos").ok().flatten(),
+            pad_token_id: id("padding").ok().flatten(),
             temperature: number("temp", 0.0..=100.0)?,
             top_k: top_k.map(|k| k as u32),
             top_p: number("top_p", 0.0..=1.0)?,

@@ -153,7 +153,7 @@ fn generation_defaults_are_checked() {
     for (text, field) in [
         (r#"{"temperature": -1}"#, "temperature"),
         (r#"{"temperature": NaN}"#, "temperature"),
-        (r#"{"top_k": -1}"#, "top_k"),
+        (r#"{"top_k": -2}"#, "top_k"),
         (r#"{"top_k": 1.5}"#, "top_k"),
         (r#"{"top_p": 1.01}"#, "top_p"),
         (r#"{"min_p": -0.1}"#, "min_p"),
@@ -167,6 +167,15 @@ fn generation_defaults_are_checked() {
         assert!(error.contains(&format!("`{field}`")), "{error}");
         assert!(error.contains("generation_config.json"), "{error}");
     }
+}
+
+#[test]
+fn customary_ways_to_say_none() {
+    let text = r#"{"top_k": -1, "bos_token_id": -1, "pad_token_id": -1}"#;
+    let dir = folder(&[("config.json", "{}"), ("generation_config.json", text)]);
+    let found = HfDir::open(dir.path()).unwrap().generation;
+    assert_eq!(found.top_k, Some(0));
+    assert_eq!((found.bos_token_id, found.pad_token_id), (None, None));
 }
 
 #[test]

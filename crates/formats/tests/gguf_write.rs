@@ -122,6 +122,11 @@ fn sampling_and_ends_of_an_answer() {
     keys.put("general.sampling.min_p", Value::F32(1.5));
     let error = written(&keys).1.generation().unwrap_err().to_string();
     assert!(error.contains("general.sampling.min_p"), "{error}");
+    let mut keys = GgufKeys::new();
+    keys.put("general.sampling.top_k", Value::I32(-1))
+        .put("tokenizer.ggml.bos_token_id", Value::U32(u32::MAX));
+    let found = written(&keys).1.generation().unwrap();
+    assert_eq!((found.top_k, found.bos_token_id), (Some(0), None));
     // Ends that no key names are known by their names.
     let ends = |tokens: &[&str]| {
         let mut keys = GgufKeys::new();

@@ -6,11 +6,11 @@ use crate::cache::SeqId;
 #[non_exhaustive]
 pub enum RuntimeError {
     #[error(transparent)]
-    Format(#[from] formats::Error),
+    Format(Box<formats::Error>),
     #[error(transparent)]
-    Model(#[from] models::ModelError),
+    Model(Box<models::ModelError>),
     #[error(transparent)]
-    Plan(#[from] planner::PlanError),
+    Plan(Box<planner::PlanError>),
     #[error(transparent)]
     Registry(#[from] registry::RegistryError),
     #[error(transparent)]
@@ -60,6 +60,23 @@ pub enum RuntimeError {
     BadStep(String),
     #[error("tensor '{tensor}': {reason}")]
     Weight { tensor: String, reason: String },
+}
+
+/// Large errors are boxed: results are returned by value along every step.
+macro_rules! boxed {
+    ($($variant:ident: $error:ty),+ $(,)?) => {
+        $(impl From<$error> for RuntimeError {
+            fn from(e: $error) -> Self {
+                RuntimeError::$variant(Box::new(e))
+            }
+        })+
+    };
+}
+
+boxed! {
+    Format: formats::Error,
+    Model: models::ModelError,
+    Plan: planner::PlanError,
 }
 
 /// Bytes as people read them.

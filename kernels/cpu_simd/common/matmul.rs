@@ -360,6 +360,21 @@ pub struct Sink<S: Simd> {
 }
 
 impl<S: Simd> Sink<S> {
+    /// Where rows of two whole panels can be stored as they are: the columns'
+    /// addresses in row 0 and the stride. A residual may come first.
+    #[inline(always)]
+    pub fn whole_tiles(&self) -> Option<([*const f32; 2], usize)> {
+        let plain = !self.silu && self.bias[0].is_none();
+        let whole = self.count == 2 && self.n == [LANES; 2];
+        (plain && whole).then(|| (self.out.map(<*mut f32>::cast_const), self.out_stride))
+    }
+
+    /// The residual's columns in row 0 and its stride.
+    #[inline(always)]
+    pub fn residual(&self) -> Option<([*const f32; 2], usize)> {
+        Some((self.residual?, self.residual_stride))
+    }
+
     /// Takes the products of one row to their output.
     ///
     /// # Safety

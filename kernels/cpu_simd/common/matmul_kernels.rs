@@ -102,7 +102,7 @@ pub const fn amx(pattern: &'static Pattern, rank: i32) -> SimdKernel {
             matmul::fits(p)
         },
         |p| matmul::workspace(p, PackAs::Bf16Tiles),
-        super::matmul_bf16::record_tiles,
+        super::matmul_amx::record,
     )
 }
 

@@ -35,6 +35,7 @@ impl Body for RopeAppend {
         let dim = self.to.cache.view.head_dim;
         let (kv_heads, q_heads) = (self.to.cache.view.kv_heads, self.q_out.len / dim);
         let units = kv_heads + q_heads;
+        let mut key = [0f32; MAX_DIM];
         for unit in ctx.share(rows * units) {
             let (row, head) = (unit / units, unit % units);
             let table = self.table.at(row);
@@ -49,7 +50,6 @@ impl Body for RopeAppend {
             }
             let place = self.to.place(&view, row);
             let place = place.expect("the step buffer gives every row a page");
-            let mut key = [0f32; MAX_DIM];
             // SAFETY: `fits` bounds the head by the buffer; rows have distinct
             // places in the cache.
             unsafe {

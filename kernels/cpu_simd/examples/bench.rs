@@ -363,9 +363,9 @@ fn main() -> Result<(), Error> {
     for rows in [1, 8, 64, 512] {
         let (q, kv) = (HEADS * DIM, KV_HEADS * DIM);
         let run = |name: &str,
-                       flops: usize,
-                       stored: &[usize],
-                       build: &dyn Fn(&mut Bench) -> Result<(), Error>|
+                   flops: usize,
+                   stored: &[usize],
+                   build: &dyn Fn(&mut Bench) -> Result<(), Error>|
          -> Result<(), Error> {
             if !name.contains(&keep) {
                 return Ok(());

@@ -14,6 +14,7 @@ use super::{Inner, PieceDecoder, Tokenizer, TokenizerConfig, tokenizer_error};
 use crate::config::MAX_DIM;
 use crate::error::{Error, Result, excerpt};
 use crate::gguf::{Metadata, MetadataView, Value};
+use crate::guard::guarded;
 
 /// What the two kinds have in common, read and checked.
 struct Vocabulary<'a> {
@@ -49,8 +50,13 @@ pub(super) fn load(metadata: &Metadata) -> Result<Option<Tokenizer>> {
         }
     };
     let vocabulary = Vocabulary::read(view.clone())?;
-    let mut parts = parts(&vocabulary, metadata)?;
-    let special = add_tokens(&mut parts, &vocabulary, metadata)?;
+    // The library trusts what it is given.
+    let built = guarded(|| {
+        let mut parts = parts(&vocabulary, metadata)?;
+        let special = add_tokens(&mut parts, &vocabulary, metadata)?;
+        Ok((parts, special))
+    });
+    let (parts, special) = built.map_err(|e| tokenizer_error(view.file(), e))??;
     let config = config(&parts, &vocabulary, metadata)?;
     Ok(Some(Tokenizer {
         vocab_size: vocabulary.tokens.len(),
@@ -310,7 +316,8 @@ fn config(
     Ok(TokenizerConfig {
         bos_token: vocabulary.text(parts.bos),
         eos_token: vocabulary.text(parts.eos),
-        pad_token: vocabulary.text(vocabulary.id("padding_token_id")?),
+        // Files that write an absurd id for "none" are not refused.
+        pad_token: vocabulary.text(vocabulary.id("padding_token_id").ok().flatten()),
         unk_token: vocabulary.text(parts.unknown),
         add_bos_token: Some(add_bos),
         add_eos_token: Some(add_eos),
