@@ -375,6 +375,13 @@ impl<S: Simd> Sink<S> {
         Some((self.residual?, self.residual_stride))
     }
 
+    /// The same for sums that have it already.
+    #[inline(always)]
+    pub fn without_residual(mut self) -> Self {
+        self.residual = None;
+        self
+    }
+
     /// Takes the products of one row to their output.
     ///
     /// # Safety
