@@ -188,6 +188,41 @@ fn manifest(tree: &str, toml: &str) -> Manifest {
     }
 }
 
+/// Crates that may link the trees.
+const LINKERS: &[&str] = &["bench-run", "engine", "parity"];
+
+#[test]
+fn only_binaries_and_gates_link_the_trees() {
+    let folder = |name: &str| {
+        let entries = std::fs::read_dir(root().join(name)).expect("a folder");
+        let mut found: Vec<Manifest> = entries
+            .flatten()
+            .filter_map(|e| {
+                let toml = std::fs::read_to_string(e.path().join("Cargo.toml")).ok()?;
+                Some(manifest(&e.file_name().to_string_lossy(), &toml))
+            })
+            .collect();
+        found.sort_by(|a, b| a.tree.cmp(&b.tree));
+        found
+    };
+    let trees: Vec<String> = folder("kernels").into_iter().map(|m| m.tree).collect();
+    let trees: Vec<&str> = trees.iter().map(String::as_str).collect();
+    let mut lower = folder("crates");
+    let all = lower.len();
+    lower.retain(|m| !LINKERS.contains(&m.tree.as_str()));
+    assert_eq!(all - lower.len(), LINKERS.len(), "a linker is gone");
+    let registry = std::fs::read_to_string(root().join("registry/Cargo.toml"));
+    lower.push(manifest("registry", &registry.expect("the registry")));
+    none(peers::check_lower(&lower, &trees));
+
+    let planted = [
+        manifest("runtime", "[dependencies]\nkernels.workspace = true\n"),
+        manifest("models", "[dev-dependencies]\nvulkan.workspace = true\n"),
+        manifest("graph", "[dependencies]\nhal.workspace = true\n"),
+    ];
+    assert_eq!(peers::check_lower(&planted, &trees).len(), 2);
+}
+
 #[test]
 fn peer_trees_do_not_depend_on_each_other() {
     let entries = std::fs::read_dir(root().join("kernels")).expect("the trees");

@@ -320,3 +320,41 @@ fn a_prompt_longer_than_a_step_is_cut_into_chunks() {
         );
     }
 }
+
+#[test]
+fn a_request_that_cannot_draw_ends_alone() {
+    let vocab = 8192;
+    let mut runner = load(64, 2, 128);
+    let alone = answer(&mut runner, &prompt(), greedy(8));
+    let pages = runner.sequences().free_pages();
+    let mut generator = Generator::new(&mut runner, Some(tokenizer()));
+    let mut banned = greedy(8);
+    banned.sampling.logit_bias = (0..vocab).map(|id| (id, f32::NEG_INFINITY)).collect();
+    let bad = generator.add(&prompt(), banned).expect("a request");
+    let good = generator.add(&prompt(), greedy(8)).expect("a request");
+    let mut error = None;
+    let mut tokens = Vec::new();
+    while !generator.is_idle() {
+        for e in generator.step().expect("the step itself succeeds") {
+            if e.request == bad {
+                assert_eq!(e.finish, Some(Finish::Failed));
+                error = e.error;
+            } else {
+                assert_eq!(e.request, good);
+                tokens.extend(e.token);
+            }
+        }
+    }
+    assert!(matches!(
+        error,
+        Some(sampling::SampleError::NoCandidates { .. })
+    ));
+    assert_eq!(tokens, alone.tokens);
+    drop(generator);
+    assert_eq!(runner.sequences().free_pages(), pages);
+
+    let mut generator = Generator::new(&mut runner, None);
+    let mut outside = greedy(1);
+    outside.sampling.logit_bias = vec![(vocab, 1.0)];
+    assert!(generator.add(&prompt(), outside).is_err(), "no such token");
+}

@@ -32,6 +32,26 @@ pub fn check(trees: &[Manifest]) -> Vec<String> {
     found
 }
 
+/// Dependencies of lower crates on trees or on the facade: what runs is decided by
+/// what a binary links, so only binaries and the gates may name them.
+pub fn check_lower(lower: &[Manifest], trees: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for m in lower {
+        match m.toml.parse::<toml::Table>() {
+            Err(e) => found.push(format!("{}/Cargo.toml: {e}", m.tree)),
+            Ok(toml) => found.extend(
+                dependencies(&toml)
+                    .into_iter()
+                    .filter(|(_, name)| name == "kernels" || trees.contains(&name.as_str()))
+                    .map(|(section, name)| {
+                        format!("{}/Cargo.toml: [{section}] names {name}", m.tree)
+                    }),
+            ),
+        }
+    }
+    found
+}
+
 /// Section and package of every dependency, those of targets included.
 fn dependencies(toml: &toml::Table) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
