@@ -228,7 +228,8 @@ impl Artifact {
         }
         if let Some(c) = &self.correctness {
             out += &format!(
-                "  gate     {} positions: KL mean {:.1e}, max {:.1e}, top-1 {:.2} %, activation format costs {:.1e}\n",
+                "  gate     {} kernel uses, {} positions: KL mean {:.1e}, max {:.1e}, top-1 {:.2} %, activation format costs {:.1e}\n",
+                c.kernels,
                 c.positions,
                 c.kl_mean,
                 c.kl_max,

@@ -86,11 +86,6 @@ fn run(args: &Args) -> Result<Status> {
         threads: args.threads,
         isa: None,
     };
-    let gate = if args.no_gate {
-        None
-    } else {
-        Some(gate::climb(&opened, &registry, &options)?)
-    };
     let tokens = args.depth + args.prompt_tokens.max(args.gen_tokens + 1);
     options.context = Some(tokens as usize);
     options.sequences = args.batch as usize;
@@ -102,6 +97,11 @@ fn run(args: &Args) -> Result<Status> {
         eprintln!("note: {note}");
     }
     let runner = &mut model.runner;
+    let gate = if args.no_gate {
+        None
+    } else {
+        Some(gate::climb(&opened, &registry, &options, runner)?)
+    };
     let shape = measure::Shape {
         prompt: args.prompt_tokens as usize,
         generated: args.gen_tokens as usize,

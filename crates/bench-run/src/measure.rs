@@ -4,7 +4,7 @@
 use anyhow::Result;
 use runtime::{Forward, Runner, Span, Want};
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -43,14 +43,38 @@ fn fill(runner: &mut Runner, seq: runtime::SeqId, tokens: usize) -> Result<()> {
     Ok(())
 }
 
+/// A sample lasts at least this long: small models are measured over several
+/// prompts and answers, or the clock would see little but noise.
+const SAMPLE: Duration = Duration::from_millis(300);
+
 pub fn run(runner: &mut Runner, shape: &Shape) -> Result<Speeds> {
+    Ok(Speeds {
+        prefill: rate(shape.prompt, || prefill(runner, shape))?,
+        decode: rate(shape.generated * shape.batch, || decode(runner, shape))?,
+    })
+}
+
+/// Tokens per second over as many calls as a sample needs.
+fn rate(tokens: usize, mut once: impl FnMut() -> Result<Duration>) -> Result<f64> {
+    let (mut calls, mut spent) = (0, Duration::ZERO);
+    while calls == 0 || spent < SAMPLE {
+        spent += once()?;
+        calls += 1;
+    }
+    Ok((tokens * calls) as f64 / spent.as_secs_f64())
+}
+
+fn prefill(runner: &mut Runner, shape: &Shape) -> Result<Duration> {
     let seq = runner.create()?;
     fill(runner, seq, shape.depth)?;
     let start = Instant::now();
     fill(runner, seq, shape.prompt)?;
-    let prefill = shape.prompt as f64 / start.elapsed().as_secs_f64();
+    let spent = start.elapsed();
     runner.free(seq)?;
+    Ok(spent)
+}
 
+fn decode(runner: &mut Runner, shape: &Shape) -> Result<Duration> {
     let vocab = runner.vocab();
     let mut seqs = Vec::new();
     for _ in 0..shape.batch {
@@ -75,12 +99,11 @@ pub fn run(runner: &mut Runner, shape: &Shape) -> Result<Speeds> {
             next.copy_from_slice(&ids);
         }
     }
-    let tokens = (shape.generated * shape.batch) as f64;
-    let decode = tokens / start.elapsed().as_secs_f64();
+    let spent = start.elapsed();
     for seq in seqs {
         runner.free(seq)?;
     }
-    Ok(Speeds { prefill, decode })
+    Ok(spent)
 }
 
 /// Prints the time of each kernel of one prefill chunk and one decode step, the

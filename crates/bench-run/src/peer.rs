@@ -5,6 +5,9 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use std::process::Command;
 
+/// llama-bench averages over these.
+const REPEATS: &str = "5";
+
 /// Runs the command once for the prompt and the generation of `shape`.
 pub fn run(command: &str, shape: &Shape) -> Result<Speeds> {
     if shape.batch != 1 {
@@ -14,7 +17,7 @@ pub fn run(command: &str, shape: &Shape) -> Result<Speeds> {
     let program = words.next().context("--peer is empty")?;
     let output = Command::new(program)
         .args(words)
-        .args(["-o", "jsonl", "-r", "1"])
+        .args(["-o", "jsonl", "-r", REPEATS])
         .args(["-p", &shape.prompt.to_string()])
         .args(["-n", &shape.generated.to_string()])
         .args(["-d", &shape.depth.to_string()])
