@@ -22,6 +22,37 @@ pub fn part_len(dim: usize) -> usize {
     pad_dim(dim) + LANES
 }
 
+/// Where a row's block is worked on: of each query its elements, weighted sums,
+/// scores of KEYS keys, maximum and sum.
+#[derive(Clone, Copy)]
+struct Block {
+    queries: *mut f32,
+    outputs: *mut f32,
+    scores: *mut f32,
+    stats: *mut f32,
+}
+
+impl Block {
+    /// Scores to weights, and what was summed so far to the new maximum.
+    ///
+    /// # Safety
+    /// The arrays hold `group` queries of `pad` elements; n ≤ KEYS.
+    #[inline(always)]
+    unsafe fn soften<S: Simd>(&self, s: S, group: usize, pad: usize, n: usize) {
+        for h in 0..group {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let (scores, stats) = (self.scores.add(h * KEYS), self.stats.add(2 * h));
+                let shrink = s.splat(soften(s, scores, n, stats));
+                for d in (0..pad).step_by(LANES) {
+                    let out = self.outputs.add(h * pad + d);
+                    s.store(out, s.mul(s.load(out), shrink));
+                }
+            }
+        }
+    }
+}
+
 impl Attend {
     /// Where part `part` of a row's query head leaves its result.
     #[inline(always)]
@@ -70,46 +101,17 @@ impl Attend {
                 *stats.add(2 * h) = NOTHING;
                 *stats.add(2 * h + 1) = 0.0;
             }
-            let mut block = low / KEYS * KEYS;
-            while block < high {
-                let (start, end) = (block.max(low), high.min(block + KEYS));
-                let n = end - start;
-                self.fetch(s, table, (0, head), (start, end), keys);
-                self.fetch(s, table, (1, head), (start, end), values);
-                for h in 0..group {
-                    let (q, to) = (queries.add(h * pad), scores.add(h * KEYS));
-                    score(s, q, keys, pad, n, to);
-                    let shrink = soften(s, to, n, stats.add(2 * h));
-                    let shrink = s.splat(shrink);
-                    for d in (0..pad).step_by(LANES) {
-                        let out = outputs.add(h * pad + d);
-                        s.store(out, s.mul(s.load(out), shrink));
-                    }
-                }
-                let mut h = 0;
-                while S::WIDE && h + 4 <= group {
-                    weigh::<S, 4>(
-                        s,
-                        scores.add(h * KEYS),
-                        values,
-                        pad,
-                        n,
-                        outputs.add(h * pad),
-                    );
-                    h += 4;
-                }
-                while h < group {
-                    weigh::<S, 1>(
-                        s,
-                        scores.add(h * KEYS),
-                        values,
-                        pad,
-                        n,
-                        outputs.add(h * pad),
-                    );
-                    h += 1;
-                }
-                block += KEYS;
+            let at = Block {
+                queries,
+                outputs,
+                scores,
+                stats,
+            };
+            if S::WIDE && dim == pad && group.is_multiple_of(4) {
+                let reach = position + 1;
+                self.direct(s, table, head, (low, high, reach), at);
+            } else {
+                self.staged(s, table, head, (low, high), (keys, values), at);
             }
             for h in 0..group {
                 let (out, max, sum) = (
@@ -133,6 +135,193 @@ impl Attend {
                     }
                 }
             }
+        }
+    }
+
+    /// Passes positions `low..high` a block at a time, decoded to the scratch
+    /// first.
+    ///
+    /// # Safety
+    /// As [`Attend::row`], with the arrays of its scratch.
+    #[inline(always)]
+    unsafe fn staged<S: Simd>(
+        &self,
+        s: S,
+        table: &[u32],
+        head: usize,
+        (low, high): (usize, usize),
+        (keys, values): (*mut f32, *mut f32),
+        at: Block,
+    ) {
+        let (pad, group) = (pad_dim(self.dim), self.group());
+        let mut block = low / KEYS * KEYS;
+        while block < high {
+            let (start, end) = (block.max(low), high.min(block + KEYS));
+            let n = end - start;
+            // SAFETY: as the caller promises; a block has at most KEYS keys.
+            unsafe {
+                self.fetch(s, table, (0, head), (start, end), keys);
+                self.fetch(s, table, (1, head), (start, end), values);
+                for h in 0..group {
+                    score(
+                        s,
+                        at.queries.add(h * pad),
+                        keys,
+                        pad,
+                        n,
+                        at.scores.add(h * KEYS),
+                    );
+                }
+                at.soften(s, group, pad, n);
+                for h in 0..group {
+                    let (weights, out) = (at.scores.add(h * KEYS), at.outputs.add(h * pad));
+                    weigh(s, weights, values, pad, n, out);
+                }
+            }
+            block += KEYS;
+        }
+    }
+
+    /// The same straight from the pages, four queries at a time, while the next
+    /// block's lines are called for; `reach` is where the row's positions end.
+    ///
+    /// # Safety
+    /// As [`Attend::staged`]; the dimension is whole vectors.
+    #[inline(always)]
+    unsafe fn direct<S: Simd>(
+        &self,
+        s: S,
+        table: &[u32],
+        head: usize,
+        (low, high, reach): (usize, usize, usize),
+        at: Block,
+    ) {
+        let (dim, bytes, group) = (self.dim, self.elem.bytes(), self.group());
+        let mut block = low / KEYS * KEYS;
+        let mut now = [[std::ptr::null::<u8>(); KEYS]; 2];
+        let mut next = now;
+        self.addresses(table, head, (low, high.min(block + KEYS)), &mut next);
+        while block < high {
+            let (start, end) = (block.max(low), high.min(block + KEYS));
+            let n = end - start;
+            std::mem::swap(&mut now, &mut next);
+            let later = (reach.min(end), reach.min(end + KEYS));
+            self.addresses(table, head, later, &mut next);
+            // SAFETY: `addresses` checked the rows; prefetching faults nowhere.
+            unsafe {
+                for h in (0..group).step_by(4) {
+                    for j in (0..n).step_by(4) {
+                        let mut acc = [s.zero(); LANES];
+                        for d in (0..dim).step_by(LANES) {
+                            let q = at.queries.add(h * dim + d);
+                            for i in 0..4 {
+                                let k = self.elem.load(s, now[0][j + i].add(d * bytes));
+                                for g in 0..4 {
+                                    let q = s.load(q.add(g * dim));
+                                    acc[4 * g + i] = s.fma(q, k, acc[4 * g + i]);
+                                }
+                            }
+                        }
+                        for i in 0..4 {
+                            for line in (0..dim * bytes).step_by(64) {
+                                s.prefetch(next[0][j + i].wrapping_add(line));
+                            }
+                        }
+                        let sums = s.to_array(s.sums(acc));
+                        for (g, four) in sums.as_chunks::<4>().0.iter().enumerate() {
+                            let to = at.scores.add((h + g) * KEYS + j);
+                            to.cast::<[f32; 4]>().write_unaligned(*four);
+                        }
+                    }
+                }
+                at.soften(s, group, dim, n);
+                for h in (0..group).step_by(4) {
+                    let mut d = 0;
+                    while d < dim {
+                        let wide = d + 4 * LANES <= dim;
+                        if wide {
+                            self.add_values::<S, 4>(s, (h, d, n), &now[1], &next[1], at);
+                        } else {
+                            self.add_values::<S, 1>(s, (h, d, n), &now[1], &next[1], at);
+                        }
+                        d += if wide { 4 * LANES } else { LANES };
+                    }
+                }
+            }
+            block += KEYS;
+        }
+    }
+
+    /// Adds D vectors of the weighted values of `n` keys to the outputs of four
+    /// queries, from query `h` and element `d` on.
+    ///
+    /// # Safety
+    /// As [`Attend::direct`].
+    #[inline(always)]
+    unsafe fn add_values<S: Simd, const D: usize>(
+        &self,
+        s: S,
+        (h, d, n): (usize, usize, usize),
+        now: &[*const u8; KEYS],
+        next: &[*const u8; KEYS],
+        at: Block,
+    ) {
+        let (dim, bytes) = (self.dim, self.elem.bytes());
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut acc = [[s.zero(); D]; 4];
+            for j in 0..n {
+                let row = now[j].add(d * bytes);
+                for line in (0..D * LANES * bytes).step_by(64) {
+                    s.prefetch(next[j].wrapping_add(d * bytes + line));
+                }
+                let mut v = [s.zero(); D];
+                for (i, v) in v.iter_mut().enumerate() {
+                    *v = self.elem.load(s, row.add(i * LANES * bytes));
+                }
+                for (g, acc) in acc.iter_mut().enumerate() {
+                    let w = s.splat(*at.scores.add((h + g) * KEYS + j));
+                    for (acc, v) in acc.iter_mut().zip(v) {
+                        *acc = s.fma(w, v, *acc);
+                    }
+                }
+            }
+            for (g, acc) in acc.into_iter().enumerate() {
+                for (i, acc) in acc.into_iter().enumerate() {
+                    let out = at.outputs.add((h + g) * dim + d + i * LANES);
+                    s.store(out, s.add(s.load(out), acc));
+                }
+            }
+        }
+    }
+
+    /// Where the keys and values of positions `low..high` lie; the last ones
+    /// repeat up to a whole block.
+    fn addresses(
+        &self,
+        table: &[u32],
+        head: usize,
+        (low, high): (usize, usize),
+        to: &mut [[*const u8; KEYS]; 2],
+    ) {
+        if low == high {
+            return;
+        }
+        let (block, bytes) = (self.cache.view.block, self.elem.bytes());
+        let stride = self.cache.view.token_stride * bytes;
+        for (kv, to) in to.iter_mut().enumerate() {
+            let mut p = low;
+            while p < high {
+                let end = high.min((p / block + 1) * block);
+                let run = (p % block, end - p);
+                let first = self.cache.run(table[p / block], kv, head, run, bytes);
+                for (i, to) in to[p - low..end - low].iter_mut().enumerate() {
+                    *to = first.wrapping_add(i * stride);
+                }
+                p = end;
+            }
+            let last = to[high - low - 1];
+            to[high - low..].fill(last);
         }
     }
 
@@ -286,63 +475,29 @@ unsafe fn tail<S: Simd>(s: S, p: *const f32, n: usize, fill: S::V) -> S::V {
     }
 }
 
-/// outputs[h] += Σ_j weights[h][j]·values[j] for H queries.
+/// output += Σ_j weights[j]·values[j].
 ///
 /// # Safety
-/// The arrays have the strides of [`Attend::row`]; n ≤ KEYS.
+/// `values` holds n rows of `pad`; n ≤ KEYS.
 #[inline(always)]
-unsafe fn weigh<S: Simd, const H: usize>(
+unsafe fn weigh<S: Simd>(
     s: S,
     weights: *const f32,
     values: *const f32,
     pad: usize,
     n: usize,
-    outputs: *mut f32,
+    output: *mut f32,
 ) {
-    let mut d = 0;
-    while d < pad {
-        // Four vectors at a time where the head has them.
-        if d + 4 * LANES <= pad {
-            // SAFETY: as the caller promises.
-            unsafe { weigh_part::<S, H, 4>(s, weights, values.add(d), pad, n, outputs.add(d)) };
-            d += 4 * LANES;
-        } else {
-            // SAFETY: as the caller promises.
-            unsafe { weigh_part::<S, H, 1>(s, weights, values.add(d), pad, n, outputs.add(d)) };
-            d += LANES;
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn weigh_part<S: Simd, const H: usize, const D: usize>(
-    s: S,
-    weights: *const f32,
-    values: *const f32,
-    pad: usize,
-    n: usize,
-    outputs: *mut f32,
-) {
-    let mut acc = [[s.zero(); D]; H];
-    // SAFETY: as the caller of `weigh` promises.
-    unsafe {
-        for j in 0..n {
-            let mut v = [s.zero(); D];
-            for (d, v) in v.iter_mut().enumerate() {
-                *v = s.load(values.add(j * pad + d * LANES));
+    for d in (0..pad).step_by(LANES) {
+        let mut acc = [s.zero(); 2];
+        // SAFETY: as the caller promises.
+        unsafe {
+            for j in 0..n {
+                let v = s.load(values.add(j * pad + d));
+                acc[j % 2] = s.fma(s.splat(*weights.add(j)), v, acc[j % 2]);
             }
-            for (h, acc) in acc.iter_mut().enumerate() {
-                let w = s.splat(*weights.add(h * KEYS + j));
-                for (acc, v) in acc.iter_mut().zip(v) {
-                    *acc = s.fma(w, v, *acc);
-                }
-            }
-        }
-        for (h, acc) in acc.into_iter().enumerate() {
-            for (d, acc) in acc.into_iter().enumerate() {
-                let out = outputs.add(h * pad + d * LANES);
-                s.store(out, s.add(s.load(out), acc));
-            }
+            let out = output.add(d);
+            s.store(out, s.add(s.load(out), s.add(acc[0], acc[1])));
         }
     }
 }
