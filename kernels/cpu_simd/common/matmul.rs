@@ -10,6 +10,9 @@
 //! output is computed once, by one thread, in an order that depends on neither
 //! the number of threads nor the other rows.
 
+// Rows in bf16 and whole tiles are for x86 alone.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 use super::layout::{PANEL, elem_bytes, pad_k, panel_bytes};
 use super::math::{Norm, inverse_rms, silu};
 use super::plumbing::{Fits, Meta, Result, Rows, Step, real_rows};

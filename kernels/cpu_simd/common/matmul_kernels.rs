@@ -4,9 +4,13 @@
 use super::layout::{N16, N16K2};
 use super::matmul::{self, PackAs};
 use super::matmul_f32;
-use super::plumbing::{Fits, SimdKernel, Step, needs};
+#[cfg(target_arch = "x86_64")]
+use super::plumbing::{Fits, needs};
+use super::plumbing::{SimdKernel, Step};
 use crate::BACKEND;
-use registry::{Act, KernelSpec, Pattern, Problem};
+#[cfg(target_arch = "x86_64")]
+use registry::Problem;
+use registry::{Act, KernelSpec, Pattern};
 
 type Record = fn(&mut Step<'_>) -> super::plumbing::Result<()>;
 

@@ -3,8 +3,10 @@
 
 use super::simd::{Body, Level};
 use crate::BACKEND;
+#[cfg(target_arch = "x86_64")]
+use hal::DeviceInfo;
 use hal::cpu::{CpuRecorder, CpuSlice, TaskCtx};
-use hal::{Device, DeviceInfo, HalError, Recorder};
+use hal::{Device, HalError, Recorder};
 use registry::{
     Act, Binds, CacheView, Kernel, KernelError, KernelSpec, Operand, Pattern, Prepared, Problem,
     RowsFrom, StepLayout, StepView, TensorRef,
@@ -332,6 +334,7 @@ pub fn real_rows(view: &StepView<'_>, from: RowsFrom, bound: usize) -> usize {
 }
 
 /// `Err` unless the device lists the feature.
+#[cfg(target_arch = "x86_64")]
 pub fn needs(info: &DeviceInfo, feature: &str) -> Fits {
     if info.has(feature) {
         Ok(())
