@@ -61,3 +61,18 @@ inventory::submit! { SchemeDesc { name: "f32", block: 1, block_bytes: 4 } }
 inventory::submit! { SchemeDesc { name: "f16", block: 1, block_bytes: 2 } }
 inventory::submit! { SchemeDesc { name: "bf16", block: 1, block_bytes: 2 } }
 inventory::submit! { SchemeDesc { name: "u32", block: 1, block_bytes: 4 } }
+
+// The block schemes of GGUF files, which say what each byte means.
+inventory::submit! { SchemeDesc { name: "q4_0", block: 32, block_bytes: 18 } }
+inventory::submit! { SchemeDesc { name: "q4_1", block: 32, block_bytes: 20 } }
+inventory::submit! { SchemeDesc { name: "q5_0", block: 32, block_bytes: 22 } }
+inventory::submit! { SchemeDesc { name: "q5_1", block: 32, block_bytes: 24 } }
+inventory::submit! { SchemeDesc { name: "q8_0", block: 32, block_bytes: 34 } }
+inventory::submit! { SchemeDesc { name: "q2_k", block: 256, block_bytes: 84 } }
+inventory::submit! { SchemeDesc { name: "q3_k", block: 256, block_bytes: 110 } }
+inventory::submit! { SchemeDesc { name: "q4_k", block: 256, block_bytes: 144 } }
+inventory::submit! { SchemeDesc { name: "q5_k", block: 256, block_bytes: 176 } }
+inventory::submit! { SchemeDesc { name: "q6_k", block: 256, block_bytes: 210 } }
+inventory::submit! { SchemeDesc { name: "iq4_nl", block: 32, block_bytes: 18 } }
+inventory::submit! { SchemeDesc { name: "iq4_xs", block: 256, block_bytes: 136 } }
+inventory::submit! { SchemeDesc { name: "mxfp4", block: 32, block_bytes: 17 } }

@@ -1,9 +1,9 @@
-//! From a model folder and the global flags to something that can run.
+//! From a model's files and the global flags to something that can run.
 
 use crate::args::GlobalArgs;
 use crate::output::{Term, Usage};
 use crate::progress::Progress;
-use formats::Tokenizer;
+use formats::{ModelFiles, Tokenizer};
 use planner::Program;
 use registry::Registry;
 use runtime::device::Chosen;
@@ -40,7 +40,7 @@ pub struct Session {
     pub load_seconds: f64,
 }
 
-/// Opens a model folder and says so where `--ctx` goes beyond what it was made for.
+/// Opens a model and says so where `--ctx` goes beyond what it was made for.
 pub fn open(term: &Term, path: &Path, options: &LoadOptions) -> anyhow::Result<Opened> {
     let opened = Opened::open(path)?;
     if let Some(wanted) = options.context
@@ -93,20 +93,20 @@ fn place_opened(
     need: Need,
     start: Instant,
 ) -> anyhow::Result<Placed> {
-    let dir = &opened.files.path;
+    let files = &opened.files;
     let vocab = opened.model.vocab_size;
     let (tokenizer, placed) = std::thread::scope(|scope| {
         // Reading a vocabulary takes about as long as planning does. Without a
         // second thread one simply follows the other.
         let beside = std::thread::Builder::new()
             .name("tokenizer".into())
-            .spawn_scoped(scope, || load_tokenizer(dir, vocab, need));
+            .spawn_scoped(scope, || load_tokenizer(files, vocab, need));
         let placed = opened.place(registry, options);
         let tokenizer = match beside {
             Ok(thread) => thread
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Err(_) => load_tokenizer(dir, vocab, need),
+            Err(_) => load_tokenizer(files, vocab, need),
         };
         (tokenizer, placed)
     });
@@ -132,21 +132,19 @@ fn place_opened(
 }
 
 fn load_tokenizer(
-    dir: &Path,
+    files: &ModelFiles,
     vocab: usize,
     need: Need,
 ) -> Result<Option<Arc<Tokenizer>>, formats::Error> {
-    let wanted = match need {
-        Need::Required => true,
-        Need::Optional => dir.join("tokenizer.json").exists(),
-        Need::No => false,
+    let tokenizer = match need {
+        Need::Required => Some(files.require_tokenizer()?),
+        Need::Optional => files.tokenizer()?,
+        Need::No => None,
     };
-    if !wanted {
-        return Ok(None);
+    if let Some(tokenizer) = &tokenizer {
+        tokenizer.check_vocab(vocab)?;
     }
-    let tokenizer = Tokenizer::from_dir(dir)?;
-    tokenizer.check_vocab(vocab)?;
-    Ok(Some(Arc::new(tokenizer)))
+    Ok(tokenizer.map(Arc::new))
 }
 
 impl Placed {

@@ -1,7 +1,7 @@
 //! Stored elements as f32.
 
 use crate::codec::{CodecError, decode_row};
-use crate::tensors::TensorRef;
+use crate::tensors::{RowOrder, TensorRef};
 
 impl TensorRef<'_> {
     /// The elements as f32, exactly, blocks decoded; `None` for types that are not real numbers of
@@ -14,7 +14,16 @@ impl TensorRef<'_> {
 
     /// Decodes the elements, outermost dimension first, into `out`, which holds exactly as many.
     pub fn decode_into(&self, out: &mut [f32]) -> Result<(), CodecError> {
-        decode_row(self.info.stored, self.bytes, out)
+        decode_row(self.info.stored, self.bytes, out)?;
+        if self.info.order != RowOrder::Plain {
+            let rows = self.info.shape.first().copied().unwrap_or(1);
+            let stored = out.to_vec();
+            let width = stored.len() / rows;
+            for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                out.copy_from_slice(&stored[self.info.order.source(row) * width..][..width]);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -34,6 +43,7 @@ mod tests {
             file: 0,
             offset: 0,
             bytes: bytes.len() as u64,
+            order: RowOrder::Plain,
         };
         TensorRef { info: &info, bytes }.to_f32()
     }
@@ -53,5 +63,27 @@ mod tests {
             [-2.5, 1.0]
         );
         assert_eq!(decoded(StoredType::I32, &f32s), None);
+    }
+
+    #[test]
+    fn vectors_come_in_their_own_order() {
+        let info = TensorInfo {
+            name: "b".into(),
+            shape: vec![4],
+            stored: StoredType::F16,
+            file: 0,
+            offset: 0,
+            bytes: 8,
+            order: RowOrder::Interleaved { head: 4 },
+        };
+        let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0]
+            .iter()
+            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+            .collect();
+        let tensor = TensorRef {
+            info: &info,
+            bytes: &bytes,
+        };
+        assert_eq!(tensor.to_f32().unwrap(), [1.0, 3.0, 2.0, 4.0]);
     }
 }

@@ -80,14 +80,11 @@ pub fn resolve_model_dir(path: &Path) -> Result<PathBuf> {
             hint: missing_model_hint(path),
         });
     }
-    if path
-        .extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
-    {
+    if is_gguf(path) {
         return Err(Error::Missing {
             wanted: "model in Hugging Face form",
             path: path.with_file_name("config.json"),
-            hint: "GGUF files are not read yet; give a folder with config.json and safetensors"
+            hint: "a GGUF file was given where a folder with config.json and safetensors is needed"
                 .into(),
         });
     }
@@ -95,6 +92,12 @@ pub fn resolve_model_dir(path: &Path) -> Result<PathBuf> {
         Some(parent) if !parent.as_os_str().is_empty() => Ok(parent.to_path_buf()),
         _ => Ok(PathBuf::from(".")),
     }
+}
+
+/// Whether a path is that of a GGUF file, by its name.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
 fn missing_model_hint(path: &Path) -> String {
@@ -109,7 +112,7 @@ fn missing_model_hint(path: &Path) -> String {
         Some((owner, name)) if word(owner) && word(name) => format!(
             "names on the Hugging Face Hub are not fetched yet: download {text} and give the folder"
         ),
-        _ => "give a folder that holds config.json and safetensors weights".into(),
+        _ => "give a folder that holds config.json and safetensors weights, or a GGUF file".into(),
     }
 }
 

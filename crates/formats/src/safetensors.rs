@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, HeaderProblem, Result};
-use crate::tensors::{MappedFile, TensorInfo, TensorStore};
+use crate::tensors::{MappedFile, RowOrder, TensorInfo, TensorStore};
 
 pub use header::{HeaderEntry, MAX_HEADER_BYTES, parse_header};
 pub use shards::open_dir;
@@ -49,6 +49,7 @@ impl HeaderEntry {
             file,
             offset: self.offset,
             bytes: self.bytes,
+            order: RowOrder::Plain,
         }
     }
 }

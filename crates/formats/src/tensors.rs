@@ -1,5 +1,6 @@
 //! Memory-mapped tensors: where each one lies, and its bytes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
@@ -108,6 +109,43 @@ pub struct TensorInfo {
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
+    /// In which order the file has the rows.
+    pub order: RowOrder,
+}
+
+/// Where the rows of a tensor lie in its file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RowOrder {
+    /// One after the other.
+    #[default]
+    Plain,
+    /// Within each `head` rows, row i of the first half and row i of the second half are
+    /// neighbours in the file: 0, h, 1, h + 1, … with h = `head` / 2. Llama-type GGUF files keep
+    /// the projections of queries and keys so, because their rotation pairs neighbours.
+    Interleaved { head: usize },
+}
+
+impl RowOrder {
+    /// The row of the file that holds row `row`.
+    pub fn source(self, row: usize) -> usize {
+        match self {
+            Self::Plain => row,
+            Self::Interleaved { head } => {
+                let (first, within, half) = (row / head * head, row % head, head / 2);
+                first + within % half * 2 + within / half
+            }
+        }
+    }
+
+    /// Whether it can be the order of `rows` rows.
+    fn fits(self, rows: usize) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Interleaved { head } => {
+                head > 0 && head.is_multiple_of(2) && rows.is_multiple_of(head)
+            }
+        }
+    }
 }
 
 impl TensorInfo {
@@ -122,11 +160,35 @@ impl TensorInfo {
     }
 }
 
-/// A tensor and its bytes as they lie in the file (little endian, row-major).
+/// A tensor and its bytes as they lie in the file (little endian, row-major, rows in the order of
+/// [`TensorInfo::order`]).
 #[derive(Debug, Clone, Copy)]
 pub struct TensorRef<'a> {
     pub info: &'a TensorInfo,
     pub bytes: &'a [u8],
+}
+
+impl<'a> TensorRef<'a> {
+    /// The bytes of `rows` (of the outermost dimension) in their own order: borrowed where the file
+    /// has that order, gathered where it has another.
+    ///
+    /// # Panics
+    /// When `rows` reaches beyond the tensor.
+    pub fn rows(&self, rows: Range<usize>) -> Cow<'a, [u8]> {
+        let count = self.info.shape.first().copied().unwrap_or(1);
+        assert!(rows.end <= count, "rows {rows:?} of {count}");
+        let row = self.bytes.len() / count;
+        match self.info.order {
+            RowOrder::Plain => Cow::Borrowed(&self.bytes[rows.start * row..rows.end * row]),
+            order => {
+                let mut gathered = Vec::with_capacity(rows.len() * row);
+                for r in rows {
+                    gathered.extend_from_slice(&self.bytes[order.source(r) * row..][..row]);
+                }
+                Cow::Owned(gathered)
+            }
+        }
+    }
 }
 
 /// Mapped files and the tensors in them, ordered by name.
@@ -192,10 +254,25 @@ impl TensorStore {
         &self.files
     }
 
+    /// Says in which order the file has the rows of `name`. Unknown names are ignored.
+    ///
+    /// # Panics
+    /// When the number of its rows does not fit the order.
+    pub fn set_order(&mut self, name: &str, order: RowOrder) {
+        if let Some(info) = self.tensors.get_mut(name) {
+            let rows = info.shape.first().copied().unwrap_or(1);
+            assert!(order.fits(rows), "{name}: {rows} rows in {order:?}");
+            info.order = order;
+        }
+    }
+
     /// The mapping that holds `name` and the tensor's byte range in it, for a device that imports
-    /// host memory instead of copying it.
+    /// host memory instead of copying it; `None` too where the file has the rows in another order.
     pub fn region(&self, name: &str) -> Option<(Arc<MappedFile>, Range<usize>)> {
         let info = self.tensors.get(name)?;
+        if info.order != RowOrder::Plain {
+            return None;
+        }
         Some((Arc::clone(&self.files[info.file]), range_of(info)))
     }
 
@@ -225,4 +302,45 @@ impl TensorStore {
 // In range by the check in `TensorStore::new`: both ends fit a mapping, hence usize.
 fn range_of(info: &TensorInfo) -> Range<usize> {
     info.offset as usize..(info.offset + info.bytes) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_rows_are_found() {
+        let order = RowOrder::Interleaved { head: 6 };
+        let sources: Vec<usize> = (0..12).map(|r| order.source(r)).collect();
+        assert_eq!(sources, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+        assert!(order.fits(12) && !order.fits(8));
+        assert!(!RowOrder::Interleaved { head: 3 }.fits(6));
+        assert!(!RowOrder::Interleaved { head: 0 }.fits(6));
+    }
+
+    #[test]
+    fn rows_come_in_their_own_order() {
+        let mut info = TensorInfo {
+            name: "w".into(),
+            shape: vec![4, 2],
+            stored: StoredType::U8,
+            file: 0,
+            offset: 0,
+            bytes: 8,
+            order: RowOrder::Interleaved { head: 4 },
+        };
+        let bytes = [0, 1, 2, 3, 4, 5, 6, 7];
+        let tensor = TensorRef {
+            info: &info,
+            bytes: &bytes,
+        };
+        assert_eq!(*tensor.rows(0..4), [0, 1, 4, 5, 2, 3, 6, 7]);
+        assert_eq!(*tensor.rows(1..3), [4, 5, 2, 3]);
+        info.order = RowOrder::Plain;
+        let tensor = TensorRef {
+            info: &info,
+            bytes: &bytes,
+        };
+        assert_eq!(*tensor.rows(1..3), [2, 3, 4, 5]);
+    }
 }

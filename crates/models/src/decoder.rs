@@ -148,8 +148,19 @@ impl ModelSpec {
     ///
     /// Errors: sizes that do not fit each other.
     pub fn graph(&self, name: &str) -> Result<Graph, GraphError> {
+        self.graph_named(name, |tensor| tensor.to_string())
+    }
+
+    /// [`graph`](Self::graph) with the weights called as `rename` calls them, given the names that
+    /// they have in a Hugging Face folder.
+    pub(crate) fn graph_named(
+        &self,
+        name: &str,
+        rename: fn(&str) -> String,
+    ) -> Result<Graph, GraphError> {
         let mut wiring = Wiring {
             b: GraphBuilder::new(name),
+            rename,
             spec: self,
             tables: Vec::new(),
         };
@@ -212,6 +223,8 @@ fn read_activation(config: &ConfigView<'_>) -> Result<Activation> {
 /// A graph under construction.
 struct Wiring<'a> {
     b: GraphBuilder,
+    /// From a tensor's Hugging Face name to its name in the files at hand.
+    rename: fn(&str) -> String,
     spec: &'a ModelSpec,
     /// The table of each rotary setting.
     tables: Vec<ValueId>,
@@ -220,9 +233,7 @@ struct Wiring<'a> {
 impl Wiring<'_> {
     fn build(&mut self) -> Result<(), GraphError> {
         let spec = self.spec;
-        let embedding = self
-            .b
-            .matrix(EMBEDDING, spec.vocab_size, spec.hidden_size)?;
+        let embedding = self.matrix(EMBEDDING, spec.vocab_size, spec.hidden_size)?;
         let mut x = self.b.op("embed_tokens", Op::Embed, &[embedding])?;
         self.rope_tables()?;
         for (i, layer) in spec.layers.iter().enumerate() {
@@ -233,7 +244,7 @@ impl Wiring<'_> {
         let x = self.norm("norm", FINAL_NORM, x, spec.hidden_size)?;
         let head = match spec.tied_embeddings {
             true => embedding,
-            false => self.b.matrix(LM_HEAD, spec.vocab_size, spec.hidden_size)?,
+            false => self.matrix(LM_HEAD, spec.vocab_size, spec.hidden_size)?,
         };
         let out = vec![spec.vocab_size];
         let logits = self.b.op("lm_head", Op::Linear { out }, &[x, head])?;
@@ -343,6 +354,14 @@ impl Wiring<'_> {
         self.b.op(&node("add"), Op::Add, &[x, down])
     }
 
+    fn matrix(&mut self, tensor: &str, n: usize, k: usize) -> Result<ValueId, GraphError> {
+        self.b.matrix(&(self.rename)(tensor), n, k)
+    }
+
+    fn vector(&mut self, tensor: &str, dim: usize) -> Result<ValueId, GraphError> {
+        self.b.vector(&(self.rename)(tensor), dim)
+    }
+
     fn norm(
         &mut self,
         node: &str,
@@ -350,7 +369,7 @@ impl Wiring<'_> {
         x: ValueId,
         dim: usize,
     ) -> Result<ValueId, GraphError> {
-        let weight = self.b.vector(tensor, dim)?;
+        let weight = self.vector(tensor, dim)?;
         let op = Op::RmsNorm {
             eps: self.spec.rms_norm_eps,
             weight_offset: 0.0,
@@ -368,9 +387,9 @@ impl Wiring<'_> {
         bias: bool,
     ) -> Result<ValueId, GraphError> {
         let n = out.iter().product();
-        let mut inputs = vec![x, self.b.matrix(&format!("{tensor}.weight"), n, k)?];
+        let mut inputs = vec![x, self.matrix(&format!("{tensor}.weight"), n, k)?];
         if bias {
-            inputs.push(self.b.vector(&format!("{tensor}.bias"), n)?);
+            inputs.push(self.vector(&format!("{tensor}.bias"), n)?);
         }
         self.b.op(node, Op::Linear { out }, &inputs)
     }

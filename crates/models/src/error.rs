@@ -95,7 +95,7 @@ pub enum ModelError {
     },
 
     /// A weight has another shape than the configuration says.
-    #[error("tensor `{tensor}` has shape {found}, config.json makes it {wanted}; {hint}")]
+    #[error("tensor `{tensor}` has shape {found}, the configuration makes it {wanted}; {hint}")]
     TensorShape {
         tensor: String,
         wanted: String,

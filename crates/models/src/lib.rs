@@ -5,12 +5,16 @@
 //! [`Family`]; what families share is in [`decoder`] (the wiring), [`rope`],
 //! `windows` (which layers slide) and `guard` (what is refused).
 //!
+//! [`read`] does the same for opened files in either form: GGUF metadata becomes the same
+//! specification (`gguf`).
+//!
 //! The meaning of every field is that of Hugging Face transformers. A field that would change the
 //! numbers and is not computed here is an error that names it: nothing is approximated silently.
 
 pub mod decoder;
 mod error;
 mod family;
+mod gguf;
 mod guard;
 mod llama;
 mod mistral;
@@ -24,6 +28,7 @@ mod windows;
 pub use decoder::{LayerSpec, ModelSpec};
 pub use error::{ModelError, Result};
 pub use family::{Family, families};
-pub use model::{Model, load};
+pub use gguf::{GgufArchitecture, gguf_architectures};
+pub use model::{Model, load, read};
 pub use rope::{Rope, RopeScaling};
 pub use tensors::TensorReport;

@@ -5,6 +5,7 @@ use formats::ConfigView;
 use crate::decoder::{Defaults, KvHeads, ModelSpec};
 use crate::error::Result;
 use crate::family::Family;
+use crate::gguf::GgufArchitecture;
 use crate::{guard, windows};
 
 inventory::submit! {
@@ -12,6 +13,16 @@ inventory::submit! {
         model_type: "llama",
         architectures: &["LlamaForCausalLM"],
         read,
+        source: file!(),
+    }
+}
+
+// Also what Mistral and other families without a difference are converted to.
+inventory::submit! {
+    GgufArchitecture {
+        name: "llama",
+        qk_interleaved: true,
+        adjust: |_| {},
         source: file!(),
     }
 }

@@ -1,16 +1,18 @@
 //! A model as its configuration describes it.
 
-use formats::ConfigView;
+use std::path::Path;
+
+use formats::{ConfigView, Description, ModelFiles};
 use graph::Graph;
 
 use crate::decoder::{MAX_PARAMETERS, ModelSpec};
 use crate::error::{ModelError, Result};
-use crate::{family, guard};
+use crate::{family, gguf, guard};
 
 /// A model read from its configuration; its weights are named, not loaded.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// `architectures[0]`, such as `LlamaForCausalLM`.
+    /// `architectures[0]`, such as `LlamaForCausalLM`; of a GGUF file, `general.architecture`.
     pub architecture: String,
     /// `model_type` of the family that read it.
     pub family: &'static str,
@@ -38,25 +40,62 @@ pub fn load(config: &ConfigView<'_>) -> Result<Model> {
     let (family, architecture) = family::find(config, &family::families())?;
     guard::refuse_common(config)?;
     let spec = (family.read)(config)?;
+    build(
+        config.file(),
+        family.model_type,
+        architecture,
+        spec,
+        |tensor| tensor.to_string(),
+    )
+}
+
+/// Reads the model that opened files describe, in either form, and checks that its tensors are
+/// there. Of a GGUF file it also says in which order the file has the rows, which loaders heed.
+///
+/// Errors: those of [`load`], and of [`Model::check_tensors`].
+pub fn read(files: &mut ModelFiles) -> Result<Model> {
+    let model = match &files.description {
+        Description::Config { value, path } => load(&ConfigView::new(value, path)?)?,
+        Description::Metadata(metadata) => {
+            let (model, orders) = gguf::load(&metadata.view(), &files.tensors)?;
+            for (tensor, order) in orders {
+                files.tensors.set_order(&tensor, order);
+            }
+            model
+        }
+    };
+    model.check_tensors(&files.tensors)?;
+    Ok(model)
+}
+
+/// Wires a specification; `rename` gives each weight, called as in a Hugging Face folder, the
+/// name that it has in the files.
+pub(crate) fn build(
+    path: &Path,
+    family: &'static str,
+    architecture: String,
+    spec: ModelSpec,
+    rename: fn(&str) -> String,
+) -> Result<Model> {
     let parameters = spec.parameters();
     let parameters = u64::try_from(parameters)
         .ok()
         .filter(|n| *n <= MAX_PARAMETERS)
         .ok_or_else(|| ModelError::TooLarge {
-            path: config.file().to_path_buf(),
+            path: path.to_path_buf(),
             parameters,
             limit: MAX_PARAMETERS,
         })?;
     let graph = spec
-        .graph(family.model_type)
+        .graph_named(family, rename)
         .map_err(|source| ModelError::Graph {
-            path: config.file().to_path_buf(),
+            path: path.to_path_buf(),
             source,
         })?;
     let rope: Vec<_> = spec.ropes.iter().map(|r| r.to_string()).collect();
     Ok(Model {
         architecture,
-        family: family.model_type,
+        family,
         graph,
         context_length: spec.context_length,
         vocab_size: spec.vocab_size,

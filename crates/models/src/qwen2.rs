@@ -6,6 +6,7 @@ use formats::ConfigView;
 use crate::decoder::{Defaults, KvHeads, ModelSpec};
 use crate::error::Result;
 use crate::family::Family;
+use crate::gguf::GgufArchitecture;
 use crate::{guard, windows};
 
 inventory::submit! {
@@ -13,6 +14,15 @@ inventory::submit! {
         model_type: "qwen2",
         architectures: &["Qwen2ForCausalLM"],
         read,
+        source: file!(),
+    }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        name: "qwen2",
+        qk_interleaved: false,
+        adjust: |spec| spec.qkv_bias = true,
         source: file!(),
     }
 }

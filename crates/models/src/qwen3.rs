@@ -5,6 +5,7 @@ use formats::ConfigView;
 use crate::decoder::{Defaults, ModelSpec};
 use crate::error::Result;
 use crate::family::Family;
+use crate::gguf::GgufArchitecture;
 use crate::qwen2;
 
 inventory::submit! {
@@ -12,6 +13,15 @@ inventory::submit! {
         model_type: "qwen3",
         architectures: &["Qwen3ForCausalLM"],
         read,
+        source: file!(),
+    }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        name: "qwen3",
+        qk_interleaved: false,
+        adjust: |spec| spec.qk_norm = true,
         source: file!(),
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{ModelError, Result, clip};
 use crate::guard::is_null;
 
 /// The base of the frequencies when the configuration gives none.
-const DEFAULT_THETA: f64 = 10_000.0;
+pub(crate) const DEFAULT_THETA: f64 = 10_000.0;
 
 /// How frequencies are stretched beyond the context that a model was first trained on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +40,8 @@ pub enum RopeScaling {
         /// What cosines and sines are multiplied by.
         attention_factor: f64,
     },
+    /// Each frequency divided by a number of its own that the weights bring along.
+    Divided,
 }
 
 /// One rotary setting of a model.
@@ -57,12 +59,23 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Computes the frequencies. `None` when one of them is not finite.
+    /// Plain frequencies, each divided by its own number of `divisors` (`rotary_dim / 2` of them).
+    /// `None` when a result is not finite.
+    pub fn divided(theta: f64, rotary_dim: usize, divisors: &[f32]) -> Option<Self> {
+        let mut rope = Self::new(theta, rotary_dim, RopeScaling::Divided)?;
+        for (f, divisor) in rope.inv_freq.iter_mut().zip(divisors) {
+            *f /= divisor;
+        }
+        rope.inv_freq.iter().all(|f| f.is_finite()).then_some(rope)
+    }
+
+    /// Computes the frequencies (of [`RopeScaling::Divided`], before the division). `None` when
+    /// one of them is not finite.
     pub fn new(theta: f64, rotary_dim: usize, scaling: RopeScaling) -> Option<Self> {
         let pos_freqs = position_frequencies(theta, rotary_dim);
         let plain = pos_freqs.iter().map(|f| 1.0 / f);
         let (inv_freq, attention_factor): (Vec<f32>, f64) = match scaling {
-            RopeScaling::Default => (plain.collect(), 1.0),
+            RopeScaling::Default | RopeScaling::Divided => (plain.collect(), 1.0),
             RopeScaling::Linear { factor } => (plain.map(|f| f / factor as f32).collect(), 1.0),
             RopeScaling::Llama3 {
                 factor,
@@ -161,6 +174,7 @@ impl fmt::Display for RopeScaling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RopeScaling::Default => f.write_str("default"),
+            RopeScaling::Divided => f.write_str("divided as the weights say"),
             RopeScaling::Linear { factor } => write!(f, "linear x{factor}"),
             RopeScaling::Llama3 {
                 factor,

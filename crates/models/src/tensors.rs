@@ -71,7 +71,7 @@ impl Model {
                         "it has rows for {rows} tokens, `vocab_size` is {}; config.json and weights are of different models",
                         self.vocab_size
                     ),
-                    _ => "config.json and weights are of different models, or a download is incomplete"
+                    _ => "configuration and weights are of different models, or a download is incomplete"
                         .to_string(),
                 },
             });
@@ -94,7 +94,7 @@ impl Model {
             "its name lacks the `model.` prefix here: these are a bare decoder's weights, save the model again with its output head".into()
         } else {
             format!(
-                "check that the download is complete and that config.json ({}) belongs to it",
+                "check that the download is complete and that the configuration ({}) belongs to it",
                 self.architecture
             )
         }

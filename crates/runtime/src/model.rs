@@ -1,10 +1,10 @@
-//! From a model folder to a runner.
+//! From a model's files to a runner.
 
 use crate::device::{self, Chosen};
 use crate::error::RuntimeError;
 use crate::footprint::check_memory;
 use crate::runner::Runner;
-use formats::HfDir;
+use formats::ModelFiles;
 use graph::{Graph, ValueId, ValueKind};
 use hal::DeviceInfo;
 use planner::{ActMap, Limits, PlanOptions, Program};
@@ -58,17 +58,17 @@ impl LoadOptions {
 
 /// A model's files, read and checked, on no device yet.
 pub struct Opened {
-    pub files: HfDir,
+    pub files: ModelFiles,
     pub model: models::Model,
     pub graph: Arc<Graph>,
     schemes: HashMap<ValueId, Scheme>,
 }
 
 impl Opened {
+    /// Opens a model folder or a GGUF file; see [`ModelFiles::open`].
     pub fn open(path: &Path) -> Result<Self, RuntimeError> {
-        let files = HfDir::open(path)?;
-        let model = models::load(&files.view()?)?;
-        model.check_tensors(&files.tensors)?;
+        let mut files = ModelFiles::open(path)?;
+        let model = models::read(&mut files)?;
         let graph = Arc::new(model.graph.clone());
         let mut schemes = HashMap::new();
         for (id, v) in graph.weights() {

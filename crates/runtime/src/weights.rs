@@ -124,11 +124,12 @@ fn load_matrix(
             }
         }
         let buffer = device.alloc(w.bytes, name)?;
-        let mut at = 0;
-        while at < w.bytes {
-            let n = CHUNK.min(w.bytes - at);
-            device.upload(&buffer, at, &source.bytes[at as usize..][..n as usize])?;
-            at += n;
+        let rows = w.shape[0];
+        let row = w.bytes / rows.max(1) as u64;
+        let at_once = (CHUNK / row.max(1)).clamp(1, rows as u64) as usize;
+        for first in (0..rows).step_by(at_once) {
+            let chunk = source.rows(first..rows.min(first + at_once));
+            device.upload(&buffer, first as u64 * row, &chunk)?;
         }
         tensors.release(name);
         return Ok(TensorRef::contiguous(&buffer, 0, &operand, w.bytes));
@@ -144,7 +145,6 @@ fn load_matrix(
     };
     let layout = WeightLayout::find(w.layout).ok_or_else(describe)?;
     let panel = (layout.panel_bytes)(&shape).ok_or_else(describe)?;
-    let row = shape.row_bytes().ok_or_else(describe)? as usize;
     let buffer = device.alloc(w.bytes, name)?;
     let panels = layout.panels(&shape);
     // A CPU device says how many threads it may use; for others the host packs.
@@ -161,8 +161,7 @@ fn load_matrix(
             pack_panels(
                 layout,
                 &shape,
-                source.bytes,
-                row,
+                &source,
                 first,
                 panel as usize,
                 threads,
@@ -178,8 +177,7 @@ fn load_matrix(
 fn pack_panels(
     layout: &WeightLayout,
     shape: &WeightShape,
-    src: &[u8],
-    row: usize,
+    source: &formats::TensorRef<'_>,
     first: usize,
     panel: usize,
     threads: usize,
@@ -188,7 +186,7 @@ fn pack_panels(
     let pack = |index: usize, out: &mut [u8]| {
         let from = index * layout.panel_rows;
         let rows = layout.panel_rows.min(shape.n - from);
-        (layout.pack)(shape, rows, &src[from * row..(from + rows) * row], out);
+        (layout.pack)(shape, rows, &source.rows(from..from + rows), out);
     };
     let threads = threads.min(PACK_THREADS).min(dst.len() / (256 << 10) + 1);
     let each = (dst.len() / panel).div_ceil(threads).max(1);

@@ -2,7 +2,7 @@
 //! tree share.
 
 use crate::BACKEND;
-use crate::common::stored::{Codec, codec};
+use crate::common::stored::{Codec, Decoder, codec, decoder};
 use hal::cpu::{CpuRecorder, CpuSlice, TaskCtx};
 use hal::{Device, HalError, Recorder};
 use registry::{
@@ -157,12 +157,22 @@ impl Step<'_> {
         let &[n, k] = operand.shape.as_slice() else {
             return Err(self.refuse(format!("a matrix [N, K] was expected, not {operand:?}")));
         };
-        let codec = codec(operand.scheme)
+        let decoder = decoder(operand.scheme)
             .ok_or_else(|| self.refuse(format!("no decoder for {}", operand.scheme)))?;
-        let data = self
-            .recorder
-            .slice(&t.buffer, t.offset, n * k * codec.bytes)?;
-        Ok(Matrix { data, codec, n, k })
+        let row = decoder.row_bytes(k).ok_or_else(|| {
+            self.refuse(format!(
+                "{k} elements are no whole blocks of {}",
+                operand.scheme
+            ))
+        })?;
+        let data = self.recorder.slice(&t.buffer, t.offset, n * row)?;
+        Ok(Matrix {
+            data,
+            decoder,
+            row,
+            n,
+            k,
+        })
     }
 
     /// Input `i`, a cache.
@@ -263,7 +273,9 @@ impl Rows {
 #[derive(Clone, Copy)]
 pub struct Matrix {
     data: CpuSlice<u8>,
-    codec: Codec,
+    decoder: Decoder,
+    /// Bytes of a row.
+    row: usize,
     pub n: usize,
     pub k: usize,
 }
@@ -276,8 +288,7 @@ impl Matrix {
     pub unsafe fn decode(self, n: usize, out: &mut [f32]) {
         // SAFETY: as the caller promises; weights are never written by a step.
         let all = unsafe { self.data.get() };
-        let bytes = self.k * self.codec.bytes;
-        (self.codec.decode)(&all[n * bytes..][..bytes], out);
+        self.decoder.row(&all[n * self.row..][..self.row], out);
     }
 }
 

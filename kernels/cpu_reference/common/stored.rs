@@ -1,7 +1,89 @@
 //! Storage schemes of weights and caches: bytes to f32 and back.
 
+use formats::StoredType;
 use half::{bf16, f16};
 use registry::Scheme;
+
+/// How the rows of a weight scheme are read: whole blocks at a time.
+#[derive(Clone, Copy)]
+pub struct Decoder {
+    /// Elements of a block.
+    block: usize,
+    /// Bytes of a block.
+    bytes: usize,
+    /// Decodes whole blocks into as many f32 as `dst` has.
+    decode: fn(src: &[u8], dst: &mut [f32]),
+}
+
+impl Decoder {
+    /// Bytes of a row of `k` elements; `None` unless those are whole blocks.
+    pub fn row_bytes(&self, k: usize) -> Option<usize> {
+        (k.is_multiple_of(self.block)).then(|| k / self.block * self.bytes)
+    }
+
+    /// Decodes a row.
+    pub fn row(&self, src: &[u8], dst: &mut [f32]) {
+        (self.decode)(src, dst);
+    }
+}
+
+/// Gives `$with` every scheme that weights come in: a name for it and its name in the registry.
+/// A new scheme is one more line here; kernels that read weights then register for it too.
+macro_rules! for_each_scheme {
+    ($with:ident) => {
+        $with! {
+            F32 "f32",
+            F16 "f16",
+            BF16 "bf16",
+            Q4_0 "q4_0",
+            Q4_1 "q4_1",
+            Q5_0 "q5_0",
+            Q5_1 "q5_1",
+            Q8_0 "q8_0",
+            Q2_K "q2_k",
+            Q3_K "q3_k",
+            Q4_K "q4_k",
+            Q5_K "q5_k",
+            Q6_K "q6_k",
+            IQ4_NL "iq4_nl",
+            IQ4_XS "iq4_xs",
+            MXFP4 "mxfp4",
+        }
+    };
+}
+pub(crate) use for_each_scheme;
+
+/// Registers what the `of` beside it makes of each scheme.
+macro_rules! register_schemes {
+    ($($name:ident $scheme:literal,)+) => {
+        $(static $name: Plain = of(&[$scheme]);)+
+        registry::register!($($name),+);
+    };
+}
+pub(crate) use register_schemes;
+
+macro_rules! block_decoders {
+    ($($name:ident $scheme:literal,)+) => {
+        /// The decoder of a weight scheme, if the tree has it.
+        pub fn decoder(scheme: Scheme) -> Option<Decoder> {
+            if let Some(plain) = codec(scheme) {
+                return Some(Decoder { block: 1, bytes: plain.bytes, decode: plain.decode });
+            }
+            match scheme.0 {
+                $($scheme => Some(Decoder {
+                    block: StoredType::$name.block_elements(),
+                    bytes: StoredType::$name.block_bytes(),
+                    decode: |src, dst| {
+                        let done = formats::decode_row(StoredType::$name, src, dst);
+                        done.expect("rows of whole blocks");
+                    },
+                }),)+
+                _ => None,
+            }
+        }
+    };
+}
+for_each_scheme!(block_decoders);
 
 /// How the elements of a scheme are read and written, little-endian. Bytes need
 /// no alignment, so weights may lie anywhere in a mapped file.
@@ -110,5 +192,21 @@ mod tests {
             assert_eq!(back[0], stored, "{scheme} {value}");
         }
         assert!(codec(Scheme("q9_9")).is_none());
+        assert!(codec(Scheme("q8_0")).is_none(), "a cache has no blocks");
+    }
+
+    #[test]
+    fn the_registry_and_the_decoders_agree_on_blocks() {
+        for name in registry::inventory::iter::<registry::SchemeDesc>().map(|d| d.name) {
+            let scheme = Scheme(name);
+            match decoder(scheme) {
+                Some(d) => {
+                    let bytes = d.row_bytes(512).map(|b| b as u64);
+                    assert_eq!(bytes, scheme.row_bytes(512), "{name}");
+                    assert_eq!(d.row_bytes(13).is_some(), d.block == 1, "{name}");
+                }
+                None => assert_eq!(scheme, Scheme::U32),
+            }
+        }
     }
 }

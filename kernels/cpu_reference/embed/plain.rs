@@ -3,6 +3,7 @@
 //! table [V, H] stored, y f32 [T, H]. Threads share the rows. Exact.
 
 use crate::common::plumbing::{Plain, Result, Step};
+use crate::common::stored::{for_each_scheme, register_schemes};
 use registry::Pattern;
 
 fn record(mut step: Step<'_>) -> Result<()> {
@@ -29,7 +30,4 @@ const fn of(quant: &'static [&'static str]) -> Plain {
     Plain::new(&Pattern::EMBED, quant, "plain", record).with_matrix()
 }
 
-static F32: Plain = of(&["f32"]);
-static F16: Plain = of(&["f16"]);
-static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+for_each_scheme!(register_schemes);

@@ -3,6 +3,7 @@
 use crate::common::act;
 use crate::common::linear;
 use crate::common::plumbing::{Plain, Result, Step};
+use crate::common::stored::{for_each_scheme, register_schemes};
 use registry::Act;
 
 fn record(step: Step<'_>) -> Result<()> {
@@ -13,7 +14,4 @@ const fn of(quant: &'static [&'static str]) -> Plain {
     linear::kernel(quant, "act_f16", Act::F16, 0, record)
 }
 
-static F32: Plain = of(&["f32"]);
-static F16: Plain = of(&["f16"]);
-static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+for_each_scheme!(register_schemes);

@@ -2,6 +2,7 @@
 
 use crate::common::linear;
 use crate::common::plumbing::{Plain, Result, Step};
+use crate::common::stored::{for_each_scheme, register_schemes};
 use registry::Act;
 
 fn record(step: Step<'_>) -> Result<()> {
@@ -12,7 +13,4 @@ const fn of(quant: &'static [&'static str]) -> Plain {
     linear::kernel(quant, "act_f32", Act::F32, 2, record)
 }
 
-static F32: Plain = of(&["f32"]);
-static F16: Plain = of(&["f16"]);
-static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+for_each_scheme!(register_schemes);

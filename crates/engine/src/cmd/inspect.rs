@@ -4,7 +4,7 @@ use crate::cmd::{Context, plan};
 use crate::output::{self, Exit};
 use crate::session;
 use clap::Args;
-use formats::{ChatTemplate, TensorStore, Tokenizer};
+use formats::{ChatTemplate, TensorStore};
 use registry::Registry;
 use runtime::{LoadOptions, Opened, human};
 use serde::Serialize;
@@ -120,7 +120,10 @@ fn report(
     for window in spec.layers.iter().filter_map(|l| l.window) {
         *windows.entry(window).or_default() += 1;
     }
-    let tokenizer = tokenizer(&files.path, model.vocab_size)?;
+    let tokenizer = files.tokenizer()?;
+    if let Some(tokenizer) = &tokenizer {
+        tokenizer.check_vocab(model.vocab_size)?;
+    }
     Ok(Report {
         path: files.path.clone(),
         architecture: model.architecture.clone(),
@@ -163,15 +166,6 @@ fn report(
         eos_token_ids: files.generation.eos_token_ids.clone(),
         memory: memory(opened, registry, options),
     })
-}
-
-fn tokenizer(dir: &Path, vocab: usize) -> anyhow::Result<Option<Tokenizer>> {
-    if !dir.join("tokenizer.json").exists() {
-        return Ok(None);
-    }
-    let tokenizer = Tokenizer::from_dir(dir)?;
-    tokenizer.check_vocab(vocab)?;
-    Ok(Some(tokenizer))
 }
 
 fn schemes(store: &TensorStore) -> BTreeMap<&'static str, Stored> {

@@ -4,7 +4,6 @@ use crate::args::TextArgs;
 use crate::output::{self, Exit};
 use crate::prompt;
 use clap::Args;
-use formats::Tokenizer;
 use serde_json::json;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -38,8 +37,7 @@ pub struct TokenizeArgs {
 
 pub fn tokenize(args: &TokenizeArgs) -> anyhow::Result<Exit> {
     let ids = args.decode.as_deref().map(prompt::ids).transpose()?;
-    let dir = formats::resolve_model_dir(&args.model)?;
-    let tokenizer = Tokenizer::from_dir(&dir)?;
+    let tokenizer = formats::open_tokenizer(&args.model)?;
     if let Some(ids) = ids {
         if let Some(id) = ids.iter().find(|id| tokenizer.token_text(**id).is_none()) {
             anyhow::bail!(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{GgufFile, GgufHeader, GgufProblem, Metadata, parse_gguf};
 use crate::error::{Error, Result, excerpt};
-use crate::tensors::{MappedFile, TensorInfo, TensorStore};
+use crate::tensors::{MappedFile, RowOrder, TensorInfo, TensorStore};
 
 const NUMBER: &str = "split.no";
 const COUNT: &str = "split.count";
@@ -172,6 +172,7 @@ impl Joined {
                 file: index,
                 offset: tensor.offset,
                 bytes: tensor.bytes,
+                order: RowOrder::Plain,
             };
             if self.tensors.contains_key(&name) {
                 let problem = GgufProblem::DuplicateTensor(excerpt(&name, 120));

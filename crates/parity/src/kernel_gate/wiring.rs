@@ -135,7 +135,8 @@ fn same_shapes(op: OpKind) -> &'static [(usize, usize)] {
 }
 
 /// The row shapes of each class of values, by root.
-fn row_shapes(pattern: &Pattern, w: &Wires, d: &Dims) -> Vec<Vec<usize>> {
+fn row_shapes(spec: &KernelSpec, w: &Wires, d: &Dims) -> Vec<Vec<usize>> {
+    let pattern = spec.pattern;
     #[derive(Clone, Copy, Default)]
     struct Use {
         roped: bool,
@@ -165,6 +166,9 @@ fn row_shapes(pattern: &Pattern, w: &Wires, d: &Dims) -> Vec<Vec<usize>> {
         }
     }
     let heads = d.kv_heads * d.group;
+    // A row of a matrix is whole blocks of its scheme.
+    let blocks = spec.quant.iter().filter_map(|q| Scheme::find(q)?.desc());
+    let block = blocks.map(|desc| desc.block).max().unwrap_or(1);
     uses.iter()
         .enumerate()
         .map(|(v, u)| match u {
@@ -178,11 +182,12 @@ fn row_shapes(pattern: &Pattern, w: &Wires, d: &Dims) -> Vec<Vec<usize>> {
             } if d.per_head => vec![heads, d.head_dim],
             Use {
                 linear_in: true, ..
-            } => vec![d.k[v]],
+            } => vec![d.k[v].next_multiple_of(block)],
             Use {
                 linear_out: true, ..
             } => vec![d.n[v]],
             Use { logits: true, .. } => vec![d.vocab],
+            Use { embedded: true, .. } => vec![d.width[v].next_multiple_of(block)],
             _ => vec![d.width[v]],
         })
         .collect()
@@ -203,7 +208,7 @@ pub fn wire(spec: &KernelSpec, d: &Dims, device: &DeviceInfo) -> Result<Wired, S
         .map(|(op, b)| op.inputs.len() > 2 || *b)
         .collect();
     let w = Wires::new(pattern, &bias)?;
-    let shapes = row_shapes(pattern, &w, d);
+    let shapes = row_shapes(spec, &w, d);
     let batch_only = |k| {
         !matches!(
             k,

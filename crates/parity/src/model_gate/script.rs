@@ -364,7 +364,7 @@ pub fn pseudo_random_ids(vocab: usize, n: usize, seed: u64) -> Vec<u32> {
 /// ones.
 pub fn text_ids(model: &Opened, text: &str) -> Vec<u32> {
     let vocab = model.model.vocab_size;
-    let tokenizer = formats::Tokenizer::from_dir(&model.files.path).ok();
+    let tokenizer = model.files.tokenizer().ok().flatten();
     let ids = tokenizer.and_then(|t| t.encode(text, false).ok());
     match ids {
         Some(ids) if !ids.is_empty() && ids.iter().all(|i| (*i as usize) < vocab) => ids,
