@@ -158,15 +158,7 @@ fn load_matrix(
         let count = at_once.min(panels - first);
         let (offset, bytes) = (first as u64 * panel, count as u64 * panel);
         device.fill(&buffer, offset, bytes, &mut |dst| {
-            pack_panels(
-                layout,
-                &shape,
-                &source,
-                first,
-                panel as usize,
-                threads,
-                dst,
-            );
+            pack_panels(layout, &shape, &source, first, panel as usize, threads, dst);
         })?;
         first += count;
     }

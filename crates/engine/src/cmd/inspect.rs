@@ -10,7 +10,7 @@ use runtime::{LoadOptions, Opened, human};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct InspectArgs {
