@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct ChatArgs {
-    /// Model folder; the model must have a chat template
+    /// Model folder or GGUF file; the model must have a chat template
     #[arg(short, long, value_name = "FOLDER")]
     pub model: PathBuf,
 

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Model folder
+    /// Model folder or GGUF file
     #[arg(value_name = "FOLDER")]
     pub model: PathBuf,
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args, Debug)]
 pub struct LogitsArgs {
-    /// Model folder; a tokenizer is not needed
+    /// Model folder or GGUF file; a tokenizer is not needed
     #[arg(short, long, value_name = "FOLDER")]
     pub model: PathBuf,
 

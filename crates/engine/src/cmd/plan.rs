@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct PlanArgs {
-    /// Model folder
+    /// Model folder or GGUF file
     #[arg(short, long, value_name = "FOLDER")]
     pub model: PathBuf,
 

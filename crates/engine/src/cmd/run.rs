@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// Model folder: config.json, safetensors weights, tokenizer.json
+    /// Model folder (config.json, safetensors weights, tokenizer.json) or GGUF file
     #[arg(short, long, value_name = "FOLDER")]
     pub model: PathBuf,
 

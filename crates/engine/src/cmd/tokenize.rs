@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct TokenizeArgs {
-    /// Model folder; only its tokenizer is read
+    /// Model folder or GGUF file; only its tokenizer is read
     #[arg(short, long, value_name = "FOLDER")]
     pub model: PathBuf,
 

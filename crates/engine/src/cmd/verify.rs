@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Model folder [default: the demonstration model]
+    /// Model folder or GGUF file [default: the demonstration model]
     #[arg(short, long, value_name = "FOLDER")]
     pub model: Option<PathBuf>,
 
