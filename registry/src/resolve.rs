@@ -250,12 +250,13 @@ impl Registry {
     pub fn missing(&self, request: &Request<'_>, tried: Vec<String>) -> RegistryError {
         let layer = Layer(request.problem.ops.iter().map(|o| o.op.kind()).collect());
         let quant = request.problem.quant();
-        let mut elsewhere: Vec<String> = self
-            .entries
-            .keys()
-            .filter(|k| k.layer == layer)
-            .map(|k| k.to_string())
+        let same_layer = self.entries.keys().filter(|k| k.layer == layer);
+        let mut elsewhere: Vec<(bool, String)> = same_layer
+            .map(|k| (k.quant != quant, k.to_string()))
             .collect();
+        // Those of the same storage scheme are what the user can switch to.
+        elsewhere.sort();
+        let mut elsewhere: Vec<String> = elsewhere.into_iter().map(|(_, key)| key).collect();
         elsewhere.truncate(8);
         let or_none = |list: Vec<String>| {
             if list.is_empty() {
