@@ -54,19 +54,12 @@ mod silu_mul {
     mod plain;
 }
 
-use hal::cpu::{CpuDevice, CpuOptions};
-use registry::{Backend, OpenOptions};
+use hal::cpu::CpuDevice;
+use registry::Backend;
 use std::sync::Arc;
 
 /// The tree's name on the backend axis.
 pub const BACKEND: &str = "cpu_reference";
-
-fn options(o: &OpenOptions) -> CpuOptions {
-    CpuOptions {
-        threads: o.threads,
-        isa: o.isa,
-    }
-}
 
 registry::inventory::submit! {
     Backend {
@@ -75,8 +68,8 @@ registry::inventory::submit! {
         parent: None,
         auto: false,
         kv: &["f32", "f16", "bf16"],
-        probe: |o| Ok(vec![hal::cpu::probe(&options(o))?]),
-        open: |o, _| Ok(Arc::new(CpuDevice::open(&options(o))?)),
+        probe: |o| Ok(vec![hal::cpu::probe(&o.cpu())?]),
+        open: |o, _| Ok(Arc::new(CpuDevice::open(&o.cpu())?)),
         file: file!(),
     }
 }

@@ -91,19 +91,12 @@ mod silu_mul {
     mod simd;
 }
 
-use hal::cpu::{CpuDevice, CpuOptions};
-use registry::{Backend, OpenOptions};
+use hal::cpu::CpuDevice;
+use registry::Backend;
 use std::sync::Arc;
 
 /// The tree's name on the backend axis.
 pub const BACKEND: &str = "cpu_simd";
-
-fn options(o: &OpenOptions) -> CpuOptions {
-    CpuOptions {
-        threads: o.threads,
-        isa: o.isa,
-    }
-}
 
 registry::inventory::submit! {
     Backend {
@@ -112,8 +105,8 @@ registry::inventory::submit! {
         parent: None,
         auto: true,
         kv: &["f16", "f32", "bf16"],
-        probe: |o| Ok(vec![hal::cpu::probe(&options(o))?]),
-        open: |o, _| Ok(Arc::new(CpuDevice::open(&options(o))?)),
+        probe: |o| Ok(vec![hal::cpu::probe(&o.cpu())?]),
+        open: |o, _| Ok(Arc::new(CpuDevice::open(&o.cpu())?)),
         file: file!(),
     }
 }

@@ -1,7 +1,7 @@
 //! Backends: a tree's device API, its parent, and how to open a device.
 
 use crate::error::RegistryError;
-use hal::cpu::IsaLevel;
+use hal::cpu::{CpuOptions, IsaLevel};
 use hal::{Device, DeviceInfo, HalError};
 use std::sync::Arc;
 
@@ -15,6 +15,14 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
+    /// What a tree that runs on the CPU opens its device with.
+    pub fn cpu(&self) -> CpuOptions {
+        CpuOptions {
+            threads: self.threads,
+            isa: self.isa,
+        }
+    }
+
     /// The device of this list that the options name, or the first.
     pub fn pick(&self, api: &'static str, devices: &[DeviceInfo]) -> Result<usize, HalError> {
         let none = |reason: String| HalError::NoDevice { api, reason };

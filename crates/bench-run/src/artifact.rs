@@ -191,7 +191,7 @@ impl Artifact {
             memory: MemoryUse {
                 device_peak_bytes: runner.device().allocated().1,
                 kv_bytes: program.cache.pool_bytes(),
-                peak_resident_bytes: peak_resident(),
+                peak_resident_bytes: hal::cpu::peak_resident_memory(),
             },
             baseline,
         }
@@ -264,13 +264,6 @@ fn git(args: &[&str]) -> Option<String> {
     let output = Command::new("git").args(args).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_string())
-}
-
-fn peak_resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@
 //! # Streaming
 //!
 //! [`StopMatcher`] releases text only once it cannot be the beginning of a stop
-//! string; [`Utf8Stream`] turns bytes into text without splitting a character.
+//! string.
 
 mod error;
 mod logprobs;
@@ -53,14 +53,12 @@ pub mod philox;
 mod sampler;
 mod select;
 mod stop;
-mod utf8;
 
 pub use error::{InvalidParam, SampleError};
 pub use logprobs::{TokenLogprob, top_logprobs};
 pub use params::SamplingParams;
 pub use sampler::{History, Sampled, Sampler, TokenProb};
 pub use stop::{EmptyStop, Released, Stop, StopMatcher};
-pub use utf8::Utf8Stream;
 
 /// Most logits one row may have: the bound under which fixed-point sums are exact.
 pub const MAX_VOCAB: usize = 1 << 24;

@@ -1,8 +1,8 @@
-//! Stop strings and UTF-8 over streamed text, against the whole text at once.
+//! Stop strings over streamed text, against the whole text at once.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use sampling::{EmptyStop, Released, Stop, StopMatcher, Utf8Stream};
+use sampling::{EmptyStop, Released, Stop, StopMatcher};
 
 /// Where the text is cut, and by which stop string, by looking at every ending of it.
 fn naive(text: &str, stops: &[String]) -> Option<(usize, usize)> {
@@ -83,37 +83,6 @@ proptest! {
                 shown.push_str(&matcher.finish());
                 prop_assert_eq!(shown, text);
             }
-        }
-    }
-
-    #[test]
-    fn utf8_stream_equals_lossy_decoding_of_the_whole(
-        bytes in proptest::collection::vec(prop_oneof![
-            any::<u8>(), Just(0xe2), Just(0x82), Just(0xac), Just(0xf0), Just(0x9f), Just(b'a'),
-        ], 0..40),
-        cuts in proptest::collection::vec(0usize..40, 0..12),
-    ) {
-        let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(bytes.len())).collect();
-        cuts.extend([0, bytes.len()]);
-        cuts.sort_unstable();
-        let mut stream = Utf8Stream::new();
-        let mut text = String::new();
-        for pair in cuts.windows(2) {
-            text.push_str(&stream.push(&bytes[pair[0]..pair[1]]));
-        }
-        text.push_str(&stream.finish());
-        prop_assert_eq!(text, String::from_utf8_lossy(&bytes));
-    }
-
-    #[test]
-    fn utf8_stream_releases_each_character_with_its_last_byte(text in "\\PC{0,20}") {
-        let mut stream = Utf8Stream::new();
-        let mut got = String::new();
-        for (at, byte) in text.bytes().enumerate() {
-            got.push_str(&stream.push(&[byte]));
-            let complete = (0..=at + 1).rev().find(|&i| text.is_char_boundary(i)).unwrap();
-            prop_assert_eq!(&got, &text[..complete]);
-            prop_assert_eq!(stream.is_pending(), complete != at + 1);
         }
     }
 }

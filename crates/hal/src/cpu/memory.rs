@@ -240,3 +240,27 @@ fn page_cache(dir: &std::path::Path) -> u64 {
     let of = |name: &str| value(&format!("total_{name}")).or_else(|| value(name));
     of("inactive_file").unwrap_or(0) + of("active_file").unwrap_or(0)
 }
+
+/// Most resident memory of this process so far, in bytes (`VmHWM`).
+pub fn peak_resident_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    parse_peak(&text)
+}
+
+fn parse_peak(status: &str) -> Option<u64> {
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_high_water_mark() {
+        let text = "VmPeak:\t 9 kB\nVmHWM:\t   1234 kB\nVmRSS:\t 5 kB\n";
+        assert_eq!(parse_peak(text), Some(1234 * 1024));
+        assert_eq!(parse_peak("Name:\tx\n"), None);
+    }
+}

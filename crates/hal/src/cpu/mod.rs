@@ -8,7 +8,7 @@ mod record;
 
 pub use barrier::Barrier;
 pub use features::{IsaLevel, detect, physical_threads};
-pub use memory::available_memory;
+pub use memory::{available_memory, peak_resident_memory};
 pub use record::{CpuRecorder, CpuSlice, TaskCtx};
 
 use crate::{Buffer, Device, DeviceInfo, DeviceKind, HalError, HostRegion, Mailbox, Recorder};
