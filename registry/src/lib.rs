@@ -29,11 +29,11 @@ pub use key::{Act, Key, Layer};
 pub use layout::{ROW_MAJOR, WeightLayout, WeightShape};
 pub use pattern::{Pattern, PatternOp, Src};
 pub use problem::{
-    CacheView, Operand, OperandRole, OperandSrc, Problem, ProblemOp, RowRange, RowsFrom,
+    CacheView, Operand, OperandRole, OperandSrc, Problem, ProblemOp, RowRange, RowsFrom, StateView,
 };
 pub use resolve::{Entry, Registry, Request, Resolved, Why};
 pub use scheme::{Scheme, SchemeDesc};
-pub use step::{GroupLayout, NO_BLOCK, STEP_VERSION, StepLayout, StepView};
+pub use step::{GroupLayout, NO_BLOCK, NO_STATE, STEP_VERSION, StepLayout, StepView};
 pub use tuned::{Pick, Tuned};
 
 #[doc(hidden)]

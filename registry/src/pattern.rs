@@ -1,7 +1,7 @@
 //! The shape of what a kernel covers: one op, or a small graph of ops.
 
 use crate::key::Layer;
-use graph::OpKind;
+use graph::{Activation, OpKind};
 
 /// Where a pattern op's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,16 +27,17 @@ pub struct PatternOp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pattern {
     pub ops: &'static [PatternOp],
-    /// Ops whose output the kernel writes, in the order of its output operands.
+    /// Ops whose outputs the kernel writes, in the order of its output operands; an
+    /// op that has two gives both.
     pub outputs: &'static [usize],
 }
 
 macro_rules! singles {
-    ($($name:ident = $kind:ident),+ $(,)?) => {
+    ($($name:ident = $kind:expr),+ $(,)?) => {
         /// The patterns of the primitives.
         impl Pattern {
             $(pub const $name: Pattern = Pattern {
-                ops: &[PatternOp { kind: OpKind::$kind, inputs: &[] }],
+                ops: &[PatternOp { kind: $kind, inputs: &[] }],
                 outputs: &[0],
             };)+
         }
@@ -44,17 +45,33 @@ macro_rules! singles {
 }
 
 singles! {
-    EMBED = Embed,
-    RMS_NORM = RmsNorm,
-    LINEAR = Linear,
-    ROPE_TABLE = RopeTable,
-    ROPE = Rope,
-    KV_APPEND = KvAppend,
-    ATTENTION = Attention,
-    SILU_MUL = GatedMul,
-    ADD = Add,
-    GATHER_ROWS = GatherRows,
-    ARGMAX = ArgMax,
+    EMBED = OpKind::Embed,
+    RMS_NORM = OpKind::RmsNorm,
+    LINEAR = OpKind::Linear,
+    ROPE_TABLE = OpKind::RopeTable,
+    ROPE = OpKind::Rope,
+    KV_APPEND = OpKind::KvAppend,
+    ATTENTION = OpKind::Attention,
+    SILU_MUL = OpKind::GatedMul(Activation::Silu),
+    GELU_TANH_MUL = OpKind::GatedMul(Activation::GeluTanh),
+    GELU_MUL = OpKind::GatedMul(Activation::Gelu),
+    SIGMOID_MUL = OpKind::GatedMul(Activation::Sigmoid),
+    MUL = OpKind::GatedMul(Activation::Identity),
+    SWIGLU_OAI_MUL = OpKind::GatedMul(Activation::SwigluOai),
+    ADD = OpKind::Add,
+    GATHER_ROWS = OpKind::GatherRows,
+    ARGMAX = OpKind::ArgMax,
+    SCALE = OpKind::Scale,
+    SOFTCAP = OpKind::SoftCap,
+    ROUTE = OpKind::Route,
+    EXPERT_LINEAR = OpKind::ExpertLinear,
+    EXPERT_SUM = OpKind::ExpertSum,
+    HEAD_LINEAR = OpKind::HeadLinear,
+    CAUSAL_CONV = OpKind::CausalConv,
+    GATED_DELTA = OpKind::GatedDelta,
+    LATENT_APPEND = OpKind::LatentAppend,
+    LATENT_ATTENTION = OpKind::LatentAttention,
+    ROTATE = OpKind::Rotate,
 }
 
 impl Pattern {

@@ -20,13 +20,16 @@ pub enum OperandRole {
     Matrix,
     /// A vector or constant, f32.
     Vector,
+    /// Pages of keys and values or of latent vectors.
     Cache,
+    /// Slots of recurrent states.
+    State,
 }
 
 /// Where a layer's keys and values lie in its group's pages. Units: elements of
 /// the cache's scheme. Element (page p, kv s ∈ {0 = k, 1 = v}, head h, token t,
 /// d) is at `p·page_stride + offset + s·kv_stride + h·head_stride +
-/// t·token_stride + d`.
+/// t·token_stride + d`. A cache of latent vectors has one head and no values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CacheView {
     /// Index into [`StepLayout::groups`].
@@ -55,6 +58,23 @@ impl CacheView {
     }
 }
 
+/// Where a layer's recurrent state lies in a slot of the state pool. Units: f32
+/// elements. Element i of slot s is at `s·slot_stride + offset + i`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateView {
+    pub slots: usize,
+    pub slot_stride: usize,
+    pub offset: usize,
+    pub len: usize,
+}
+
+impl StateView {
+    /// Index of the first element of a slot's state.
+    pub fn at(&self, slot: usize) -> usize {
+        slot * self.slot_stride + self.offset
+    }
+}
+
 /// Which counter of the step bounds an operand's leading dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RowsFrom {
@@ -75,6 +95,7 @@ pub struct Operand {
     pub scheme: Scheme,
     pub layout: &'static str,
     pub cache: Option<CacheView>,
+    pub state: Option<StateView>,
 }
 
 impl Operand {
@@ -88,7 +109,7 @@ impl Operand {
 pub enum OperandSrc {
     /// Index into [`Problem::inputs`].
     Input(usize),
-    /// The output of an earlier op of the pattern, which need not be stored.
+    /// The first output of an earlier op of the pattern, which need not be stored.
     Op(usize),
 }
 
@@ -96,9 +117,10 @@ pub enum OperandSrc {
 pub struct ProblemOp {
     pub op: Op,
     pub inputs: Vec<OperandSrc>,
-    /// Dimensions of the op's output, rows bound to the bucket's maximum.
+    /// Dimensions of the op's first output, rows bound to the bucket's maximum.
     pub shape: Vec<usize>,
-    /// Index into [`Problem::outputs`] if the output is stored.
+    /// Index into [`Problem::outputs`] of the first output if it is stored; its
+    /// other outputs follow.
     pub output: Option<usize>,
 }
 
@@ -138,19 +160,58 @@ impl Problem {
         join_quant(&names)
     }
 
+    /// Refuses what only some kernels know: soft caps, sinks, rotations other than
+    /// of a head's first elements in the half-split pairing, one gate for a row.
+    pub fn common_attributes(&self) -> Result<(), String> {
+        for op in &self.ops {
+            match &op.op {
+                Op::Attention(spec) if spec.softcap.is_some() => {
+                    return Err("it has no soft cap".into());
+                }
+                Op::Attention(_) if op.inputs.len() > 2 => {
+                    return Err("it has no attention sinks".into());
+                }
+                Op::Rope(spec) if spec.interleaved || spec.first > 0 => {
+                    return Err(
+                        "it rotates the first elements of a head, in the half-split pairing".into(),
+                    );
+                }
+                Op::GatedMul(_) => {
+                    let gate = match op.inputs[0] {
+                        OperandSrc::Input(n) => &self.inputs[n].shape,
+                        OperandSrc::Op(j) => &self.ops[j].shape,
+                    };
+                    if *gate != op.shape {
+                        return Err("it has no gate for a whole row".into());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of every stored or streamed operand that `rows` rows touch, each once;
     /// caches aside.
     pub fn bytes(&self, rows: usize) -> u64 {
         let looked_up = self.ops.len() == 1 && self.ops[0].op == Op::Embed;
+        // Of stacked experts at most those that the rows chose.
+        let experts = self.ops.iter().find_map(|o| match o.op {
+            Op::ExpertLinear { experts } => Some((experts, o.shape.get(1).copied().unwrap_or(1))),
+            _ => None,
+        });
         let one = |o: &Operand| -> u64 {
             match o.role {
-                OperandRole::Cache => 0,
+                OperandRole::Cache | OperandRole::State => 0,
                 OperandRole::Activation => (rows * o.row_len() * 4) as u64,
                 _ => {
                     let last = *o.shape.last().unwrap_or(&0);
                     let mut n: usize = o.shape.iter().rev().skip(1).product();
                     if looked_up {
                         n = n.min(rows);
+                    }
+                    if let (Some((experts, per_row)), OperandRole::Matrix) = (experts, o.role) {
+                        n = n / experts.max(1) * experts.min(rows.saturating_mul(per_row));
                     }
                     o.scheme.row_bytes(last).unwrap_or(0) * n as u64
                 }

@@ -13,16 +13,24 @@
 //! logit_rows    [max_logit_rows] rows whose logits were asked for, ascending
 //! span_start    [max_spans + 1]  first row of each span; the end of the last
 //! span_len      [max_spans]      tokens in the sequence's cache after the step
+//! state_in      [max_spans]      slot of the recurrent state before the span's
+//!                                first row; NO_STATE: zeros
+//! state_out     [max_rows]       slot that receives the state behind a row, or
+//!                                NO_STATE; distinct among the rows of a step, and
+//!                                no other span's state_in
 //! tables        group by group: [max_spans][blocks] page of each block
 //! ```
 
 use crate::problem::RowsFrom;
 
 /// Bumped whenever a field moves.
-pub const STEP_VERSION: u32 = 1;
+pub const STEP_VERSION: u32 = 2;
 
 /// A block whose page was freed (behind a window) or not yet allocated.
 pub const NO_BLOCK: u32 = u32::MAX;
+
+/// A sequence without a state yet, or a row whose state is not kept.
+pub const NO_STATE: u32 = u32::MAX;
 
 const HEADER: usize = 16;
 
@@ -72,13 +80,21 @@ impl StepLayout {
         self.span_start() + self.max_spans + 1
     }
 
+    pub fn state_in(&self) -> usize {
+        self.span_len() + self.max_spans
+    }
+
+    pub fn state_out(&self) -> usize {
+        self.state_in() + self.max_spans
+    }
+
     /// Start of a group's tables; the table of span s is `blocks·s` further.
     pub fn table(&self, group: usize) -> usize {
         let before: usize = self.groups[..group]
             .iter()
             .map(|g| g.blocks * self.max_spans)
             .sum();
-        self.span_len() + self.max_spans + before
+        self.state_out() + self.max_rows + before
     }
 
     pub fn words(&self) -> usize {
@@ -148,6 +164,18 @@ impl<'a> StepView<'a> {
 
     pub fn span_len(&self, span: usize) -> usize {
         self.words[self.layout.span_len() + span] as usize
+    }
+
+    /// Slot of the state before the span's first row; `None`: zeros.
+    pub fn state_in(&self, span: usize) -> Option<usize> {
+        let slot = self.words[self.layout.state_in() + span];
+        (slot != NO_STATE).then_some(slot as usize)
+    }
+
+    /// Slot that receives the state behind a row, if it is kept.
+    pub fn state_out(&self, row: usize) -> Option<usize> {
+        let slot = self.words[self.layout.state_out() + row];
+        (slot != NO_STATE).then_some(slot as usize)
     }
 
     /// Pages of a span's blocks in a group, [`NO_BLOCK`] where there is none.

@@ -101,6 +101,7 @@ fn problem(max: usize) -> Problem {
         scheme: Scheme::F32,
         layout: ROW_MAJOR,
         cache: None,
+        state: None,
     };
     Problem {
         ops: vec![ProblemOp {
@@ -265,6 +266,8 @@ fn step_fields_do_not_overlap() {
         (layout.logit_rows(), 2),
         (layout.span_start(), 4),
         (layout.span_len(), 3),
+        (layout.state_in(), 3),
+        (layout.state_out(), 7),
         (layout.table(0), 15),
         (layout.table(1), 27),
     ];

@@ -36,6 +36,7 @@ fn fill(runner: &mut Runner, seq: runtime::SeqId, tokens: usize) -> Result<()> {
             seq,
             tokens: now,
             outputs: usize::from(rest.is_empty()),
+            states: 1,
         };
         runner.forward(&[span], Want::Argmax)?;
         left = rest;
@@ -92,6 +93,7 @@ fn decode(runner: &mut Runner, shape: &Shape) -> Result<Duration> {
                 seq: *seq,
                 tokens: std::slice::from_ref(token),
                 outputs: 1,
+                states: 1,
             })
             .collect();
         if let Forward::Argmax(ids) = runner.forward(&spans, Want::Argmax)? {

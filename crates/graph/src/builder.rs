@@ -70,12 +70,25 @@ impl GraphBuilder {
     }
 
     pub fn cache(&mut self, spec: CacheSpec) -> ValueId {
-        let name = format!("cache.{}", spec.layer);
+        let name = match spec.part {
+            0 => format!("cache.{}", spec.layer),
+            part => format!("cache.{}.{part}", spec.layer),
+        };
         self.value(name, Shape::fixed(&[]), ValueKind::Cache(spec))
     }
 
-    /// Applies `op`; its single output.
+    /// Applies `op`; its first output.
     pub fn op(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
+        Ok(self.op_all(name, op, inputs)?[0])
+    }
+
+    /// Applies `op`; all of its outputs.
+    pub fn op_all(
+        &mut self,
+        name: &str,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<Vec<ValueId>, GraphError> {
         let outs = {
             let ins: Vec<&Value> = inputs
                 .iter()
@@ -96,14 +109,13 @@ impl GraphBuilder {
         for (shape, kind) in outs {
             outputs.push(self.value(name.into(), shape, kind));
         }
-        let first = outputs[0];
         self.nodes.push(Node {
             op,
             name: name.into(),
             inputs: inputs.to_vec(),
-            outputs,
+            outputs: outputs.clone(),
         });
-        Ok(first)
+        Ok(outputs)
     }
 
     pub fn output(&mut self, name: &str, id: ValueId) {

@@ -25,11 +25,29 @@ impl fmt::Display for Graph {
                 Op::RopeTable { attention_factor } if *attention_factor != 1.0 => {
                     write!(f, "{{attention_factor={attention_factor}}}")?;
                 }
-                Op::Rope(s) => write!(f, "{{rotary_dim={}}}", s.rotary_dim)?,
+                Op::Rope(s) => {
+                    write!(f, "{{rotary_dim={}", s.rotary_dim)?;
+                    if s.first > 0 {
+                        write!(f, ", first={}", s.first)?;
+                    }
+                    let pairs = if s.interleaved { ", interleaved" } else { "" };
+                    write!(f, "{pairs}}}")?;
+                }
+                Op::Scale { factor } => write!(f, "{{factor={factor}}}")?,
+                Op::SoftCap { cap } => write!(f, "{{cap={cap}}}")?,
+                Op::Route(r) => write!(f, "{{{r:?}}}")?,
+                Op::ExpertLinear { experts } => write!(f, "{{experts={experts}}}")?,
+                Op::CausalConv(c) => write!(f, "{{{c:?}}}")?,
+                Op::GatedDelta(d) => write!(f, "{{{d:?}}}")?,
+                Op::LatentAttention { scale } => write!(f, "{{scale={scale}}}")?,
+                Op::Rotate { rounds, group } => write!(f, "{{rounds={rounds}, group={group}}}")?,
                 Op::Attention(a) => {
                     write!(f, "{{scale={}", a.scale)?;
                     if let Some(w) = a.window {
                         write!(f, ", window={w}")?;
+                    }
+                    if let Some(cap) = a.softcap {
+                        write!(f, ", softcap={cap}")?;
                     }
                     f.write_str("}")?;
                 }

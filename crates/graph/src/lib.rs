@@ -10,14 +10,20 @@
 
 mod builder;
 mod dump;
+mod infer;
 mod op;
 mod validate;
 mod value;
 
 pub use builder::GraphBuilder;
-pub use op::{Activation, AttentionSpec, Op, OpKind, RopeSpec};
+pub use op::{
+    Activation, AttentionSpec, ConvSpec, DeltaSpec, Op, OpKind, RopeSpec, RouteGroups, RouteScore,
+    RouteSpec,
+};
 pub use validate::GraphError;
-pub use value::{CacheKind, CacheSpec, Dim, ElemType, NodeId, Shape, Value, ValueId, ValueKind};
+pub use value::{
+    CacheEntry, CacheKind, CacheSpec, Dim, ElemType, NodeId, Shape, Value, ValueId, ValueKind,
+};
 
 /// One op applied to values. Inputs and outputs are in the order that
 /// [`Op`]'s documentation gives.

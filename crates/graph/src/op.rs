@@ -1,21 +1,56 @@
-//! The op vocabulary and what each op requires of its operands.
+//! The op vocabulary. What each op requires of its operands is in `infer`.
 
-use crate::value::{Dim, ElemType, Shape, Value, ValueKind};
 use std::fmt;
 
-/// The nonlinearity of a gated MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The nonlinearity of a gated product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Activation {
     /// x·σ(x)
     Silu,
+    /// ½x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))
+    GeluTanh,
+    /// ½x·(1 + erf(x/√2))
+    Gelu,
+    /// σ(x)
+    Sigmoid,
+    /// x: a plain product.
+    Identity,
+    /// GPT-OSS: x' = min(x, 7) gives x'·σ(1.702·x'), and the other factor becomes
+    /// clamp(up, −7, 7) + 1.
+    SwigluOai,
 }
 
-/// Rotary embedding applied to the first `rotary_dim` elements of each head, in
-/// the half-split pairing of Hugging Face's `rotate_half`: element i is paired
-/// with i + rotary_dim/2.
+impl Activation {
+    pub const ALL: &[Activation] = &[
+        Activation::Silu,
+        Activation::GeluTanh,
+        Activation::Gelu,
+        Activation::Sigmoid,
+        Activation::Identity,
+        Activation::SwigluOai,
+    ];
+}
+
+/// Rotary embedding of elements `first..first + rotary_dim` of each head; the
+/// others are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RopeSpec {
+    pub first: usize,
     pub rotary_dim: usize,
+    /// Pairs neighbours, 2i with 2i + 1; otherwise i with i + rotary_dim/2, as
+    /// Hugging Face's `rotate_half` does.
+    pub interleaved: bool,
+}
+
+impl RopeSpec {
+    /// The first `rotary_dim` elements in the half-split pairing.
+    pub fn half_split(rotary_dim: usize) -> Self {
+        RopeSpec {
+            first: 0,
+            rotary_dim,
+            interleaved: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +59,68 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// Position p sees positions in (p − window, p]; `None` sees all of [0, p].
     pub window: Option<usize>,
+    /// Scores s become cap·tanh(s/cap) before the softmax.
+    pub softcap: Option<f32>,
+}
+
+impl AttentionSpec {
+    /// Full causal attention.
+    pub fn causal(scale: f32) -> Self {
+        AttentionSpec {
+            scale,
+            window: None,
+            softcap: None,
+        }
+    }
+}
+
+/// What a router makes of its logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RouteScore {
+    /// Softmax over all experts.
+    Softmax,
+    /// σ of each logit.
+    Sigmoid,
+}
+
+/// Only experts of the best groups are eligible: a group's score is the sum of
+/// its two largest selection scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteGroups {
+    /// Groups of equal size.
+    pub count: usize,
+    /// How many stay eligible.
+    pub keep: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RouteSpec {
+    pub top_k: usize,
+    pub score: RouteScore,
+    /// Divides the chosen scores by their sum.
+    pub normalise: bool,
+    /// Multiplies the weights in the end.
+    pub scale: f32,
+    pub groups: Option<RouteGroups>,
+}
+
+/// A causal depthwise convolution over the rows of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvSpec {
+    /// Taps; the last one meets the current row.
+    pub kernel: usize,
+    /// x·σ(x) on the result.
+    pub silu: bool,
+}
+
+/// The gated delta rule (Gated DeltaNet, Yang et al. 2024).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeltaSpec {
+    /// The decay input holds A_log; otherwise −exp(A_log).
+    pub log_decay: bool,
+    /// Value head h uses key head h mod key_heads; otherwise h / (value_heads /
+    /// key_heads).
+    pub tiled: bool,
 }
 
 /// What a node computes. T = rows of the batch, L = rows that need logits.
@@ -31,8 +128,9 @@ pub struct AttentionSpec {
 pub enum Op {
     /// `table [V, H] → x [T, H]`; the token ids are the step's.
     Embed,
-    /// `x [R, …, D], w [D] → y`: x·rsqrt(mean(x²)+eps)·(w + weight_offset), over
-    /// the last dimension (so per head when x is `[T, heads, head_dim]`).
+    /// `x [R, …], w [D] → y`: x·rsqrt(mean(x²)+eps)·(w + weight_offset), over the
+    /// trailing dimensions whose product is D: per head when x is `[T, heads,
+    /// head_dim]` and D is head_dim.
     RmsNorm { eps: f32, weight_offset: f32 },
     /// `x [R, …=K], w [N, K], bias [N]? → y [R, out…]` with ∏out = N.
     Linear { out: Vec<usize> },
@@ -43,13 +141,50 @@ pub enum Op {
     Rope(RopeSpec),
     /// `k [T, kv_heads, head_dim], v [same], cache → cache'`.
     KvAppend,
-    /// `q [T, heads, head_dim], cache → o [T, heads, head_dim]`, causal, grouped
-    /// queries: head h reads kv head h / (heads / kv_heads).
+    /// `q [T, heads, head_dim], cache, sinks [heads]? → o [T, heads, head_dim]`,
+    /// causal, grouped queries: head h reads kv head h / (heads / kv_heads). A
+    /// sink is one more score of its head, as it is, whose value is zero.
     Attention(AttentionSpec),
-    /// `gate [R, F], up [R, F] → act(gate)·up`.
+    /// `gate [R, …], up [R, …] → act(gate)·up`; `gate [R, 1]` serves a whole row.
     GatedMul(Activation),
     /// `a, b → a + b`.
     Add,
+    /// `x → factor·x`.
+    Scale { factor: f32 },
+    /// `x → cap·tanh(x/cap)`.
+    SoftCap { cap: f32 },
+    /// `logits [T, E], bias [E]? → weights [T, k], experts [T, k] u32`. The k
+    /// experts of the largest score (plus bias, which takes part in the selection
+    /// alone), largest first, ties to the lowest expert.
+    Route(RouteSpec),
+    /// `x [T, K] or [T, k, K], w [experts·N, K], chosen [T, k] u32, bias
+    /// [experts·N]? → y [T, k, N]`: each row times the matrices of its experts;
+    /// expert e owns rows e·N up to (e + 1)·N.
+    ExpertLinear { experts: usize },
+    /// `y [T, k, H], weights [T, k] → [T, H]`: Σⱼ weightsⱼ·yⱼ, j ascending.
+    ExpertSum,
+    /// `x [T, heads, K], w [heads·N, K] → y [T, heads, N]`: a matrix for each head.
+    HeadLinear,
+    /// `x [T, C], w [C·kernel], state, bias [C]? → y [T, C], state'`: y[t, c] =
+    /// Σᵢ w[c, i]·x[t − kernel + 1 + i, c]; the state holds the last kernel − 1
+    /// inputs, `[kernel − 1, C]`, oldest first.
+    CausalConv(ConvSpec),
+    /// `q, k [T, key_heads, dk], v [T, value_heads, dv], a, b [T, value_heads],
+    /// decay, dt_bias [value_heads], state → o [T, value_heads, dv], state'`. For
+    /// each value head, with S `[dk, dv]` its state: q ← q·rsqrt(Σq² + 1e-6)/√dk,
+    /// k ← k·rsqrt(Σk² + 1e-6), S ← exp(decay·softplus(a + dt_bias))·S, S ← S +
+    /// k·(σ(b)·(v − kᵀS)), o = qᵀS.
+    GatedDelta(DeltaSpec),
+    /// `c [T, L], k [T, 1, R], cache → cache'`: multi-head latent attention keeps
+    /// one vector for all heads, c followed by k.
+    LatentAppend,
+    /// `q_latent [T, heads, L], q_rope [T, heads, R], cache → o [T, heads, L]`:
+    /// scores scale·(q_latent·c + q_rope·k), values c; causal.
+    LatentAttention { scale: f32 },
+    /// `x [R, K], theta [rounds·K/2], pairs [rounds·K], scales [K] → y [R, K]`
+    /// (ParoQuant): x·scales, then within each group of `group` elements `rounds`
+    /// times group/2 disjoint Givens rotations; pairs are local to their group.
+    Rotate { rounds: usize, group: usize },
     /// `x [T, H] → y [L, H]`: the rows whose logits were asked for.
     GatherRows,
     /// `logits [L, V] → ids [L]` u32; ties go to the lowest id, NaN is never the
@@ -67,10 +202,21 @@ pub enum OpKind {
     Rope,
     KvAppend,
     Attention,
-    GatedMul,
+    GatedMul(Activation),
     Add,
     GatherRows,
     ArgMax,
+    Scale,
+    SoftCap,
+    Route,
+    ExpertLinear,
+    ExpertSum,
+    HeadLinear,
+    CausalConv,
+    GatedDelta,
+    LatentAppend,
+    LatentAttention,
+    Rotate,
 }
 
 impl OpKind {
@@ -82,10 +228,26 @@ impl OpKind {
         OpKind::Rope,
         OpKind::KvAppend,
         OpKind::Attention,
-        OpKind::GatedMul,
+        OpKind::GatedMul(Activation::Silu),
+        OpKind::GatedMul(Activation::GeluTanh),
+        OpKind::GatedMul(Activation::Gelu),
+        OpKind::GatedMul(Activation::Sigmoid),
+        OpKind::GatedMul(Activation::Identity),
+        OpKind::GatedMul(Activation::SwigluOai),
         OpKind::Add,
         OpKind::GatherRows,
         OpKind::ArgMax,
+        OpKind::Scale,
+        OpKind::SoftCap,
+        OpKind::Route,
+        OpKind::ExpertLinear,
+        OpKind::ExpertSum,
+        OpKind::HeadLinear,
+        OpKind::CausalConv,
+        OpKind::GatedDelta,
+        OpKind::LatentAppend,
+        OpKind::LatentAttention,
+        OpKind::Rotate,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -97,10 +259,26 @@ impl OpKind {
             OpKind::Rope => "rope",
             OpKind::KvAppend => "kv_append",
             OpKind::Attention => "attention",
-            OpKind::GatedMul => "silu_mul",
+            OpKind::GatedMul(Activation::Silu) => "silu_mul",
+            OpKind::GatedMul(Activation::GeluTanh) => "gelu_tanh_mul",
+            OpKind::GatedMul(Activation::Gelu) => "gelu_mul",
+            OpKind::GatedMul(Activation::Sigmoid) => "sigmoid_mul",
+            OpKind::GatedMul(Activation::Identity) => "mul",
+            OpKind::GatedMul(Activation::SwigluOai) => "swiglu_oai_mul",
             OpKind::Add => "add",
             OpKind::GatherRows => "gather_rows",
             OpKind::ArgMax => "argmax",
+            OpKind::Scale => "scale",
+            OpKind::SoftCap => "softcap",
+            OpKind::Route => "route",
+            OpKind::ExpertLinear => "expert_linear",
+            OpKind::ExpertSum => "expert_sum",
+            OpKind::HeadLinear => "head_linear",
+            OpKind::CausalConv => "causal_conv",
+            OpKind::GatedDelta => "gated_delta",
+            OpKind::LatentAppend => "latent_append",
+            OpKind::LatentAttention => "latent_attention",
+            OpKind::Rotate => "rotate",
         }
     }
 
@@ -109,9 +287,29 @@ impl OpKind {
     pub const fn stored_operand(self) -> Option<usize> {
         match self {
             OpKind::Embed => Some(0),
-            OpKind::Linear => Some(1),
-            OpKind::KvAppend => Some(2),
+            OpKind::Linear | OpKind::ExpertLinear | OpKind::HeadLinear => Some(1),
+            OpKind::KvAppend | OpKind::LatentAppend => Some(2),
             OpKind::Attention => Some(1),
+            OpKind::LatentAttention => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Whether it multiplies activations with a stored matrix, so that their
+    /// format ([`crate::Op::Linear`]'s act axis) is part of its numbers.
+    pub const fn multiplies(self) -> bool {
+        matches!(
+            self,
+            OpKind::Linear | OpKind::ExpertLinear | OpKind::HeadLinear
+        )
+    }
+
+    /// The input that the op updates in place: its last output is that cache's
+    /// next version.
+    pub const fn updates(self) -> Option<usize> {
+        match self {
+            OpKind::KvAppend | OpKind::LatentAppend | OpKind::CausalConv => Some(2),
+            OpKind::GatedDelta => Some(7),
             _ => None,
         }
     }
@@ -133,169 +331,21 @@ impl Op {
             Op::Rope(_) => OpKind::Rope,
             Op::KvAppend => OpKind::KvAppend,
             Op::Attention(_) => OpKind::Attention,
-            Op::GatedMul(_) => OpKind::GatedMul,
+            Op::GatedMul(act) => OpKind::GatedMul(*act),
             Op::Add => OpKind::Add,
             Op::GatherRows => OpKind::GatherRows,
             Op::ArgMax => OpKind::ArgMax,
+            Op::Scale { .. } => OpKind::Scale,
+            Op::SoftCap { .. } => OpKind::SoftCap,
+            Op::Route(_) => OpKind::Route,
+            Op::ExpertLinear { .. } => OpKind::ExpertLinear,
+            Op::ExpertSum => OpKind::ExpertSum,
+            Op::HeadLinear => OpKind::HeadLinear,
+            Op::CausalConv(_) => OpKind::CausalConv,
+            Op::GatedDelta(_) => OpKind::GatedDelta,
+            Op::LatentAppend => OpKind::LatentAppend,
+            Op::LatentAttention { .. } => OpKind::LatentAttention,
+            Op::Rotate { .. } => OpKind::Rotate,
         }
-    }
-
-    /// The outputs that this op yields for these inputs, or what is wrong with
-    /// the inputs.
-    pub fn infer(&self, ins: &[&Value]) -> Result<Vec<(Shape, ValueKind)>, String> {
-        let f32_act = |shape: Shape| (shape, ValueKind::Activation(ElemType::F32));
-        let arity = |lo: usize, hi: usize| {
-            if (lo..=hi).contains(&ins.len()) {
-                Ok(())
-            } else {
-                Err(format!("takes {lo} to {hi} inputs, got {}", ins.len()))
-            }
-        };
-        match self {
-            Op::Embed => {
-                arity(1, 1)?;
-                let [Dim::Fixed(_), Dim::Fixed(h)] = ins[0].shape.dims() else {
-                    return Err(format!("table must be [V, H], got {}", ins[0].shape));
-                };
-                Ok(vec![f32_act(Shape::rows(&[*h]))])
-            }
-            Op::RmsNorm { eps, .. } => {
-                arity(2, 2)?;
-                if !(eps.is_finite() && *eps >= 0.0) {
-                    return Err(format!("eps must be finite and not negative, got {eps}"));
-                }
-                activation(ins[0], "x")?;
-                if ins[1].shape.dims().len() != 1 || ins[1].shape.last() != ins[0].shape.last() {
-                    return Err(format!(
-                        "weight {} does not match x {}",
-                        ins[1].shape, ins[0].shape
-                    ));
-                }
-                Ok(vec![f32_act(ins[0].shape.clone())])
-            }
-            Op::Linear { out } => {
-                arity(2, 3)?;
-                activation(ins[0], "x")?;
-                let k = ins[0].shape.fixed_len().ok_or("K overflows")?;
-                let n = out.iter().try_fold(1usize, |a, &b| a.checked_mul(b));
-                let n = n.ok_or("N overflows")?;
-                if ins[1].shape != Shape::fixed(&[n, k]) {
-                    return Err(format!(
-                        "weight must be [{n}, {k}] for x {} and out {out:?}, got {}",
-                        ins[0].shape, ins[1].shape
-                    ));
-                }
-                if let Some(b) = ins.get(2)
-                    && b.shape != Shape::fixed(&[n])
-                {
-                    return Err(format!("bias must be [{n}], got {}", b.shape));
-                }
-                let lead = ins[0].shape.leading().ok_or("x has no rows dimension")?;
-                Ok(vec![f32_act(Shape::lead(lead, out))])
-            }
-            Op::RopeTable { attention_factor } => {
-                arity(1, 1)?;
-                if !attention_factor.is_finite() {
-                    return Err("attention_factor must be finite".into());
-                }
-                let half = ins[0].shape.last().ok_or("inv_freq must be [D/2]")?;
-                Ok(vec![f32_act(Shape::rows(&[2 * half]))])
-            }
-            Op::Rope(spec) => {
-                arity(2, 2)?;
-                let (_, d) = heads(ins[0], "x")?;
-                if spec.rotary_dim == 0 || spec.rotary_dim % 2 != 0 || spec.rotary_dim > d {
-                    return Err(format!(
-                        "rotary_dim {} must be even and in 2..={d}",
-                        spec.rotary_dim
-                    ));
-                }
-                if ins[1].shape != Shape::rows(&[spec.rotary_dim]) {
-                    return Err(format!(
-                        "table must be [T, {}], got {}",
-                        spec.rotary_dim, ins[1].shape
-                    ));
-                }
-                Ok(vec![f32_act(ins[0].shape.clone())])
-            }
-            Op::KvAppend => {
-                arity(3, 3)?;
-                let ValueKind::Cache(c) = &ins[2].kind else {
-                    return Err("third input must be a cache".into());
-                };
-                for (v, what) in [(ins[0], "k"), (ins[1], "v")] {
-                    if heads(v, what)? != (c.kv_heads, c.head_dim) {
-                        return Err(format!(
-                            "{what} {} does not match the cache's {} heads of {}",
-                            v.shape, c.kv_heads, c.head_dim
-                        ));
-                    }
-                }
-                Ok(vec![(ins[2].shape.clone(), ins[2].kind.clone())])
-            }
-            Op::Attention(spec) => {
-                arity(2, 2)?;
-                let (h, d) = heads(ins[0], "q")?;
-                let ValueKind::Cache(c) = &ins[1].kind else {
-                    return Err("second input must be a cache".into());
-                };
-                if c.head_dim != d || c.kv_heads == 0 || h % c.kv_heads != 0 {
-                    return Err(format!(
-                        "{h} query heads of {d} do not fit {} kv heads of {}",
-                        c.kv_heads, c.head_dim
-                    ));
-                }
-                if !spec.scale.is_finite() || spec.window == Some(0) {
-                    return Err("scale must be finite and window positive".into());
-                }
-                Ok(vec![f32_act(ins[0].shape.clone())])
-            }
-            Op::GatedMul(_) | Op::Add => {
-                arity(2, 2)?;
-                activation(ins[0], "a")?;
-                activation(ins[1], "b")?;
-                if ins[0].shape != ins[1].shape {
-                    return Err(format!("shapes {} and {}", ins[0].shape, ins[1].shape));
-                }
-                Ok(vec![f32_act(ins[0].shape.clone())])
-            }
-            Op::GatherRows => {
-                arity(1, 1)?;
-                activation(ins[0], "x")?;
-                if ins[0].shape.leading() != Some(Dim::Rows) {
-                    return Err(format!("x must be [T, …], got {}", ins[0].shape));
-                }
-                let mut dims = ins[0].shape.0.clone();
-                dims[0] = Dim::LogitRows;
-                Ok(vec![f32_act(Shape(dims))])
-            }
-            Op::ArgMax => {
-                arity(1, 1)?;
-                activation(ins[0], "logits")?;
-                let lead = ins[0].shape.leading().ok_or("logits has no rows")?;
-                Ok(vec![(
-                    Shape::lead(lead, &[]),
-                    ValueKind::Activation(ElemType::U32),
-                )])
-            }
-        }
-    }
-}
-
-fn activation(v: &Value, what: &str) -> Result<(), String> {
-    match (&v.kind, v.shape.leading()) {
-        (ValueKind::Activation(ElemType::F32), Some(_)) => Ok(()),
-        _ => Err(format!("{what} must be an f32 activation with rows")),
-    }
-}
-
-fn heads(v: &Value, what: &str) -> Result<(usize, usize), String> {
-    activation(v, what)?;
-    match v.shape.dims() {
-        [Dim::Rows, Dim::Fixed(h), Dim::Fixed(d)] if *h > 0 && *d > 0 => Ok((*h, *d)),
-        _ => Err(format!(
-            "{what} must be [T, heads, head_dim], got {}",
-            v.shape
-        )),
     }
 }

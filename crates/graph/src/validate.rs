@@ -1,7 +1,7 @@
 //! What makes a graph legal, checked once when it is finished.
 
-use crate::value::{NodeId, Value, ValueKind};
-use crate::{Graph, Op};
+use crate::value::{NodeId, Value, ValueId, ValueKind};
+use crate::{Graph, Node};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -95,7 +95,7 @@ fn check_cache(g: &Graph, id: NodeId) -> Result<(), GraphError> {
         let stale = g
             .consumers(*v)
             .iter()
-            .any(|&c| c != id && matches!(g.node(c).op, Op::KvAppend));
+            .any(|&c| c != id && updates(g.node(c), *v));
         if stale {
             return Err(GraphError::StaleCache {
                 layer: spec.layer,
@@ -104,4 +104,10 @@ fn check_cache(g: &Graph, id: NodeId) -> Result<(), GraphError> {
         }
     }
     Ok(())
+}
+
+/// Whether a node writes this cache in place.
+fn updates(node: &Node, cache: ValueId) -> bool {
+    let slot = node.op.kind().updates();
+    slot.is_some_and(|i| node.inputs.get(i) == Some(&cache))
 }

@@ -124,21 +124,87 @@ impl ElemType {
     }
 }
 
-/// How long a layer's cache lives and what it holds.
+/// How long the entries of a layer's cache live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CacheKind {
-    /// Keys and values of every position.
+    /// An entry for every position.
     Full,
-    /// Keys and values of the last `window` positions.
+    /// Entries of the last `window` positions.
     Window { window: usize },
+    /// One entry for the whole sequence, which each step replaces.
+    Recurrent,
+}
+
+/// What an entry of a cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CacheEntry {
+    /// A key and a value for each head.
+    KeyValue { kv_heads: usize, head_dim: usize },
+    /// One vector for all heads (multi-head latent attention).
+    Latent { len: usize },
+    /// A recurrent state, always f32.
+    State { len: usize },
+}
+
+impl fmt::Display for CacheEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CacheEntry::KeyValue { kv_heads, head_dim } => {
+                write!(f, "keys and values, {kv_heads} x {head_dim}")
+            }
+            CacheEntry::Latent { len } => write!(f, "a latent vector of {len}"),
+            CacheEntry::State { len } => write!(f, "a state of {len}"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CacheSpec {
     pub layer: usize,
+    /// Tells the caches of one layer apart.
+    pub part: usize,
     pub kind: CacheKind,
-    pub kv_heads: usize,
-    pub head_dim: usize,
+    pub entry: CacheEntry,
+}
+
+impl CacheSpec {
+    /// Keys and values of every position, or of the last `window`.
+    pub fn key_value(
+        layer: usize,
+        window: Option<usize>,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> Self {
+        CacheSpec {
+            layer,
+            part: 0,
+            kind: match window {
+                Some(window) => CacheKind::Window { window },
+                None => CacheKind::Full,
+            },
+            entry: CacheEntry::KeyValue { kv_heads, head_dim },
+        }
+    }
+
+    /// A latent vector of every position.
+    pub fn latent(layer: usize, len: usize) -> Self {
+        CacheSpec {
+            layer,
+            part: 0,
+            kind: CacheKind::Full,
+            entry: CacheEntry::Latent { len },
+        }
+    }
+
+    /// A recurrent state of `len` elements.
+    pub fn state(layer: usize, part: usize, len: usize) -> Self {
+        CacheSpec {
+            layer,
+            part,
+            kind: CacheKind::Recurrent,
+            entry: CacheEntry::State { len },
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

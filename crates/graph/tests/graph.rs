@@ -1,16 +1,9 @@
 //! The builder and the validator: what is accepted, what is refused, the dump.
 
-use graph::{
-    AttentionSpec, CacheKind, CacheSpec, Graph, GraphBuilder, GraphError, Op, RopeSpec, ValueId,
-};
+use graph::{AttentionSpec, CacheSpec, Graph, GraphBuilder, GraphError, Op, RopeSpec, ValueId};
 
 fn cache_spec() -> CacheSpec {
-    CacheSpec {
-        layer: 0,
-        kind: CacheKind::Full,
-        kv_heads: 1,
-        head_dim: 8,
-    }
+    CacheSpec::key_value(0, None, 1, 8)
 }
 
 fn linear(out: &[usize]) -> Op {
@@ -34,12 +27,13 @@ fn small() -> Result<Graph, GraphError> {
     let wk = g.matrix("k.weight", 8, 16)?;
     let q = g.op("q", linear(&[2, 8]), &[x, wq])?;
     let k = g.op("k", linear(&[1, 8]), &[x, wk])?;
-    let q = g.op("q_rope", Op::Rope(RopeSpec { rotary_dim: 8 }), &[q, rope])?;
+    let q = g.op("q_rope", Op::Rope(RopeSpec::half_split(8)), &[q, rope])?;
     let cache = g.cache(cache_spec());
     let cache = g.op("append", Op::KvAppend, &[k, k, cache])?;
     let spec = AttentionSpec {
         scale: 0.5,
         window: Some(4),
+        softcap: None,
     };
     let o = g.op("attn", Op::Attention(spec), &[q, cache])?;
     let wo = g.matrix("o.weight", 16, 16)?;
@@ -119,7 +113,7 @@ fn wrong_shapes_are_refused_at_the_op() {
         };
         b.op("bad", op, &[x, w])
     });
-    refused(&|b, x| b.op("bad", Op::Rope(RopeSpec { rotary_dim: 8 }), &[x, x]));
+    refused(&|b, x| b.op("bad", Op::Rope(RopeSpec::half_split(8)), &[x, x]));
     refused(&|b, x| {
         let c = b.cache(cache_spec());
         b.op("bad", Op::KvAppend, &[x, x, c])
@@ -162,6 +156,7 @@ fn a_cache_is_not_read_after_it_was_overwritten() {
     let spec = AttentionSpec {
         scale: 1.0,
         window: None,
+        softcap: None,
     };
     let o = b.op("stale", Op::Attention(spec), &[q, old]).unwrap();
     b.output("o", o);

@@ -2,8 +2,7 @@
 
 use formats::ConfigView;
 use graph::{
-    Activation, AttentionSpec, CacheKind, CacheSpec, Graph, GraphBuilder, GraphError, Op, RopeSpec,
-    ValueId,
+    Activation, AttentionSpec, CacheSpec, Graph, GraphBuilder, GraphError, Op, RopeSpec, ValueId,
 };
 
 use crate::error::{ModelError, Result};
@@ -297,26 +296,21 @@ impl Wiring<'_> {
             k = self.norm(&node("k_norm"), &tensor("k_norm.weight"), k, dim)?;
         }
         let rotary_dim = spec.ropes[layer.rope].rotary_dim;
-        let rotate = Op::Rope(RopeSpec { rotary_dim });
+        let rotate = Op::Rope(RopeSpec::half_split(rotary_dim));
         let table = self.tables[layer.rope];
         q = self.b.op(&node("q_rope"), rotate.clone(), &[q, table])?;
         k = self.b.op(&node("k_rope"), rotate, &[k, table])?;
 
-        let cache = self.b.cache(CacheSpec {
-            layer: i,
-            kind: match layer.window {
-                Some(window) => CacheKind::Window { window },
-                None => CacheKind::Full,
-            },
-            kv_heads,
-            head_dim: dim,
-        });
+        let cache = self
+            .b
+            .cache(CacheSpec::key_value(i, layer.window, kv_heads, dim));
         let cache = self
             .b
             .op(&node("kv_append"), Op::KvAppend, &[k, v, cache])?;
         let attend = Op::Attention(AttentionSpec {
             scale: (dim as f64).powf(-0.5) as f32,
             window: layer.window,
+            softcap: None,
         });
         let o = self.b.op(&node("attention"), attend, &[q, cache])?;
         let size = (vec![spec.hidden_size], heads * dim);

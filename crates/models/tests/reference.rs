@@ -45,7 +45,7 @@ fn parameters_windows_and_scales_are_those_of_the_reference() {
 
         let windows: Vec<Option<usize>> = serde_json::from_value(case["windows"].clone()).unwrap();
         let caches = model.graph.caches().map(|(_, spec)| match spec.kind {
-            CacheKind::Full => None,
+            CacheKind::Full | CacheKind::Recurrent => None,
             CacheKind::Window { window } => Some(window),
         });
         assert_eq!(caches.collect::<Vec<_>>(), windows, "{name}");

@@ -1,7 +1,7 @@
 //! The gate must be able to fail: kernels broken on purpose, one defect each,
 //! and sound ones of every shape of pattern that must pass.
 
-use graph::{Op, OpKind};
+use graph::{Activation, Op, OpKind};
 use hal::cpu::{CpuRecorder, CpuSlice};
 use hal::{Access, Device, Recorder};
 use parity::kernel_gate::{ChainOracle, KeyReport, ORACLE, Options, gate_kernel, resolve_chain};
@@ -310,7 +310,7 @@ fn sound_kernels_of_any_pattern_pass() {
                 &[
                     op(Linear, &[]),
                     op(Linear, &[Same(0, 0)]),
-                    op(GatedMul, &[Op(0), Op(1)]),
+                    op(GatedMul(Activation::Silu), &[Op(0), Op(1)]),
                     op(Linear, &[Op(2)]),
                     op(Add, &[Any, Op(3)]),
                 ],

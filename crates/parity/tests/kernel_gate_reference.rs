@@ -189,6 +189,7 @@ fn eval(case: &Case) -> OpValue {
             };
             return OpValue::Ids(x.chunks(len).map(best).collect());
         }
+        other => panic!("no f64 form of {other:?}"),
     };
     OpValue::Rows(y.into_iter().map(|v| v as f32).collect())
 }

@@ -2,7 +2,7 @@
 
 mod models;
 
-use graph::OpKind;
+use graph::{Activation, OpKind};
 use kernels as _;
 use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{
@@ -140,7 +140,7 @@ fn broken_kernels_are_caught() {
         ),
         (OpKind::Embed, Fault::Scale(1.01), "llama-yarn-f32", whole),
         (
-            OpKind::GatedMul,
+            OpKind::GatedMul(Activation::Silu),
             Fault::Scale(0.99),
             "qwen2-untied-f32",
             whole,

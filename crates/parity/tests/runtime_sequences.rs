@@ -77,6 +77,7 @@ fn feed(runner: &mut Runner, parts: &[(SeqId, &[u32])]) -> Vec<u32> {
             seq,
             tokens,
             outputs: tokens.len(),
+            states: 1,
         })
         .collect();
     bits(runner.forward(&spans, Want::Logits).expect("a step"))
@@ -326,6 +327,7 @@ fn steps_that_do_not_fit_are_refused_and_change_nothing() {
         seq,
         tokens,
         outputs: 1,
+        states: 1,
     };
     let third = runner.create();
     assert!(
@@ -357,6 +359,7 @@ fn steps_that_do_not_fit_are_refused_and_change_nothing() {
         seq: a,
         tokens: &x[..20],
         outputs: 20,
+        states: 1,
     };
     large(refused(&mut runner, &[all], Want::Logits));
     // More outputs than tokens, no tokens at all, one sequence twice.
@@ -364,6 +367,7 @@ fn steps_that_do_not_fit_are_refused_and_change_nothing() {
         seq: a,
         tokens: &x[..1],
         outputs: 2,
+        states: 1,
     };
     let twice = [last(a, &x[..2]), last(a, &x[2..4])];
     for spans in [&[too_many][..], &[], &twice] {
@@ -438,11 +442,13 @@ fn an_exhausted_pool_refuses_the_step_and_recovers() {
             seq: a,
             tokens: &x[70..80],
             outputs: 1,
+            states: 1,
         },
         Span {
             seq: b,
             tokens: &x[..70],
             outputs: 1,
+            states: 1,
         },
     ];
     let e = refused(&mut runner, &spans, Want::Logits);
@@ -454,6 +460,7 @@ fn an_exhausted_pool_refuses_the_step_and_recovers() {
         seq: c,
         tokens: &x[..1],
         outputs: 1,
+        states: 1,
     }];
     let e = refused(&mut runner, &one, Want::Logits);
     assert!(matches!(e, RuntimeError::OutOfPages { .. }), "{e}");
@@ -480,6 +487,7 @@ fn greedy_ids_are_the_argmax_of_the_logits() {
         seq,
         tokens: &tokens,
         outputs: tokens.len(),
+        states: 1,
     };
     match runner.forward(&[span], Want::Argmax).expect("a step") {
         Forward::Argmax(ids) => assert_eq!(ids, expect),

@@ -4,7 +4,7 @@
 use crate::PlanError;
 use crate::plan::{Place, Plan, PlanStep};
 use crate::select::{Draft, DraftStep};
-use graph::{Graph, ValueId, ValueKind};
+use graph::{CacheKind, Graph, ValueId, ValueKind};
 use registry::Why;
 use std::collections::HashMap;
 
@@ -51,7 +51,10 @@ pub(crate) fn place(
             offset: offsets[v],
             bytes: lives[v].2,
         },
-        ValueKind::Cache(_) => Place::Pool,
+        ValueKind::Cache(ref spec) => match spec.kind {
+            CacheKind::Recurrent => Place::States,
+            CacheKind::Full | CacheKind::Window { .. } => Place::Pool,
+        },
         _ => Place::Resident(*v),
     };
     let outputs = graph.outputs().iter().map(|v| (*v, place_of(v))).collect();

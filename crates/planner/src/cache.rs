@@ -5,10 +5,13 @@
 //! groups can draw pages from one pool, each kind's layers are cut into groups of
 //! the same number of layers, the size of the rarest kind (as long as that keeps
 //! the number of groups small), and every page is as large as the largest needs.
+//!
+//! Recurrent states are not paged: all of a sequence's states form one slot of a
+//! pool of their own, because a state is one piece that a step reads and replaces.
 
 use crate::{Limits, PlanError};
-use graph::{CacheKind, CacheSpec, Graph, ValueId};
-use registry::{CacheView, GroupLayout, Scheme};
+use graph::{CacheEntry, CacheKind, CacheSpec, Graph, ValueId, ValueKind};
+use registry::{CacheView, GroupLayout, Scheme, StateView};
 use std::collections::{BTreeMap, HashMap};
 
 /// More tables than this cost more than the padding they avoid.
@@ -18,6 +21,7 @@ const MAX_GROUPS_PER_KIND: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerSlot {
     pub layer: usize,
+    pub part: usize,
     pub view: CacheView,
 }
 
@@ -39,7 +43,7 @@ impl CacheGroup {
     /// Most pages that one sequence holds at a time.
     pub fn pages_per_sequence(&self, limits: &Limits) -> usize {
         let tokens = match self.kind {
-            CacheKind::Full => limits.context,
+            CacheKind::Full | CacheKind::Recurrent => limits.context,
             // The window, a chunk being written, and one block cut at each end.
             CacheKind::Window { window } => limits.context.min(
                 window
@@ -48,6 +52,22 @@ impl CacheGroup {
             ),
         };
         tokens.div_ceil(limits.block)
+    }
+}
+
+/// The pool of recurrent states.
+#[derive(Clone, Debug, Default)]
+pub struct StatePlan {
+    /// Bytes of all states of a sequence.
+    pub slot_bytes: u64,
+    pub slots: usize,
+    /// Where the state of each cache value lies in a slot, every version.
+    pub views: HashMap<ValueId, StateView>,
+}
+
+impl StatePlan {
+    pub fn pool_bytes(&self) -> u64 {
+        self.slot_bytes.saturating_mul(self.slots as u64)
     }
 }
 
@@ -61,9 +81,11 @@ pub struct CachePlan {
     pub pages: usize,
     /// The view of each cache value of the graph, every version.
     pub views: HashMap<ValueId, CacheView>,
+    pub states: StatePlan,
 }
 
 impl CachePlan {
+    /// Bytes of the page pool.
     pub fn pool_bytes(&self) -> u64 {
         self.page_bytes.saturating_mul(self.pages as u64)
     }
@@ -76,7 +98,9 @@ pub(crate) fn plan_caches(
 ) -> Result<CachePlan, PlanError> {
     let mut kinds: BTreeMap<CacheKind, Vec<&CacheSpec>> = BTreeMap::new();
     for (_, spec) in graph.caches() {
-        kinds.entry(spec.kind).or_default().push(spec);
+        if spec.kind != CacheKind::Recurrent {
+            kinds.entry(spec.kind).or_default().push(spec);
+        }
     }
     let rarest = kinds.values().map(Vec::len).min().unwrap_or(1);
     let largest = kinds.values().map(Vec::len).max().unwrap_or(1);
@@ -87,11 +111,12 @@ pub(crate) fn plan_caches(
         detail,
     };
     let elements = |c: &CacheSpec| -> Option<usize> {
+        let (heads, len, both) = entry_shape(&c.entry);
         limits
             .block
-            .checked_mul(c.head_dim)?
-            .checked_mul(c.kv_heads)?
-            .checked_mul(2)
+            .checked_mul(len)?
+            .checked_mul(heads)?
+            .checked_mul(both)
     };
     let mut page_elements = 0usize;
     let mut drafts: Vec<(CacheKind, Vec<&CacheSpec>)> = Vec::new();
@@ -109,28 +134,30 @@ pub(crate) fn plan_caches(
     let row = |n: usize| scheme.row_bytes(n);
     let page_bytes = row(page_elements).ok_or_else(|| too_large("a page".into()))?;
     let mut groups = Vec::new();
-    let mut by_layer: HashMap<usize, CacheView> = HashMap::new();
+    let mut by_layer: HashMap<(usize, usize), CacheView> = HashMap::new();
     for (group, (kind, specs)) in drafts.into_iter().enumerate() {
         let mut offset = 0;
         let mut slots = Vec::new();
         for c in specs {
-            let head_stride = limits.block * c.head_dim;
+            let (kv_heads, head_dim, both) = entry_shape(&c.entry);
+            let head_stride = limits.block * head_dim;
             let view = CacheView {
                 group,
                 kind,
-                kv_heads: c.kv_heads,
-                head_dim: c.head_dim,
+                kv_heads,
+                head_dim,
                 block: limits.block,
                 pages: 0,
                 page_stride: page_elements,
                 offset,
-                kv_stride: head_stride * c.kv_heads,
+                kv_stride: head_stride * kv_heads,
                 head_stride,
-                token_stride: c.head_dim,
+                token_stride: head_dim,
             };
-            offset += 2 * view.kv_stride;
+            offset += both * view.kv_stride;
             slots.push(LayerSlot {
                 layer: c.layer,
+                part: c.part,
                 view,
             });
         }
@@ -143,14 +170,17 @@ pub(crate) fn plan_caches(
         .ok_or_else(|| too_large(format!("{} sequences", limits.sequences)))?;
     for slot in groups.iter_mut().flat_map(|g| &mut g.slots) {
         slot.view.pages = pages;
-        by_layer.insert(slot.layer, slot.view);
+        by_layer.insert((slot.layer, slot.part), slot.view);
     }
     let views = graph
         .values()
         .iter()
         .enumerate()
         .filter_map(|(i, v)| match &v.kind {
-            graph::ValueKind::Cache(c) => Some((ValueId(i as u32), by_layer[&c.layer])),
+            ValueKind::Cache(c) => {
+                let view = by_layer.get(&(c.layer, c.part))?;
+                Some((ValueId(i as u32), *view))
+            }
             _ => None,
         })
         .collect();
@@ -161,5 +191,63 @@ pub(crate) fn plan_caches(
         page_bytes,
         pages,
         views,
+        states: plan_states(graph, limits)?,
+    })
+}
+
+/// Heads, elements of one, and whether it is both keys and values (2) or one
+/// vector (1).
+fn entry_shape(entry: &CacheEntry) -> (usize, usize, usize) {
+    match *entry {
+        CacheEntry::KeyValue { kv_heads, head_dim } => (kv_heads, head_dim, 2),
+        CacheEntry::Latent { len } => (1, len, 1),
+        CacheEntry::State { .. } => (0, 0, 0),
+    }
+}
+
+/// States start on cache lines of their own.
+const STATE_ALIGN: usize = 64;
+
+fn plan_states(graph: &Graph, limits: &Limits) -> Result<StatePlan, PlanError> {
+    let too_large = || PlanError::TooLarge {
+        what: "recurrent state",
+        detail: format!("{} sequences", limits.sequences),
+    };
+    let mut stride = 0usize;
+    let mut at: HashMap<(usize, usize), (usize, usize)> = HashMap::new();
+    for (_, spec) in graph.caches() {
+        if let CacheEntry::State { len } = spec.entry {
+            at.insert((spec.layer, spec.part), (stride, len));
+            let end = stride.checked_add(len).filter(|end| *end < 1 << 40);
+            stride = end.ok_or_else(too_large)?.next_multiple_of(STATE_ALIGN);
+        }
+    }
+    if at.is_empty() {
+        return Ok(StatePlan::default());
+    }
+    // A sequence holds the state behind its last token and one behind each draft;
+    // a step may have to read one more before it gives it back.
+    let slots = (limits.drafts.checked_add(2))
+        .and_then(|n| n.checked_mul(limits.sequences))
+        .filter(|n| *n < u32::MAX as usize)
+        .ok_or_else(too_large)?;
+    let view = |c: &CacheSpec| {
+        let (offset, len) = *at.get(&(c.layer, c.part))?;
+        Some(StateView {
+            slots,
+            slot_stride: stride,
+            offset,
+            len,
+        })
+    };
+    let values = graph.values().iter().enumerate();
+    let views = values.filter_map(|(i, v)| match &v.kind {
+        ValueKind::Cache(c) => Some((ValueId(i as u32), view(c)?)),
+        _ => None,
+    });
+    Ok(StatePlan {
+        slot_bytes: stride as u64 * 4,
+        slots,
+        views: views.collect(),
     })
 }

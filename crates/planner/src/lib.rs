@@ -16,7 +16,7 @@ mod plan;
 mod report;
 mod select;
 
-pub use cache::{CacheGroup, CachePlan, LayerSlot};
+pub use cache::{CacheGroup, CachePlan, LayerSlot, StatePlan};
 pub use plan::{ActMap, Memory, Place, Plan, PlanStep, Program, WeightPlan};
 pub use report::{PlanReport, StepReport};
 
@@ -74,6 +74,9 @@ pub struct Limits {
     pub all_logits: bool,
     /// Tokens of a cache block.
     pub block: usize,
+    /// Most draft tokens of a sequence that may be taken back after a step: so
+    /// many recurrent states are kept beside the last one.
+    pub drafts: usize,
 }
 
 impl Default for Limits {
@@ -84,6 +87,7 @@ impl Default for Limits {
             sequences: 1,
             all_logits: false,
             block: 32,
+            drafts: 0,
         }
     }
 }
@@ -147,6 +151,7 @@ pub fn plan(
         ("rows", limits.rows, 1 << 16),
         ("sequences", limits.sequences, 1 << 16),
         ("block", limits.block, 1 << 12),
+        ("drafts", limits.drafts + 1, 1 << 12),
     ] {
         if n == 0 || n > max {
             return Err(PlanError::Limits(format!("{what} {n} must be 1 to {max}")));

@@ -19,6 +19,8 @@ pub enum Place {
     Resident(ValueId),
     /// The page pool of the caches.
     Pool,
+    /// The pool of recurrent states.
+    States,
 }
 
 pub struct PlanStep {
@@ -107,18 +109,18 @@ impl Program {
                 .weights
                 .iter()
                 .fold(0u64, |n, w| n.saturating_add(w.bytes.next_multiple_of(256))),
-            cache: self.cache.pool_bytes(),
+            cache: (self.cache.pool_bytes()).saturating_add(self.cache.states.pool_bytes()),
             activations: arena.unwrap_or(0) + steps,
         }
     }
 
-    /// The activation format of every linear, to plan another program with.
+    /// The activation format of every product with a matrix, to plan another program with.
     pub fn acts(&self) -> ActMap {
         let mut map = ActMap::new();
         for plan in &self.plans {
             for step in &plan.steps {
                 for node in &step.nodes {
-                    if matches!(self.graph.node(*node).op, graph::Op::Linear { .. }) {
+                    if self.graph.node(*node).op.kind().multiplies() {
                         map.insert((plan.rows.min, *node), step.kernel.spec().act);
                     }
                 }

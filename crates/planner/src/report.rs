@@ -133,6 +133,11 @@ fn flops(op: &Op, problem: &Problem, index: usize, rows: usize) -> u64 {
             let k = problem.input(index, 1).map_or(0, |(_, w)| w.shape[1]);
             2 * rows as u64 * n as u64 * k as u64
         }
+        Op::ExpertLinear { .. } | Op::HeadLinear => {
+            let out: usize = problem.ops[index].shape.iter().skip(1).product();
+            let k = problem.input(index, 1).map_or(0, |(_, w)| w.shape[1]);
+            2 * rows as u64 * out as u64 * k as u64
+        }
         _ => 0,
     }
 }

@@ -1,7 +1,7 @@
 //! Covering the graph with steps: which composites, which kernels, which order.
 
 use crate::{CachePlan, PlanError, PlanOptions, matcher};
-use graph::{Dim, Graph, NodeId, ValueId, ValueKind};
+use graph::{CacheKind, Dim, Graph, NodeId, ValueId, ValueKind};
 use hal::DeviceInfo;
 use registry::{
     Entry, Operand, OperandRole, OperandSrc, Pattern, Problem, ProblemOp, ROW_MAJOR, Registry,
@@ -224,6 +224,7 @@ impl Context<'_> {
     ) -> Result<(Problem, Vec<ValueId>, Vec<ValueId>), PlanError> {
         let mut inputs: Vec<ValueId> = Vec::new();
         let mut ops = Vec::new();
+        let outputs_of = |i: usize| &self.graph.node(nodes[i]).outputs;
         for n in nodes {
             let node = self.graph.node(*n);
             let mut srcs = Vec::new();
@@ -246,12 +247,14 @@ impl Context<'_> {
                 op: node.op.clone(),
                 inputs: srcs,
                 shape: self.dims(node.outputs[0]),
-                output: stored.iter().position(|s| nodes[*s] == *n),
+                output: (stored.iter().position(|s| nodes[*s] == *n))
+                    .map(|at| stored[..at].iter().map(|s| outputs_of(*s).len()).sum()),
             });
         }
         let outputs: Vec<ValueId> = stored
             .iter()
-            .map(|i| self.graph.node(nodes[*i]).outputs[0])
+            .flat_map(|i| outputs_of(*i))
+            .copied()
             .collect();
         let operands = |ids: &[ValueId]| ids.iter().map(|v| self.operand(*v)).collect();
         let problem = Problem {
@@ -276,6 +279,7 @@ impl Context<'_> {
 
     fn operand(&self, id: ValueId) -> Operand {
         let value = self.graph.value(id);
+        let mut state = None;
         let (role, scheme, cache) = match &value.kind {
             ValueKind::Activation(graph::ElemType::F32) => {
                 (OperandRole::Activation, Scheme::F32, None)
@@ -288,6 +292,10 @@ impl Context<'_> {
             }
             ValueKind::Weight { .. } | ValueKind::Constant(_) => {
                 (OperandRole::Vector, Scheme::F32, None)
+            }
+            ValueKind::Cache(spec) if spec.kind == CacheKind::Recurrent => {
+                state = self.cache.states.views.get(&id).copied();
+                (OperandRole::State, Scheme::F32, None)
             }
             ValueKind::Cache(_) => (
                 OperandRole::Cache,
@@ -307,6 +315,7 @@ impl Context<'_> {
             scheme,
             layout: ROW_MAJOR,
             cache,
+            state,
         }
     }
 }

@@ -105,7 +105,7 @@ static GATE_UP: Pattern = Pattern {
     ops: &[
         op(Linear, &[]),
         op(Linear, &[Src::Same(0, 0)]),
-        op(GatedMul, &[Src::Op(0), Src::Op(1)]),
+        op(GatedMul(Activation::Silu), &[Src::Op(0), Src::Op(1)]),
     ],
     outputs: &[2],
 };
@@ -183,19 +183,18 @@ fn decoder(kinds: &[CacheKind]) -> Graph {
             let (wq, wk) = (g.vector(&n("qn"), 8)?, g.vector(&n("kn"), 8)?);
             let q = g.op(&n("qn"), norm(), &[heads[0], wq])?;
             let k = g.op(&n("kn"), norm(), &[heads[1], wk])?;
-            let spec = || Op::Rope(RopeSpec { rotary_dim: 8 });
+            let spec = || Op::Rope(RopeSpec::half_split(8));
             let q = g.op(&n("q_rope"), spec(), &[q, rope])?;
             let k = g.op(&n("k_rope"), spec(), &[k, rope])?;
             let cache = g.cache(CacheSpec {
-                layer: l,
                 kind: *kind,
-                kv_heads: 2,
-                head_dim: 8,
+                ..CacheSpec::key_value(l, None, 2, 8)
             });
             let cache = g.op(&n("append"), Op::KvAppend, &[k, heads[2], cache])?;
             let spec = AttentionSpec {
                 scale: 1.0,
                 window: None,
+                softcap: None,
             };
             let o = g.op(&n("attn"), Op::Attention(spec), &[q, cache])?;
             let w = g.matrix(&n("o"), 32, 32)?;

@@ -4,8 +4,15 @@
 //! draw pages from one pool. A fork shares all pages; the first append to a
 //! shared page copies it. In a window group, pages wholly behind the window of
 //! the committed length are freed.
+//!
+//! A model with recurrent layers has a state for the whole sequence beside its
+//! pages. A step reads the state behind the last token and writes to fresh slots:
+//! always the state behind its own last token, and those of as many tokens before
+//! it as the step asks for. What was kept goes with the next step, so until then a
+//! sequence can return to the length before the step or to any kept one.
 
 use crate::error::RuntimeError;
+use crate::states::{Kept, Slots};
 use graph::CacheKind;
 use planner::{CachePlan, Limits};
 use registry::NO_BLOCK;
@@ -26,6 +33,9 @@ struct Sequence {
     tokens: Vec<u32>,
     /// Group by group: the page of each block, [`NO_BLOCK`] where freed.
     tables: Vec<Vec<u32>>,
+    /// By ascending length; the last one is the sequence's own. Empty without
+    /// recurrent layers, and before the first token.
+    states: Vec<Kept>,
 }
 
 /// All live sequences and the page pool they share.
@@ -37,6 +47,10 @@ pub struct Sequences {
     max_sequences: usize,
     free: Vec<u32>,
     refs: Vec<u32>,
+    /// Slots of recurrent states, if the model has any.
+    slots: Option<(usize, Slots)>,
+    /// Most states that one step may keep of a sequence.
+    max_kept: usize,
     live: BTreeMap<SeqId, Sequence>,
     next: u64,
 }
@@ -50,6 +64,11 @@ impl Sequences {
             max_sequences: limits.sequences,
             free: (0..plan.pages as u32).rev().collect(),
             refs: vec![0; plan.pages],
+            slots: match plan.states.slots {
+                0 => None,
+                n => Some((n, Slots::new(n))),
+            },
+            max_kept: limits.drafts + 1,
             live: BTreeMap::new(),
             next: 0,
         }
@@ -61,6 +80,7 @@ impl Sequences {
         self.insert(Sequence {
             tokens: Vec::new(),
             tables,
+            states: Vec::new(),
         })
     }
 
@@ -84,6 +104,9 @@ impl Sequences {
         for page in copy.tables.iter().flatten().filter(|p| **p != NO_BLOCK) {
             self.refs[*page as usize] += 1;
         }
+        if let Some((_, slots)) = &mut self.slots {
+            copy.states.iter().for_each(|s| slots.share(s.slot));
+        }
         Ok(id)
     }
 
@@ -92,7 +115,14 @@ impl Sequences {
         for page in s.tables.into_iter().flatten() {
             self.unref(page);
         }
+        self.drop_states(&s.states);
         Ok(())
+    }
+
+    fn drop_states(&mut self, states: &[Kept]) {
+        if let Some((_, slots)) = &mut self.slots {
+            states.iter().for_each(|s| slots.release(s.slot));
+        }
     }
 
     fn unref(&mut self, page: u32) {
@@ -122,14 +152,45 @@ impl Sequences {
         self.free.len()
     }
 
+    /// Slots for recurrent states that nobody holds.
+    pub fn free_states(&self) -> usize {
+        self.slots.as_ref().map_or(0, |(_, s)| s.available())
+    }
+
+    /// The recurrent states that a sequence keeps, by ascending length.
+    pub fn states(&self, id: SeqId) -> Result<&[Kept], RuntimeError> {
+        Ok(&self.get(id)?.states)
+    }
+
+    /// The lengths that [`Sequences::truncate`] can go back to, the longest
+    /// first, up to `len`: 0 always can.
+    pub fn reachable(&self, id: SeqId, len: usize) -> Result<usize, RuntimeError> {
+        let s = self.get(id)?;
+        if self.slots.is_none() || len >= s.tokens.len() {
+            return Ok(len.min(s.tokens.len()));
+        }
+        let kept = s.states.iter().rev().find(|k| k.len <= len);
+        Ok(kept.map_or(0, |k| k.len))
+    }
+
     /// Shortens a sequence to its first `len` tokens. Fails, changing nothing,
-    /// where a window group has already freed what the next token would see.
+    /// where a window group has already freed what the next token would see, or
+    /// where a recurrent layer's state of that length is not kept.
     pub fn truncate(&mut self, id: SeqId, len: usize) -> Result<(), RuntimeError> {
         let (block, kinds) = (self.block, self.kinds.clone());
+        let recurrent = self.slots.is_some();
         let s = self.live.get_mut(&id).ok_or(RuntimeError::NoSequence(id))?;
         let old = s.tokens.len();
         if len >= old {
             return Ok(());
+        }
+        if recurrent && len > 0 && !s.states.iter().any(|k| k.len == len) {
+            let kept: Vec<String> = s.states.iter().map(|k| k.len.to_string()).collect();
+            return Err(RuntimeError::NoState {
+                to: len,
+                len: old,
+                kept: kept.join(", "),
+            });
         }
         for (kind, table) in kinds.iter().zip(&s.tables) {
             let first = first_visible(*kind, len) / block;
@@ -143,19 +204,24 @@ impl Sequences {
         for table in &mut s.tables {
             dropped.extend(table.drain(len.div_ceil(block).min(table.len())..));
         }
+        let keep = s.states.iter().take_while(|k| k.len <= len).count();
+        let states = s.states.split_off(keep);
         for page in dropped {
             self.unref(page);
         }
+        self.drop_states(&states);
         Ok(())
     }
 
     /// Makes room for `tokens` at the end of a sequence: frees what fell behind
     /// its windows, allocates blocks, and lists the shared pages that must be
-    /// copied first. Fails without changing the sequence's length.
+    /// copied first. Of the recurrent states the last `keep` are kept, at least
+    /// one. Fails without changing the sequence's length.
     pub fn append(
         &mut self,
         id: SeqId,
         tokens: &[u32],
+        keep: usize,
         copies: &mut Vec<PageCopy>,
     ) -> Result<(), RuntimeError> {
         let start = self.get(id)?.tokens.len();
@@ -186,6 +252,7 @@ impl Sequences {
                 pages: self.refs.len(),
             });
         }
+        self.renew_states(id, start, tokens.len(), keep)?;
         self.release_behind(id, start)?;
         let mut s = self.live.remove(&id).ok_or(RuntimeError::NoSequence(id))?;
         for table in &mut s.tables {
@@ -207,6 +274,36 @@ impl Sequences {
         }
         s.tokens.extend_from_slice(tokens);
         self.live.insert(id, s);
+        Ok(())
+    }
+
+    /// Gives back all states but the one at `start` and takes slots for those
+    /// behind the last `keep` of `count` more tokens.
+    fn renew_states(
+        &mut self,
+        id: SeqId,
+        start: usize,
+        count: usize,
+        keep: usize,
+    ) -> Result<(), RuntimeError> {
+        let keep = keep.clamp(1, count);
+        let Some((total, slots)) = &mut self.slots else {
+            return Ok(());
+        };
+        let s = self.live.get_mut(&id).ok_or(RuntimeError::NoSequence(id))?;
+        let (now, old): (Vec<Kept>, Vec<Kept>) = s.states.iter().partition(|k| k.len == start);
+        let released = old.iter().filter(|k| slots.sole(k.slot)).count();
+        if keep > self.max_kept || slots.available() + released < keep {
+            return Err(RuntimeError::OutOfStates { slots: *total });
+        }
+        old.iter().for_each(|k| slots.release(k.slot));
+        s.states = now;
+        for len in start + count - keep + 1..=start + count {
+            let slot = slots
+                .take()
+                .ok_or(RuntimeError::OutOfStates { slots: *total })?;
+            s.states.push(Kept { len, slot });
+        }
         Ok(())
     }
 
@@ -248,7 +345,7 @@ impl Sequences {
 /// The first position that the token at `position` sees.
 fn first_visible(kind: CacheKind, position: usize) -> usize {
     match kind {
-        CacheKind::Full => 0,
+        CacheKind::Full | CacheKind::Recurrent => 0,
         CacheKind::Window { window } => (position + 1).saturating_sub(window),
     }
 }
@@ -260,6 +357,10 @@ mod tests {
     use std::collections::HashMap;
 
     fn sequences(kinds: &[CacheKind], pages: usize) -> Sequences {
+        with_states(kinds, pages, 0, 0)
+    }
+
+    fn with_states(kinds: &[CacheKind], pages: usize, states: usize, drafts: usize) -> Sequences {
         let plan = CachePlan {
             groups: kinds
                 .iter()
@@ -273,10 +374,16 @@ mod tests {
             page_bytes: 1,
             pages,
             views: HashMap::new(),
+            states: planner::StatePlan {
+                slot_bytes: 4,
+                slots: states,
+                views: HashMap::new(),
+            },
         };
         let limits = Limits {
             context: 64,
             sequences: 4,
+            drafts,
             ..Limits::default()
         };
         Sequences::new(&plan, &limits)
@@ -287,10 +394,10 @@ mod tests {
         let mut s = sequences(&[CacheKind::Full], 8);
         let a = s.create().unwrap();
         let mut copies = vec![];
-        s.append(a, &[1, 2, 3, 4, 5, 6], &mut copies).unwrap();
+        s.append(a, &[1, 2, 3, 4, 5, 6], 1, &mut copies).unwrap();
         let b = s.fork(a).unwrap();
         assert_eq!(s.free_pages(), 6);
-        s.append(b, &[7], &mut copies).unwrap();
+        s.append(b, &[7], 1, &mut copies).unwrap();
         let (ta, tb) = (s.table(a, 0).unwrap(), s.table(b, 0).unwrap());
         assert_eq!(ta[0], tb[0], "the full block stays shared");
         assert_ne!(ta[1], tb[1]);
@@ -302,7 +409,7 @@ mod tests {
             }]
         );
         copies.clear();
-        s.append(a, &[8], &mut copies).unwrap();
+        s.append(a, &[8], 1, &mut copies).unwrap();
         assert!(copies.is_empty(), "nobody shares it any more");
         s.free(a).unwrap();
         s.free(b).unwrap();
@@ -315,7 +422,7 @@ mod tests {
         let a = s.create().unwrap();
         let mut copies = vec![];
         for t in 0..13 {
-            s.append(a, &[t], &mut copies).unwrap();
+            s.append(a, &[t], 1, &mut copies).unwrap();
         }
         // The append at position 12 saw positions 8..=12: blocks 0 and 1 are gone.
         assert_eq!(s.table(a, 0).unwrap()[..2], [NO_BLOCK; 2]);
@@ -333,10 +440,74 @@ mod tests {
         let mut s = sequences(&[CacheKind::Full], 2);
         let a = s.create().unwrap();
         let mut copies = vec![];
-        s.append(a, &[0; 7], &mut copies).unwrap();
-        let full = s.append(a, &[0; 4], &mut copies);
+        s.append(a, &[0; 7], 1, &mut copies).unwrap();
+        let full = s.append(a, &[0; 4], 1, &mut copies);
         assert!(matches!(full, Err(RuntimeError::OutOfPages { pages: 2 })));
         assert_eq!(s.tokens(a).unwrap().len(), 7);
-        s.append(a, &[0], &mut copies).unwrap();
+        s.append(a, &[0], 1, &mut copies).unwrap();
+    }
+
+    fn lens(s: &Sequences, id: SeqId) -> Vec<usize> {
+        s.states(id).unwrap().iter().map(|k| k.len).collect()
+    }
+
+    #[test]
+    fn a_step_writes_its_state_beside_the_one_it_read() {
+        let mut s = with_states(&[CacheKind::Full], 40, 8, 0);
+        let (a, mut copies) = (s.create().unwrap(), vec![]);
+        assert!(s.states(a).unwrap().is_empty());
+        s.append(a, &[1; 6], 1, &mut copies).unwrap();
+        assert_eq!(lens(&s, a), [6]);
+        let first = s.states(a).unwrap()[0].slot;
+        s.append(a, &[1], 1, &mut copies).unwrap();
+        assert_eq!(lens(&s, a), [6, 7]);
+        assert_ne!(s.states(a).unwrap()[1].slot, first);
+        s.append(a, &[1; 2], 1, &mut copies).unwrap();
+        assert_eq!(lens(&s, a), [7, 9], "the one before last is gone");
+        s.free(a).unwrap();
+        assert_eq!(s.free_states(), 8);
+    }
+
+    #[test]
+    fn rolling_back_needs_a_kept_state() {
+        let mut s = with_states(&[CacheKind::Full], 40, 24, 3);
+        let (a, mut copies) = (s.create().unwrap(), vec![]);
+        s.append(a, &[1; 10], 1, &mut copies).unwrap();
+        s.append(a, &[1; 4], 4, &mut copies).unwrap();
+        assert_eq!(lens(&s, a), [10, 11, 12, 13, 14]);
+        assert_eq!(s.reachable(a, 9).unwrap(), 0);
+        assert_eq!(s.reachable(a, 12).unwrap(), 12);
+        let refused = s.truncate(a, 9);
+        assert!(matches!(refused, Err(RuntimeError::NoState { to: 9, .. })));
+        s.truncate(a, 12).unwrap();
+        assert_eq!(lens(&s, a), [10, 11, 12]);
+        s.append(a, &[1], 1, &mut copies).unwrap();
+        assert_eq!(lens(&s, a), [12, 13]);
+        s.truncate(a, 0).unwrap();
+        assert_eq!(s.free_states(), 24);
+        let greedy = s.append(a, &[1; 8], 5, &mut copies);
+        assert!(matches!(
+            greedy,
+            Err(RuntimeError::OutOfStates { slots: 24 })
+        ));
+        assert!(s.tokens(a).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_fork_shares_its_state() {
+        let mut s = with_states(&[CacheKind::Full], 40, 8, 0);
+        let (a, mut copies) = (s.create().unwrap(), vec![]);
+        s.append(a, &[1; 5], 1, &mut copies).unwrap();
+        let b = s.fork(a).unwrap();
+        assert_eq!(s.free_states(), 7);
+        s.append(b, &[2], 1, &mut copies).unwrap();
+        s.append(a, &[3], 1, &mut copies).unwrap();
+        let (of_a, of_b) = (s.states(a).unwrap(), s.states(b).unwrap());
+        assert_eq!(of_a[0], of_b[0], "both read the same state");
+        assert_ne!(of_a[1].slot, of_b[1].slot);
+        s.free(a).unwrap();
+        s.append(b, &[2], 1, &mut copies).unwrap();
+        s.free(b).unwrap();
+        assert_eq!(s.free_states(), 8);
     }
 }

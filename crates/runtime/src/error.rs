@@ -49,6 +49,13 @@ pub enum RuntimeError {
     OutOfPages { pages: usize },
     #[error("cannot go back to {to} of {len} tokens: positions behind the window were freed")]
     BehindWindow { to: usize, len: usize },
+    #[error(
+        "cannot go back to {to} of {len} tokens: the recurrent state is kept for {kept} only; \
+         start the sequence anew or keep more states"
+    )]
+    NoState { to: usize, len: usize, kept: String },
+    #[error("the {slots} slots for recurrent states are exhausted: keep fewer states or sequences")]
+    OutOfStates { slots: usize },
     #[error("a step of {rows} rows in {spans} spans exceeds {max_rows} rows in {max_spans} spans")]
     StepTooLarge {
         rows: usize,

@@ -247,6 +247,7 @@ impl<'r> Generator<'r> {
                     seq: r.seq,
                     tokens: &r.tokens[r.fed..r.fed + n],
                     outputs: usize::from(r.fed + n == r.tokens.len()),
+                    states: 1,
                 }
             })
             .collect();

@@ -15,6 +15,7 @@ mod footprint;
 mod generate;
 mod model;
 mod runner;
+mod states;
 mod step;
 mod weights;
 
@@ -24,4 +25,5 @@ pub use footprint::check_memory;
 pub use generate::{Event, Finish, GenerateOptions, Generator};
 pub use model::{DEFAULT_CONTEXT, LoadOptions, Model, Opened, Progress};
 pub use runner::{Forward, Runner, Span, Want};
+pub use states::Kept;
 pub use step::{SpanPlan, StepWriter};

@@ -21,6 +21,22 @@ pub struct Span<'a> {
     pub tokens: &'a [u32],
     /// How many of the last tokens need outputs.
     pub outputs: usize,
+    /// How many of the last tokens keep the recurrent state behind them, so that
+    /// the sequence can be truncated there; the last one always does. At most
+    /// [`planner::Limits::drafts`] + 1. Without recurrent layers it says nothing.
+    pub states: usize,
+}
+
+impl<'a> Span<'a> {
+    /// Tokens of which the last `outputs` need outputs.
+    pub fn new(seq: SeqId, tokens: &'a [u32], outputs: usize) -> Self {
+        Span {
+            seq,
+            tokens,
+            outputs,
+            states: 1,
+        }
+    }
 }
 
 /// What the host reads back.
@@ -61,6 +77,7 @@ pub struct Runner {
     resident: HashMap<ValueId, TensorRef>,
     arena: Buffer,
     pool: Option<Buffer>,
+    states: Option<Buffer>,
     sequences: Sequences,
     /// As the program's plans.
     prepared: Vec<PreparedPlan>,
@@ -120,6 +137,10 @@ impl Runner {
             0 => None,
             bytes => Some(device.alloc(bytes, "KV cache")?),
         };
+        let states = match program.cache.states.pool_bytes() {
+            0 => None,
+            bytes => Some(device.alloc(bytes, "recurrent states")?),
+        };
         let sequences = Sequences::new(&program.cache, &program.limits);
         Ok(Runner {
             device,
@@ -127,6 +148,7 @@ impl Runner {
             resident,
             arena,
             pool,
+            states,
             sequences,
             prepared,
             workspace,
@@ -248,7 +270,10 @@ impl Runner {
     fn append(&mut self, spans: &[Span<'_>]) -> Result<(), RuntimeError> {
         let mut copies = Vec::new();
         for (i, s) in spans.iter().enumerate() {
-            if let Err(e) = self.sequences.append(s.seq, s.tokens, &mut copies) {
+            if let Err(e) = self
+                .sequences
+                .append(s.seq, s.tokens, s.states, &mut copies)
+            {
                 // Pages have changed hands already: the copies are still due.
                 self.copy_or_forget(&copies, spans)?;
                 self.take_back(&spans[..i])?;
@@ -372,6 +397,10 @@ impl Runner {
                 let pool = self.pool.as_ref().unwrap_or(&self.arena);
                 TensorRef::contiguous(pool, 0, operand, pool.len())
             }
+            Place::States => {
+                let states = self.states.as_ref().unwrap_or(&self.arena);
+                TensorRef::contiguous(states, 0, operand, states.len())
+            }
         };
         let words = |buffer: &Buffer, bytes: u64| {
             let operand = Operand {
@@ -381,6 +410,7 @@ impl Runner {
                 scheme: Scheme::U32,
                 layout: registry::ROW_MAJOR,
                 cache: None,
+                state: None,
             };
             TensorRef::contiguous(buffer, 0, &operand, bytes)
         };

@@ -2,7 +2,7 @@
 
 use crate::cache::{SeqId, Sequences};
 use crate::error::RuntimeError;
-use registry::{NO_BLOCK, STEP_VERSION, StepLayout};
+use registry::{NO_BLOCK, NO_STATE, STEP_VERSION, StepLayout};
 
 /// One sequence's share of a step, its tokens already appended to the cache.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,7 @@ impl StepWriter {
         w[0] = STEP_VERSION;
         let mut row = 0;
         let mut logit = 0;
+        w[layout.state_in()..layout.table(0)].fill(NO_STATE);
         for (s, span) in spans.iter().enumerate() {
             let tokens = sequences.tokens(span.seq)?;
             let first = tokens.len() - span.rows;
@@ -43,6 +44,15 @@ impl StepWriter {
                 w[layout.token_ids() + row + i] = *token;
                 w[layout.positions() + row + i] = (first + i) as u32;
                 w[layout.row_span() + row + i] = s as u32;
+            }
+            for kept in sequences.states(span.seq)? {
+                match kept.len.checked_sub(first) {
+                    Some(0) => w[layout.state_in() + s] = kept.slot,
+                    Some(n) if n <= span.rows => {
+                        w[layout.state_out() + row + n - 1] = kept.slot;
+                    }
+                    _ => {}
+                }
             }
             for i in span.rows - span.logits..span.rows {
                 w[layout.logit_rows() + logit] = (row + i) as u32;

@@ -102,6 +102,7 @@ fn operand(w: &WeightPlan, role: OperandRole) -> Operand {
         scheme: w.scheme,
         layout: w.layout,
         cache: None,
+        state: None,
     }
 }
 

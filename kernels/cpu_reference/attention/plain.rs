@@ -1,5 +1,6 @@
 //! op: attention. o = softmax(scale·q·kᵀ)·v over the positions that a row sees:
-//! (p − window, p], or [0, p] without a window.
+//! (p − window, p], or [0, p] without a window. A soft cap makes scores s
+//! cap·tanh(s/cap); a sink joins the softmax as a score whose value is zero.
 //!
 //! q, o f32 [T, heads, head_dim]; cache in pages, f32, f16 or bf16; query head h
 //! reads kv head h / (heads / kv_heads). Scores are f32; the softmax subtracts
@@ -19,6 +20,10 @@ fn record(mut step: Step<'_>) -> Result<()> {
     };
     let q = step.activation(0)?;
     let cache = step.cache(1)?;
+    let sinks = match step.has_input(2) {
+        true => Some(step.vector(2)?),
+        false => None,
+    };
     let o = step.output()?;
     let meta = step.meta()?;
     let view = cache.view;
@@ -27,6 +32,8 @@ fn record(mut step: Step<'_>) -> Result<()> {
     step.task(move |ctx| {
         // SAFETY: a declared read.
         let meta = unsafe { meta.view() };
+        // SAFETY: a declared read.
+        let sinks = sinks.map(|s| unsafe { s.get() });
         let mut kv = vec![0f32; dim];
         let mut scores = Vec::new();
         for item in (ctx.thread..meta.rows() * view.kv_heads).step_by(ctx.threads) {
@@ -49,14 +56,22 @@ fn record(mut step: Step<'_>) -> Result<()> {
                 // SAFETY: a declared read, and this step does not write it.
                 unsafe { cache.load(page, 0, kv_head, token, &mut kv) };
                 for (h, q) in queries.clone().enumerate() {
-                    scores[h * seen.len() + i] = lanes::dot(q, &kv) * spec.scale;
+                    let score = lanes::dot(q, &kv) * spec.scale;
+                    scores[h * seen.len() + i] = match spec.softcap {
+                        Some(cap) => (score / cap).tanh() * cap,
+                        None => score,
+                    };
                 }
             }
             let mut sums = Vec::with_capacity(group);
-            for scores in scores.chunks_exact_mut(seen.len()) {
-                let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for (h, scores) in scores.chunks_exact_mut(seen.len()).enumerate() {
+                let sink = sinks.map(|s| s[kv_head * group + h]);
+                let lowest = sink.unwrap_or(f32::NEG_INFINITY);
+                let max = scores.iter().copied().fold(lowest, f32::max);
                 scores.iter_mut().for_each(|s| *s = (*s - max).exp());
-                sums.push(scores.iter().map(|&s| f64::from(s)).sum::<f64>() as f32);
+                let sum: f64 = scores.iter().map(|&s| f64::from(s)).sum();
+                let sink = sink.map_or(0.0, |s| f64::from((s - max).exp()));
+                sums.push((sum + sink) as f32);
             }
             o.fill(0.0);
             for (i, p) in seen.clone().enumerate() {

@@ -65,7 +65,7 @@ impl Parts {
             linears: all.clone().filter(|i| kind(i) == OpKind::Linear).collect(),
             last: all
                 .clone()
-                .find(|i| matches!(kind(i), OpKind::Add | OpKind::GatedMul)),
+                .find(|i| matches!(kind(i), OpKind::Add | OpKind::GatedMul(Activation::Silu))),
         }
     }
 

@@ -79,6 +79,7 @@ impl Kernel for SimdKernel {
     }
 
     fn fits(&self, problem: &Problem) -> Fits {
+        problem.common_attributes()?;
         (self.fits)(problem)
     }
 

@@ -133,6 +133,7 @@ impl Bench {
             scheme: Scheme::F32,
             layout: ROW_MAJOR,
             cache: None,
+            state: None,
         };
         self.value(operand, bytes)
     }
@@ -145,6 +146,7 @@ impl Bench {
             scheme: Scheme::F32,
             layout: ROW_MAJOR,
             cache: None,
+            state: None,
         };
         self.value(operand, n as u64 * 4)
     }
@@ -160,6 +162,7 @@ impl Bench {
             scheme,
             layout: layout.name,
             cache: None,
+            state: None,
         };
         self.value(operand, bytes.ok_or("the matrix cannot be packed")?)
     }
@@ -187,6 +190,7 @@ impl Bench {
             scheme: Scheme::F16,
             layout: ROW_MAJOR,
             cache: Some(view),
+            state: None,
         };
         self.value(operand, (pages * page * 2) as u64)
     }
@@ -218,7 +222,7 @@ impl Bench {
 
     fn rope(&mut self, x: usize, table: usize, heads: usize) -> Result<usize, Error> {
         let y = self.act(&[heads, DIM])?;
-        let op = Op::Rope(RopeSpec { rotary_dim: DIM });
+        let op = Op::Rope(RopeSpec::half_split(DIM));
         Ok(self.node(op, &[x, table], y))
     }
 
@@ -443,6 +447,7 @@ fn main() -> Result<(), Error> {
             let spec = AttentionSpec {
                 scale: 0.125,
                 window: None,
+                softcap: None,
             };
             b.node(Op::Attention(spec), &[q, cache], y);
             Ok(())

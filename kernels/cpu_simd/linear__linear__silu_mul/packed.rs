@@ -8,7 +8,7 @@
 //! source:    written here
 //! parity:    5e-5 (packed), 1e-4 (bf16 activations)
 
-use graph::OpKind;
+use graph::{Activation, OpKind};
 use registry::{Pattern, PatternOp, Src};
 
 static PATTERN: Pattern = Pattern {
@@ -22,7 +22,7 @@ static PATTERN: Pattern = Pattern {
             inputs: &[Src::Same(0, 0)],
         },
         PatternOp {
-            kind: OpKind::GatedMul,
+            kind: OpKind::GatedMul(Activation::Silu),
             inputs: &[Src::Op(0), Src::Op(1)],
         },
     ],

@@ -8,7 +8,7 @@
 //! source:    written here
 //! parity:    5e-5 (packed), 4e-3 (bf16 activations: a norm's last bit may turn a rounding)
 
-use graph::OpKind;
+use graph::{Activation, OpKind};
 use registry::{Pattern, PatternOp, Src};
 
 static PATTERN: Pattern = Pattern {
@@ -26,7 +26,7 @@ static PATTERN: Pattern = Pattern {
             inputs: &[Src::Op(0)],
         },
         PatternOp {
-            kind: OpKind::GatedMul,
+            kind: OpKind::GatedMul(Activation::Silu),
             inputs: &[Src::Op(1), Src::Op(2)],
         },
     ],

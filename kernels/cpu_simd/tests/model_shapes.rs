@@ -53,6 +53,7 @@ fn operand(role: OperandRole, shape: &[usize], scheme: Scheme, layout: &'static 
         scheme,
         layout,
         cache: None,
+        state: None,
     }
 }
 
@@ -213,7 +214,11 @@ fn attention(rows: usize, len: usize, scheme: Scheme, window: Option<usize>) {
     stored_operand.cache = Some(view);
     let shape = [rows, heads, dim];
     for device in levels() {
-        let op = Op::Attention(AttentionSpec { scale: 3.0, window });
+        let op = Op::Attention(AttentionSpec {
+            scale: 3.0,
+            window,
+            softcap: None,
+        });
         let problem = Problem {
             ops: vec![ProblemOp {
                 op,

@@ -137,6 +137,7 @@ impl Kernel for Plain {
     }
 
     fn fits(&self, problem: &Problem) -> std::result::Result<(), String> {
+        problem.common_attributes()?;
         (self.fits)(problem)
     }
 

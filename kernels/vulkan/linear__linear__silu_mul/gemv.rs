@@ -2,7 +2,7 @@
 
 use crate::common::launch::{Plain, Result, Step, element_bytes, shader};
 use crate::common::linear::{few_rows, gemv_constants, is_aligned};
-use graph::OpKind;
+use graph::{Activation, OpKind};
 use registry::{Pattern, PatternOp, Src};
 
 static PATTERN: Pattern = Pattern {
@@ -16,7 +16,7 @@ static PATTERN: Pattern = Pattern {
             inputs: &[Src::Same(0, 0)],
         },
         PatternOp {
-            kind: OpKind::GatedMul,
+            kind: OpKind::GatedMul(Activation::Silu),
             inputs: &[Src::Op(0), Src::Op(1)],
         },
     ],

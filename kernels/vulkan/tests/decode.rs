@@ -25,6 +25,7 @@ fn decode(runner: &mut Runner, submits: &dyn Fn() -> u64) -> (Vec<u32>, Vec<u64>
             seq,
             tokens: &next,
             outputs: 1,
+            states: 1,
         };
         let Forward::Argmax(out) = runner.forward(&[span], Want::Argmax).expect("a step") else {
             panic!("ids were asked for");

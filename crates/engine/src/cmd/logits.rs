@@ -91,6 +91,7 @@ pub fn logits(context: &Context, args: &LogitsArgs) -> anyhow::Result<Exit> {
             seq,
             tokens: chunk,
             outputs: chunk.len(),
+            states: 1,
         };
         if let Forward::Logits { rows, .. } = session.runner.forward(&[span], Want::Logits)? {
             bytes.extend(rows.iter().flat_map(|x| x.to_le_bytes()));

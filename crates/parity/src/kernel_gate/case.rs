@@ -278,6 +278,7 @@ fn fill(
             let values = decode(operand.scheme, &bytes).ok_or_else(unknown)?;
             Data::Matrix { bytes, values }
         }
+        OperandRole::State => return Err("the gate fills no recurrent states yet".into()),
         OperandRole::Cache => {
             let view = operand.cache.ok_or("a cache without a view")?;
             let appended = problem.ops.iter().any(|o| matches!(o.op, Op::KvAppend));

@@ -80,6 +80,7 @@ pub fn primitives(problem: &Problem) -> Vec<Problem> {
                 scheme: scheme[i],
                 layout: ROW_MAJOR,
                 cache: None,
+                state: None,
             }
         };
         made.push(output.clone());
@@ -190,6 +191,7 @@ impl Oracle for ChainOracle<'_> {
             scheme: Scheme::U32,
             layout: ROW_MAJOR,
             cache: None,
+            state: None,
         };
         let step = TensorRef::contiguous(&step, 0, &step_operand, problem.step.bytes());
 

@@ -58,7 +58,7 @@ impl Dims {
         });
         let window = window.unwrap_or_else(|| match views().next()?.kind {
             CacheKind::Window { window } => Some(window),
-            CacheKind::Full => None,
+            CacheKind::Full | CacheKind::Recurrent => None,
         });
         let tables = problem.ops.iter().filter(|o| matches!(o.op, Op::Embed));
         let vocab = tables.filter_map(|o| match o.inputs[0] {

@@ -172,6 +172,7 @@ impl Image {
                 scheme: Scheme::U32,
                 layout: ROW_MAJOR,
                 cache: None,
+                state: None,
             };
             TensorRef::contiguous(arena, region.start as u64, &operand, region.bytes as u64)
         };

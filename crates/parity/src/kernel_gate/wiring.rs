@@ -3,7 +3,7 @@
 
 use super::dims::{Dims, Mode};
 use graph::{
-    Activation, AttentionSpec, CacheKind, CacheSpec, ElemType, Op, OpKind, RopeSpec, Shape, Value,
+    AttentionSpec, CacheKind, CacheSpec, ElemType, Op, OpKind, RopeSpec, Shape, Value,
     ValueKind,
 };
 use hal::DeviceInfo;
@@ -53,7 +53,9 @@ fn arity(op: OpKind, bias: bool) -> usize {
         OpKind::Embed | OpKind::RopeTable | OpKind::GatherRows | OpKind::ArgMax => 1,
         OpKind::Linear => 2 + usize::from(bias),
         OpKind::KvAppend => 3,
-        OpKind::RmsNorm | OpKind::Rope | OpKind::Attention | OpKind::GatedMul | OpKind::Add => 2,
+        OpKind::Scale | OpKind::SoftCap => 1,
+        // The others that it deals have two; `op_of` refuses the rest.
+        _ => 2,
     }
 }
 
@@ -129,8 +131,9 @@ fn same_shapes(op: OpKind) -> &'static [(usize, usize)] {
     match op {
         OpKind::RmsNorm | OpKind::Rope | OpKind::Attention | OpKind::GatherRows => &[(0, OUT)],
         OpKind::KvAppend => &[(0, 1)],
-        OpKind::GatedMul | OpKind::Add => &[(0, 1), (0, OUT)],
-        OpKind::Embed | OpKind::Linear | OpKind::RopeTable | OpKind::ArgMax => &[],
+        OpKind::GatedMul(_) | OpKind::Add => &[(0, 1), (0, OUT)],
+        OpKind::Scale | OpKind::SoftCap => &[(0, OUT)],
+        _ => &[],
     }
 }
 
@@ -212,7 +215,11 @@ pub fn wire(spec: &KernelSpec, d: &Dims, device: &DeviceInfo) -> Result<Wired, S
     let batch_only = |k| {
         !matches!(
             k,
-            OpKind::RmsNorm | OpKind::Linear | OpKind::GatedMul | OpKind::Add | OpKind::ArgMax
+            OpKind::RmsNorm
+                | OpKind::Linear
+                | OpKind::GatedMul(_)
+                | OpKind::Add
+                | OpKind::ArgMax
         )
     };
     let on_logits = d.on_logits && !pattern.ops.iter().any(|o| batch_only(o.kind));
@@ -292,7 +299,7 @@ pub fn wire(spec: &KernelSpec, d: &Dims, device: &DeviceInfo) -> Result<Wired, S
     for (i, p) in pattern.ops.iter().enumerate() {
         let x = w.inputs[i][0];
         let out_shape = &shapes[w.root(w.outputs[i])];
-        let op = op_of(p.kind, d, out_shape);
+        let op = op_of(p.kind, d, out_shape)?;
         let row_len = |v: usize| shapes[w.root(v)].iter().product::<usize>();
         for (slot, &v) in w.inputs[i].iter().enumerate() {
             if values[v].is_some() {
@@ -327,10 +334,8 @@ pub fn wire(spec: &KernelSpec, d: &Dims, device: &DeviceInfo) -> Result<Wired, S
                 Kind::Cache => (
                     Shape::fixed(&[]),
                     ValueKind::Cache(CacheSpec {
-                        layer: 0,
                         kind: view.kind,
-                        kv_heads: d.kv_heads,
-                        head_dim: d.head_dim,
+                        ..CacheSpec::key_value(0, None, d.kv_heads, d.head_dim)
                     }),
                 ),
                 Kind::Ids => return Err(format!("input {slot} of op {i} is token ids")),
@@ -439,11 +444,12 @@ fn operand(
         scheme,
         layout: ROW_MAJOR,
         cache,
+        state: None,
     }
 }
 
-fn op_of(kind: OpKind, d: &Dims, out: &[usize]) -> Op {
-    match kind {
+fn op_of(kind: OpKind, d: &Dims, out: &[usize]) -> Result<Op, String> {
+    Ok(match kind {
         OpKind::Embed => Op::Embed,
         OpKind::RmsNorm => Op::RmsNorm {
             eps: d.eps,
@@ -453,20 +459,22 @@ fn op_of(kind: OpKind, d: &Dims, out: &[usize]) -> Op {
         OpKind::RopeTable => Op::RopeTable {
             attention_factor: d.attention_factor,
         },
-        OpKind::Rope => Op::Rope(RopeSpec {
-            rotary_dim: d.rotary_dim,
-        }),
+        OpKind::Rope => Op::Rope(RopeSpec::half_split(d.rotary_dim)),
         OpKind::KvAppend => Op::KvAppend,
         // Scores of a few units: peaked, and still well conditioned.
         OpKind::Attention => Op::Attention(AttentionSpec {
             scale: (d.head_dim as f32).sqrt().recip() * 1.5,
             window: d.window,
+            softcap: None,
         }),
-        OpKind::GatedMul => Op::GatedMul(Activation::Silu),
+        OpKind::GatedMul(act) => Op::GatedMul(act),
         OpKind::Add => Op::Add,
         OpKind::GatherRows => Op::GatherRows,
         OpKind::ArgMax => Op::ArgMax,
-    }
+        OpKind::Scale => Op::Scale { factor: 0.37 },
+        OpKind::SoftCap => Op::SoftCap { cap: 3.0 },
+        other => return Err(format!("the gate deals no cases of {other} yet")),
+    })
 }
 
 /// The second of two layers in each page, in one of two orders.

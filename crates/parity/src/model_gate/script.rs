@@ -259,6 +259,7 @@ impl<'s> Player<'s> {
                         seq: id,
                         tokens,
                         outputs: n,
+                        states: 1,
                     });
                     let row = |position| RowId { slot, position };
                     self.ids.extend((from..from + n).map(row));
