@@ -330,7 +330,10 @@ fn parts_are_joined() {
         assert_eq!(file.architecture().unwrap(), "demo");
         assert_eq!(file.tensors.names().collect::<Vec<_>>(), ["w0", "w1", "w2"]);
         for n in 0..3u8 {
-            assert_eq!(file.tensors.get(&format!("w{n}")).unwrap().bytes(), [n; 4].as_slice());
+            assert_eq!(
+                file.tensors.get(&format!("w{n}")).unwrap().bytes(),
+                [n; 4].as_slice()
+            );
         }
     }
     let renamed = dir.path().join("other.gguf");
