@@ -2,6 +2,7 @@
 //! and of a backend against the oracle (ring 3), on the developer's machine or on
 //! the user's ([`verify`]).
 
+mod eval;
 mod fault;
 mod golden;
 mod ring1;
@@ -9,6 +10,7 @@ mod ring3;
 mod script;
 mod verify;
 
+pub use eval::{EvalOptions, Evaluation, evaluate};
 pub use fault::{Fault, break_composites, break_kernel};
 pub use golden::{Golden, GoldenPrompt};
 pub use ring1::{Feed, PromptReport, RING1_TOLERANCE, Ring1Report, ring1};

@@ -3,8 +3,7 @@
 
 use super::dims::{Dims, Mode};
 use graph::{
-    AttentionSpec, CacheKind, CacheSpec, ElemType, Op, OpKind, RopeSpec, Shape, Value,
-    ValueKind,
+    AttentionSpec, CacheKind, CacheSpec, ElemType, Op, OpKind, RopeSpec, Shape, Value, ValueKind,
 };
 use hal::DeviceInfo;
 use registry::{
@@ -215,11 +214,7 @@ pub fn wire(spec: &KernelSpec, d: &Dims, device: &DeviceInfo) -> Result<Wired, S
     let batch_only = |k| {
         !matches!(
             k,
-            OpKind::RmsNorm
-                | OpKind::Linear
-                | OpKind::GatedMul(_)
-                | OpKind::Add
-                | OpKind::ArgMax
+            OpKind::RmsNorm | OpKind::Linear | OpKind::GatedMul(_) | OpKind::Add | OpKind::ArgMax
         )
     };
     let on_logits = d.on_logits && !pattern.ops.iter().any(|o| batch_only(o.kind));
