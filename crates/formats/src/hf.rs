@@ -77,7 +77,8 @@ pub fn resolve_model_dir(path: &Path) -> Result<PathBuf> {
         return Err(Error::Missing {
             wanted: "model folder",
             path: path.to_path_buf(),
-            hint: missing_model_hint(path),
+            hint: "give a folder that holds config.json and safetensors weights, a GGUF file, or the name of a model in the Hugging Face cache (OWNER/NAME)"
+                .into(),
         });
     }
     if is_gguf(path) {
@@ -98,22 +99,6 @@ pub fn resolve_model_dir(path: &Path) -> Result<PathBuf> {
 pub(crate) fn is_gguf(path: &Path) -> bool {
     path.extension()
         .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
-}
-
-fn missing_model_hint(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let word = |s: &str| {
-        !s.is_empty()
-            && !s.starts_with('.')
-            && s.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    };
-    match text.split_once('/') {
-        Some((owner, name)) if word(owner) && word(name) => format!(
-            "names on the Hugging Face Hub are not fetched yet: download {text} and give the folder"
-        ),
-        _ => "give a folder that holds config.json and safetensors weights, or a GGUF file".into(),
-    }
 }
 
 /// Reads a folder's config.json: its path and contents. Error: absent, too large, not an object.
