@@ -77,8 +77,7 @@ pub fn resolve_model_dir(path: &Path) -> Result<PathBuf> {
         return Err(Error::Missing {
             wanted: "model folder",
             path: path.to_path_buf(),
-            hint: "give a folder that holds config.json and safetensors weights, a GGUF file, or the name of a model in the Hugging Face cache (OWNER/NAME)"
-                .into(),
+            hint: missing_model_hint(path),
         });
     }
     if is_gguf(path) {
@@ -99,6 +98,17 @@ pub fn resolve_model_dir(path: &Path) -> Result<PathBuf> {
 pub(crate) fn is_gguf(path: &Path) -> bool {
     path.extension()
         .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+}
+
+fn missing_model_hint(path: &Path) -> String {
+    const GIVE: &str = "give a folder that holds config.json and safetensors weights";
+    // What starts like a path is meant as one.
+    match path.to_string_lossy().starts_with(['.', '/', '~']) {
+        true => format!("{GIVE}, or a GGUF file"),
+        false => format!(
+            "{GIVE}, a GGUF file, or OWNER/NAME of a model that was downloaded from the Hugging Face Hub"
+        ),
+    }
 }
 
 /// Reads a folder's config.json: its path and contents. Error: absent, too large, not an object.
