@@ -12,9 +12,12 @@
 
 mod common {
     pub mod act;
+    pub mod gated;
     pub mod lanes;
     pub mod linear;
     pub mod plumbing;
+    pub mod pointwise;
+    pub mod stacked;
     pub mod stored;
 }
 
@@ -52,6 +55,59 @@ mod rope_table {
 }
 mod silu_mul {
     mod plain;
+}
+
+mod gelu_tanh_mul {
+    mod plain;
+}
+mod gelu_mul {
+    mod plain;
+}
+mod sigmoid_mul {
+    mod plain;
+}
+mod mul {
+    mod plain;
+}
+mod swiglu_oai_mul {
+    mod plain;
+}
+mod scale {
+    mod plain;
+}
+mod softcap {
+    mod plain;
+}
+mod route {
+    mod plain;
+}
+mod expert_sum {
+    mod plain;
+}
+mod causal_conv {
+    mod plain;
+}
+mod latent_append {
+    mod plain;
+}
+mod latent_attention {
+    mod plain;
+}
+mod rotate {
+    mod plain;
+}
+mod gated_delta {
+    mod recurrent;
+}
+mod expert_linear {
+    mod act_bf16;
+    mod act_f16;
+    mod act_f32;
+}
+mod head_linear {
+    mod act_bf16;
+    mod act_f16;
+    mod act_f32;
 }
 
 use hal::cpu::CpuDevice;

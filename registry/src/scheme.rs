@@ -76,3 +76,6 @@ inventory::submit! { SchemeDesc { name: "q6_k", block: 256, block_bytes: 210 } }
 inventory::submit! { SchemeDesc { name: "iq4_nl", block: 32, block_bytes: 18 } }
 inventory::submit! { SchemeDesc { name: "iq4_xs", block: 256, block_bytes: 136 } }
 inventory::submit! { SchemeDesc { name: "mxfp4", block: 32, block_bytes: 17 } }
+
+// ParoQuant, put into blocks when it is read.
+inventory::submit! { SchemeDesc { name: "w4_paro", block: 128, block_bytes: 68 } }

@@ -45,7 +45,10 @@ fn print(path: &Path) -> formats::Result<()> {
         let info = tensor.info;
         println!(
             "  {} {} {:?} at {}",
-            info.name, info.stored, info.shape, info.offset
+            info.name,
+            info.stored,
+            info.shape,
+            info.place.map_or(0, |p| p.offset)
         );
     }
     Ok(())

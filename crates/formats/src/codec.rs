@@ -11,9 +11,11 @@ mod fit;
 mod k_encode;
 mod k_quants;
 mod nonlinear;
+mod paro;
 mod plain;
 
 use crate::dtype::StoredType;
+pub(crate) use paro::{PARO_GROUP, ParoBlock};
 
 /// Why a row cannot be decoded or encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +66,7 @@ pub fn decode_row(stored: StoredType, bytes: &[u8], out: &mut [f32]) -> Result<(
         StoredType::IQ4_NL => each(bytes, out, nonlinear::decode_iq4_nl),
         StoredType::IQ4_XS => each(bytes, out, nonlinear::decode_iq4_xs),
         StoredType::MXFP4 => each(bytes, out, nonlinear::decode_mxfp4),
+        StoredType::W4_PARO => each(bytes, out, paro::decode_w4_paro),
         _ => return Err(CodecError::NotReal(stored)),
     }
     Ok(())

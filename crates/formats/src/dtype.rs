@@ -35,6 +35,8 @@ pub enum StoredType {
     IQ4_NL,
     IQ4_XS,
     MXFP4,
+    /// ParoQuant; no file has blocks of it, see [`crate::tensors::Recipe::Paro`].
+    W4_PARO,
 }
 
 impl StoredType {
@@ -68,6 +70,7 @@ impl StoredType {
         Self::IQ4_NL,
         Self::IQ4_XS,
         Self::MXFP4,
+        Self::W4_PARO,
     ];
 
     /// The storage scheme, as it appears on the `quant` axis of a kernel key.
@@ -101,6 +104,7 @@ impl StoredType {
             Self::IQ4_NL => "iq4_nl",
             Self::IQ4_XS => "iq4_xs",
             Self::MXFP4 => "mxfp4",
+            Self::W4_PARO => "w4_paro",
         }
     }
 
@@ -109,6 +113,7 @@ impl StoredType {
         match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
             Self::IQ4_NL | Self::MXFP4 => 32,
+            Self::W4_PARO => 128,
             Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
             _ => 1,
         }
@@ -134,6 +139,7 @@ impl StoredType {
             Self::IQ4_NL => 18,
             Self::IQ4_XS => 136,
             Self::MXFP4 => 17,
+            Self::W4_PARO => 68,
         }
     }
 

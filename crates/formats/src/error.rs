@@ -99,6 +99,13 @@ pub enum Error {
     #[error("cannot write tensor `{tensor}`: {problem}")]
     BadTensor { tensor: String, problem: String },
 
+    /// A tensor that cannot be made of those that there are.
+    #[error("cannot make tensor `{tensor}`: {problem}")]
+    Recipe {
+        tensor: String,
+        problem: crate::tensors::RecipeProblem,
+    },
+
     /// A key that cannot be written to a GGUF file.
     #[error("cannot write key `{key}`: {problem}")]
     BadKey { key: String, problem: String },

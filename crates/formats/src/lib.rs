@@ -32,5 +32,7 @@ pub use gguf::{GgufFile, GgufWriter, MetadataView};
 pub use hf::{GenerationDefaults, HfDir, resolve_model_dir};
 pub use model_files::{Description, ModelFiles, open_tokenizer};
 pub use safetensors::{TensorToWrite, open_dir, open_file, write_safetensors};
-pub use tensors::{MappedFile, RowOrder, TensorInfo, TensorRef, TensorStore};
+pub use tensors::{
+    MappedFile, Place, Recipe, RecipeProblem, RowPattern, TensorInfo, TensorRef, TensorStore,
+};
 pub use tokenizer::{Tokenizer, TokenizerConfig};

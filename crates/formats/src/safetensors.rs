@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, HeaderProblem, Result};
-use crate::tensors::{MappedFile, RowOrder, TensorInfo, TensorStore};
+use crate::tensors::{MappedFile, Place, TensorInfo, TensorStore};
 
 pub use header::{HeaderEntry, MAX_HEADER_BYTES, parse_header};
 pub use shards::open_dir;
@@ -46,10 +46,11 @@ impl HeaderEntry {
             name,
             shape: self.shape,
             stored: self.stored,
-            file,
-            offset: self.offset,
             bytes: self.bytes,
-            order: RowOrder::Plain,
+            place: Some(Place {
+                file,
+                offset: self.offset,
+            }),
         }
     }
 }

@@ -1,151 +1,48 @@
 //! Memory-mapped tensors: where each one lies, and its bytes.
+//!
+//! A [`TensorStore`] holds what the files hold, and tensors that are *made* of those by a
+//! [`Recipe`] when their rows are asked for. Who reads a tensor cannot tell the two apart.
+
+mod convert;
+mod map;
+mod pattern;
+mod recipe;
+mod view;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use memmap2::Mmap;
 
 use crate::dtype::StoredType;
 use crate::error::{Error, Result};
+use view::Node;
 
-/// A whole file, mapped read-only.
-#[derive(Debug)]
-pub struct MappedFile {
-    path: PathBuf,
-    map: Mmap,
-}
+pub use map::MappedFile;
+pub use pattern::RowPattern;
+pub use recipe::{Recipe, RecipeProblem};
 
-impl MappedFile {
-    /// Maps `path`. Errors: not there, not a regular file, unreadable, empty.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        let meta = file.metadata().map_err(|e| Error::io("read", path, e))?;
-        let refuse = |what: &str| {
-            let e = std::io::Error::new(std::io::ErrorKind::InvalidInput, what.to_string());
-            Error::io("map", path, e)
-        };
-        if !meta.is_file() {
-            return Err(refuse("it is not a regular file"));
-        }
-        if meta.len() == 0 {
-            return Err(refuse("it is empty; download it again"));
-        }
-        // SAFETY: the mapping is read-only. Like every program that maps model files, this one
-        // relies on nobody truncating or rewriting the file in place while it is open.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            map,
-        })
-    }
-
-    /// Where the file was opened.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// All of its bytes; the address is page-aligned and stays put as long as `self`.
-    pub fn bytes(&self) -> &[u8] {
-        &self.map
-    }
-
-    /// Gives the resident pages that lie wholly inside `range` back to the system. They are read
-    /// from the file again if they are touched again, so bytes already borrowed stay valid.
-    pub fn release(&self, range: Range<usize>) {
-        let page = page_size();
-        let end_of_file = self.map.len();
-        let start = range.start.div_ceil(page).saturating_mul(page);
-        // The last page of the file belongs to nobody else even where it is only partly filled.
-        let end = if range.end >= end_of_file {
-            end_of_file
-        } else {
-            range.end / page * page
-        };
-        if start < end {
-            advise_dont_need(&self.map, start, end - start);
-        }
-    }
-}
-
-#[cfg(unix)]
-fn page_size() -> usize {
-    rustix::param::page_size()
-}
-
-#[cfg(not(unix))]
-fn page_size() -> usize {
-    65536
-}
-
-#[cfg(unix)]
-fn advise_dont_need(map: &Mmap, offset: usize, len: usize) {
-    use memmap2::UncheckedAdvice;
-    // SAFETY: the mapping is read-only and backed by a file, so dropped pages come back with the
-    // same contents; the range lies inside it.
-    let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
-    // Advice only: where the system refuses it, memory stays resident and nothing else changes.
-    drop(advised);
-}
-
-#[cfg(not(unix))]
-fn advise_dont_need(_map: &Mmap, _offset: usize, _len: usize) {}
-
-/// Name, shape, type and place of a stored tensor.
+/// Name, shape, type and place of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Name in the file.
     pub name: String,
     /// Dimensions, outermost first; empty for a scalar. No dimension is 0.
     pub shape: Vec<usize>,
     /// How the elements are stored.
     pub stored: StoredType,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Where the bytes lie; `None` for a tensor that is made of several stretches, or computed.
+    pub place: Option<Place>,
+}
+
+/// Where a tensor's bytes start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
     /// Index into [`TensorStore::files`].
     pub file: usize,
     /// First byte, counted from the start of the file. Not necessarily aligned to the type.
     pub offset: u64,
-    /// Length in bytes.
-    pub bytes: u64,
-    /// In which order the file has the rows.
-    pub order: RowOrder,
-}
-
-/// Where the rows of a tensor lie in its file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum RowOrder {
-    /// One after the other.
-    #[default]
-    Plain,
-    /// Within each `head` rows, row i of the first half and row i of the second half are
-    /// neighbours in the file: 0, h, 1, h + 1, … with h = `head` / 2. Llama-type GGUF files keep
-    /// the projections of queries and keys so, because their rotation pairs neighbours.
-    Interleaved { head: usize },
-}
-
-impl RowOrder {
-    /// The row of the file that holds row `row`.
-    pub fn source(self, row: usize) -> usize {
-        match self {
-            Self::Plain => row,
-            Self::Interleaved { head } => {
-                let (first, within, half) = (row / head * head, row % head, head / 2);
-                first + within % half * 2 + within / half
-            }
-        }
-    }
-
-    /// Whether it can be the order of `rows` rows.
-    fn fits(self, rows: usize) -> bool {
-        match self {
-            Self::Plain => true,
-            Self::Interleaved { head } => {
-                head > 0 && head.is_multiple_of(2) && rows.is_multiple_of(head)
-            }
-        }
-    }
 }
 
 impl TensorInfo {
@@ -158,44 +55,77 @@ impl TensorInfo {
     pub fn scheme(&self) -> &'static str {
         self.stored.scheme()
     }
+
+    // In range by the check in `TensorStore::new`: both ends fit a mapping, hence usize.
+    fn range(&self) -> Option<(usize, Range<usize>)> {
+        let place = self.place?;
+        let range = place.offset as usize..(place.offset + self.bytes) as usize;
+        Some((place.file, range))
+    }
 }
 
-/// A tensor and its bytes as they lie in the file (little endian, row-major, rows in the order of
-/// [`TensorInfo::order`]).
+/// A tensor and its bytes (little endian, row-major).
 #[derive(Debug, Clone, Copy)]
 pub struct TensorRef<'a> {
     pub info: &'a TensorInfo,
-    pub bytes: &'a [u8],
+    source: Source<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Source<'a> {
+    Bytes(&'a [u8]),
+    Made(&'a Node, &'a [Arc<MappedFile>]),
 }
 
 impl<'a> TensorRef<'a> {
-    /// The bytes of `rows` (of the outermost dimension) in their own order: borrowed where the file
-    /// has that order, gathered where it has another.
+    /// All bytes: borrowed where the file has them so, made where not.
+    pub fn bytes(&self) -> Cow<'a, [u8]> {
+        self.part(0, self.info.bytes as usize)
+    }
+
+    /// The bytes of `rows` (of the outermost dimension): borrowed where they lie in one stretch of
+    /// a file, gathered or computed where not.
     ///
     /// # Panics
     /// When `rows` reaches beyond the tensor.
     pub fn rows(&self, rows: Range<usize>) -> Cow<'a, [u8]> {
         let count = self.info.shape.first().copied().unwrap_or(1);
         assert!(rows.end <= count, "rows {rows:?} of {count}");
-        let row = self.bytes.len() / count;
-        match self.info.order {
-            RowOrder::Plain => Cow::Borrowed(&self.bytes[rows.start * row..rows.end * row]),
-            order => {
-                let mut gathered = Vec::with_capacity(rows.len() * row);
-                for r in rows {
-                    gathered.extend_from_slice(&self.bytes[order.source(r) * row..][..row]);
+        let row = self.info.bytes as usize / count;
+        self.part(rows.start * row, rows.len() * row)
+    }
+
+    fn part(&self, at: usize, len: usize) -> Cow<'a, [u8]> {
+        match self.source {
+            _ if len == 0 => Cow::Borrowed(&[]),
+            Source::Bytes(bytes) => Cow::Borrowed(&bytes[at..at + len]),
+            Source::Made(node, files) => match node.borrow(files, at, len) {
+                Some(bytes) => Cow::Borrowed(bytes),
+                None => {
+                    let mut made = vec![0; len];
+                    node.copy(files, at, &mut made);
+                    Cow::Owned(made)
                 }
-                Cow::Owned(gathered)
-            }
+            },
         }
     }
 }
 
-/// Mapped files and the tensors in them, ordered by name.
+/// Mapped files, the tensors in them, and tensors made of those.
 #[derive(Debug, Clone, Default)]
 pub struct TensorStore {
     files: Vec<Arc<MappedFile>>,
-    tensors: BTreeMap<String, TensorInfo>,
+    stored: BTreeMap<String, TensorInfo>,
+    made: BTreeMap<String, Made>,
+}
+
+/// A tensor that a recipe makes.
+#[derive(Debug, Clone)]
+struct Made {
+    info: TensorInfo,
+    node: Arc<Node>,
+    /// Stored tensors that it is made of, in order, each once.
+    sources: Arc<[String]>,
 }
 
 impl TensorStore {
@@ -206,47 +136,101 @@ impl TensorStore {
     /// shape: readers check both and report them with the context that only they have.
     pub fn new(files: Vec<Arc<MappedFile>>, tensors: BTreeMap<String, TensorInfo>) -> Self {
         for (name, t) in &tensors {
-            let len = files[t.file].bytes().len() as u64;
-            let inside = t.offset.checked_add(t.bytes).is_some_and(|end| end <= len);
+            let inside = t.place.is_some_and(|place| {
+                let len = files[place.file].bytes().len() as u64;
+                place
+                    .offset
+                    .checked_add(t.bytes)
+                    .is_some_and(|end| end <= len)
+            });
             let sized = t.stored.bytes_for(&t.shape) == Some(t.bytes);
             assert!(inside && sized, "reader let a bad range through: {name}");
         }
-        Self { files, tensors }
+        Self {
+            files,
+            stored: tensors,
+            made: BTreeMap::new(),
+        }
+    }
+
+    /// Makes a tensor called `name` as `recipe` says. Nothing is read until its rows are asked
+    /// for; the recipe sees the tensors that are there now, so one may also stand in for a tensor
+    /// that it is made of, under the same name.
+    ///
+    /// Errors: [`Error::Recipe`] for a tensor that is not there, and for shapes and types that do
+    /// not fit the recipe. The store is then as before.
+    pub fn define(&mut self, name: &str, recipe: &Recipe) -> Result<()> {
+        let made = recipe::make(self, name, recipe).map_err(|problem| Error::Recipe {
+            tensor: crate::error::excerpt(name, 120),
+            problem,
+        })?;
+        self.made.insert(name.to_string(), made);
+        Ok(())
+    }
+
+    /// Forgets what [`define`](Self::define) made as `name`: what the files hold under that name,
+    /// if they do, is seen again. Tensors made of it stay.
+    pub fn forget(&mut self, name: &str) {
+        self.made.remove(name);
     }
 
     /// The tensor called `name`.
     pub fn get(&self, name: &str) -> Option<TensorRef<'_>> {
-        self.tensors.get(name).map(|info| self.resolve(info))
+        match self.made.get(name) {
+            Some(made) => Some(self.made_ref(made)),
+            None => self.stored.get(name).map(|info| self.stored_ref(info)),
+        }
     }
 
     /// Whether there is a tensor called `name`.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.made.contains_key(name) || self.stored.contains_key(name)
     }
 
-    /// All tensors in name order.
+    /// All tensors in name order, those made included.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = TensorRef<'_>> {
-        self.tensors.values().map(|info| self.resolve(info))
+        let mut all: BTreeMap<&str, TensorRef<'_>> =
+            self.stored().map(|t| (t.info.name.as_str(), t)).collect();
+        let made = self.made.iter();
+        all.extend(made.map(|(name, made)| (name.as_str(), self.made_ref(made))));
+        all.into_values()
+    }
+
+    /// What the files hold, in name order and as they hold it, whatever was made of it.
+    pub fn stored(&self) -> impl ExactSizeIterator<Item = TensorRef<'_>> {
+        self.stored.values().map(|info| self.stored_ref(info))
     }
 
     /// All names in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        self.iter().map(|t| t.info.name.as_str())
     }
 
-    /// Number of tensors.
+    /// The names of the stored tensors that `name` is made of, each once; its own name where the
+    /// files hold it as it is, none for a tensor that is not there.
+    pub fn sources<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        let made = self.made.get(name);
+        let own = match made {
+            Some(_) => None,
+            None => self.stored.get_key_value(name),
+        };
+        let made = made.into_iter().flat_map(|made| made.sources.iter());
+        made.chain(own.map(|(name, _)| name)).map(String::as_str)
+    }
+
+    /// Number of tensors, those made included.
     pub fn len(&self) -> usize {
-        self.tensors.len()
+        self.iter().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.tensors.is_empty()
+        self.stored.is_empty() && self.made.is_empty()
     }
 
-    /// Sum of all tensors' bytes.
+    /// Bytes of all tensors that the files hold.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.values().map(|t| t.bytes).sum()
+        self.stored.values().map(|t| t.bytes).sum()
     }
 
     /// The mapped files.
@@ -254,33 +238,23 @@ impl TensorStore {
         &self.files
     }
 
-    /// Says in which order the file has the rows of `name`. Unknown names are ignored.
-    ///
-    /// # Panics
-    /// When the number of its rows does not fit the order.
-    pub fn set_order(&mut self, name: &str, order: RowOrder) {
-        if let Some(info) = self.tensors.get_mut(name) {
-            let rows = info.shape.first().copied().unwrap_or(1);
-            assert!(order.fits(rows), "{name}: {rows} rows in {order:?}");
-            info.order = order;
-        }
-    }
-
     /// The mapping that holds `name` and the tensor's byte range in it, for a device that imports
-    /// host memory instead of copying it; `None` too where the file has the rows in another order.
+    /// host memory instead of copying it; `None` too where the bytes lie in no one stretch.
     pub fn region(&self, name: &str) -> Option<(Arc<MappedFile>, Range<usize>)> {
-        let info = self.tensors.get(name)?;
-        if info.order != RowOrder::Plain {
-            return None;
-        }
-        Some((Arc::clone(&self.files[info.file]), range_of(info)))
+        let (file, range) = self.get(name)?.info.range()?;
+        Some((Arc::clone(&self.files[file]), range))
     }
 
-    /// Lets go of the resident pages of `name` once a repacked copy exists; see
-    /// [`MappedFile::release`]. Unknown names are ignored.
+    /// Lets go of the resident pages of `name` once a repacked copy exists, for a made tensor those
+    /// of its sources; see [`MappedFile::release`]. Unknown names are ignored.
     pub fn release(&self, name: &str) {
-        if let Some(info) = self.tensors.get(name) {
-            self.files[info.file].release(range_of(info));
+        if let Some(made) = self.made.get(name) {
+            let bytes = made.info.bytes as usize;
+            made.node.stretches(0..bytes, &mut |file, range| {
+                self.files[file].release(range);
+            });
+        } else if let Some((file, range)) = self.stored.get(name).and_then(TensorInfo::range) {
+            self.files[file].release(range);
         }
     }
 
@@ -291,56 +265,23 @@ impl TensorStore {
         }
     }
 
-    fn resolve<'a>(&'a self, info: &'a TensorInfo) -> TensorRef<'a> {
+    fn stored_ref<'a>(&'a self, info: &'a TensorInfo) -> TensorRef<'a> {
+        let bytes = match info.range() {
+            Some((file, range)) => &self.files[file].bytes()[range],
+            // `new` lets no stored tensor in that has no place.
+            None => &[],
+        };
+        let source = Source::Bytes(bytes);
+        TensorRef { info, source }
+    }
+
+    fn made_ref<'a>(&'a self, made: &'a Made) -> TensorRef<'a> {
         TensorRef {
-            info,
-            bytes: &self.files[info.file].bytes()[range_of(info)],
+            info: &made.info,
+            source: Source::Made(&made.node, &self.files),
         }
     }
 }
 
-// In range by the check in `TensorStore::new`: both ends fit a mapping, hence usize.
-fn range_of(info: &TensorInfo) -> Range<usize> {
-    info.offset as usize..(info.offset + info.bytes) as usize
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn interleaved_rows_are_found() {
-        let order = RowOrder::Interleaved { head: 6 };
-        let sources: Vec<usize> = (0..12).map(|r| order.source(r)).collect();
-        assert_eq!(sources, [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
-        assert!(order.fits(12) && !order.fits(8));
-        assert!(!RowOrder::Interleaved { head: 3 }.fits(6));
-        assert!(!RowOrder::Interleaved { head: 0 }.fits(6));
-    }
-
-    #[test]
-    fn rows_come_in_their_own_order() {
-        let mut info = TensorInfo {
-            name: "w".into(),
-            shape: vec![4, 2],
-            stored: StoredType::U8,
-            file: 0,
-            offset: 0,
-            bytes: 8,
-            order: RowOrder::Interleaved { head: 4 },
-        };
-        let bytes = [0, 1, 2, 3, 4, 5, 6, 7];
-        let tensor = TensorRef {
-            info: &info,
-            bytes: &bytes,
-        };
-        assert_eq!(*tensor.rows(0..4), [0, 1, 4, 5, 2, 3, 6, 7]);
-        assert_eq!(*tensor.rows(1..3), [4, 5, 2, 3]);
-        info.order = RowOrder::Plain;
-        let tensor = TensorRef {
-            info: &info,
-            bytes: &bytes,
-        };
-        assert_eq!(*tensor.rows(1..3), [2, 3, 4, 5]);
-    }
-}
+mod tests;

@@ -280,11 +280,11 @@ fn good_files_are_read() {
         (w.info.stored, &w.info.shape[..]),
         (StoredType::Q4_K, &[2, 3, 256][..])
     );
-    assert_eq!(w.bytes, &bytes[start + 96..]);
+    assert_eq!(*w.bytes(), bytes[start + 96..]);
     assert_eq!(w.to_f32().unwrap().len(), 6 * 256);
     let b = file.tensors.get("b").unwrap();
     assert_eq!(
-        (&b.info.shape[..], b.bytes),
+        (&b.info.shape[..], &*b.bytes()),
         (&[3, 2][..], &bytes[start..start + 24])
     );
     assert!(file.tensors.get("scalar").unwrap().info.shape.is_empty());
@@ -330,7 +330,10 @@ fn parts_are_joined() {
         assert_eq!(file.architecture().unwrap(), "demo");
         assert_eq!(file.tensors.names().collect::<Vec<_>>(), ["w0", "w1", "w2"]);
         for n in 0..3u8 {
-            assert_eq!(file.tensors.get(&format!("w{n}")).unwrap().bytes, [n; 4]);
+            assert_eq!(
+                file.tensors.get(&format!("w{n}")).unwrap().bytes(),
+                [n; 4].as_slice()
+            );
         }
     }
     let renamed = dir.path().join("other.gguf");

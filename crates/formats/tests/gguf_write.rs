@@ -167,11 +167,11 @@ fn what_is_written_is_read_back() {
         ] {
             let tensor = file.tensors.get(name).unwrap();
             assert_eq!(
-                (&tensor.info.shape[..], tensor.bytes),
+                (&tensor.info.shape[..], &*tensor.bytes()),
                 (shape, &bytes[..]),
                 "{name}"
             );
-            assert_eq!(tensor.info.offset % u64::from(alignment.unwrap_or(32)), 0);
+            assert_eq!(tensor.info.place.unwrap().offset % u64::from(alignment.unwrap_or(32)), 0);
         }
         // Copied key by key, every value survives.
         let mut copy = GgufKeys::new();

@@ -4,7 +4,7 @@
 //! belongs to; what they spell alike is read here. Which biases there are, and whether the output
 //! head is the embedding, a GGUF file says only by the tensors that it holds.
 
-use formats::{MetadataView, RowOrder, TensorStore};
+use formats::{MetadataView, Recipe, RowPattern, TensorStore};
 use graph::{Activation, ValueKind};
 
 use crate::decoder::{
@@ -19,7 +19,7 @@ use crate::rope::{DEFAULT_THETA, Rope, RopeScaling};
 pub struct GgufArchitecture {
     /// The value of `general.architecture`; also the prefix of its keys.
     pub name: &'static str,
-    /// Whether the rows of q and k lie interleaved, see [`RowOrder::Interleaved`].
+    /// Whether the rows of q and k lie in pairs, see [`RowPattern::halves`].
     pub qk_interleaved: bool,
     /// Sets what the metadata does not say.
     pub adjust: fn(&mut ModelSpec),
@@ -119,14 +119,14 @@ const REFUSED: &[(&str, f64, &str)] = &[
     ),
 ];
 
-/// Reads a model's metadata. Beside it, the tensors whose rows the file has in another order.
+/// Reads a model's metadata. Beside it, the tensors that must be made of those in the file.
 ///
 /// Errors: an architecture that is not known; a key that is missing or out of range; a feature
 /// that is not computed here; a tensor of a layer that the architecture does not have.
 pub(crate) fn load(
     metadata: &MetadataView<'_>,
     tensors: &TensorStore,
-) -> Result<(Model, Vec<(String, RowOrder)>)> {
+) -> Result<(Model, Vec<(String, Recipe)>)> {
     let found = metadata.str("general.architecture")?;
     let all = gguf_architectures();
     let Some(architecture) = all.iter().find(|a| a.name == found) else {
@@ -149,20 +149,20 @@ pub(crate) fn load(
         tensor_name,
     )?;
     refuse_unknown_tensors(metadata, &model, tensors)?;
-    let mut orders = Vec::new();
+    let mut recipes = Vec::new();
     if architecture.qk_interleaved {
-        let order = RowOrder::Interleaved { head: head_dim };
         for (_, value) in model.graph.weights() {
             if let ValueKind::Weight { tensor, .. } = &value.kind
                 && (tensor.contains(".attn_q.") || tensor.contains(".attn_k."))
             {
-                orders.push((tensor.clone(), order));
+                let rows = RowPattern::halves(head_dim);
+                recipes.push((tensor.clone(), Recipe::tensor(tensor).rows(rows)));
             }
         }
     }
-    // Shapes first: an order fits only the rows that the model has.
+    // Shapes first: their errors say more than those of recipes.
     model.check_tensors(tensors)?;
-    Ok((model, orders))
+    Ok((model, recipes))
 }
 
 fn read_spec(

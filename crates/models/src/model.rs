@@ -50,16 +50,17 @@ pub fn load(config: &ConfigView<'_>) -> Result<Model> {
 }
 
 /// Reads the model that opened files describe, in either form, and checks that its tensors are
-/// there. Of a GGUF file it also says in which order the file has the rows, which loaders heed.
+/// there. Where the file has them otherwise than the graph wants them, it defines
+/// those that the graph names.
 ///
 /// Errors: those of [`load`], and of [`Model::check_tensors`].
 pub fn read(files: &mut ModelFiles) -> Result<Model> {
     let model = match &files.description {
         Description::Config { value, path } => load(&ConfigView::new(value, path)?)?,
         Description::Metadata(metadata) => {
-            let (model, orders) = gguf::load(&metadata.view(), &files.tensors)?;
-            for (tensor, order) in orders {
-                files.tensors.set_order(&tensor, order);
+            let (model, recipes) = gguf::load(&metadata.view(), &files.tensors)?;
+            for (tensor, recipe) in recipes {
+                files.tensors.define(&tensor, &recipe)?;
             }
             model
         }

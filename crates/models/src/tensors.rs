@@ -28,7 +28,7 @@ impl Model {
                 continue;
             };
             let wanted = fixed_dims(value.shape.dims());
-            used.insert(tensor.as_str());
+            used.extend(store.sources(tensor));
             match store.get(tensor) {
                 Some(found) => {
                     self.check_one(tensor, &wanted, &found.info.shape, found.info.stored)?
@@ -48,9 +48,12 @@ impl Model {
         if self.spec.tied_embeddings {
             check_tied(store)?;
         }
-        let unused = store.names().filter(|name| !used.contains(name));
+        let unused = store.stored().map(|t| &t.info.name);
         Ok(TensorReport {
-            unused: unused.map(str::to_string).collect(),
+            unused: unused
+                .filter(|name| !used.contains(name.as_str()))
+                .cloned()
+                .collect(),
         })
     }
 
@@ -108,7 +111,7 @@ fn check_tied(store: &TensorStore) -> Result<()> {
     };
     let same = head.info.shape == embedding.info.shape
         && head.info.stored == embedding.info.stored
-        && head.bytes == embedding.bytes;
+        && head.bytes() == embedding.bytes();
     match same {
         true => Ok(()),
         false => Err(ModelError::NotTied {

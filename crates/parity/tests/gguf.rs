@@ -56,7 +56,7 @@ fn rows_left_interleaved_do_not_pass() {
     let names: Vec<String> = opened.files.tensors.names().map(str::to_string).collect();
     for name in names {
         let tensors = &mut opened.files.tensors;
-        tensors.set_order(&name, formats::RowOrder::Plain);
+        tensors.forget(&name);
     }
     let trace = trace(&opened, &prompt.ids);
     let rows = prompt.rows.iter().enumerate();

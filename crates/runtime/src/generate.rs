@@ -187,7 +187,8 @@ impl<'r> Generator<'r> {
             .take_while(|(a, b)| a == b)
             .count();
         // The last token is run again: its logits are needed.
-        let mut fed = common.min(prompt.len() - 1);
+        let wanted = common.min(prompt.len() - 1);
+        let mut fed = self.runner.sequences().reachable(seq, wanted)?;
         match self.runner.truncate(seq, fed) {
             Ok(()) => {}
             Err(RuntimeError::BehindWindow { .. }) => {

@@ -9,7 +9,7 @@ use registry::Pattern;
 fn record(mut step: Step<'_>) -> Result<()> {
     let from = step.output_rows();
     let logits = step.activation(0)?;
-    let (ids, stride) = step.output_ids()?;
+    let ids = step.output_ids(0)?;
     let meta = step.meta()?;
     step.task(move |ctx| {
         // SAFETY: a declared read.
@@ -22,8 +22,8 @@ fn record(mut step: Step<'_>) -> Result<()> {
                     (best, max) = (i as u32, v);
                 }
             }
-            // SAFETY: this thread's own element of the output.
-            let id = unsafe { ids.get_mut(r * stride, 1) };
+            // SAFETY: this thread's own row of the output.
+            let id = unsafe { ids.row_mut(r) };
             id[0] = best;
         }
     })

@@ -7,7 +7,7 @@ use hal::cpu::{CpuRecorder, CpuSlice, TaskCtx};
 use hal::{Device, HalError, Recorder};
 use registry::{
     Act, Binds, CacheView, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, ROW_MAJOR,
-    RowsFrom, StepLayout, StepView, TensorRef,
+    RowsFrom, StateView, StepLayout, StepView, TensorRef,
 };
 use std::sync::Arc;
 
@@ -188,18 +188,41 @@ impl Step<'_> {
         Ok(Cache { data, codec, view })
     }
 
-    /// The output, f32 rows.
+    /// Input `i`, rows of u32.
+    pub fn ids(&mut self, i: usize) -> Result<Ids> {
+        let t = &self.binds.inputs[self.index(i)?];
+        self.id_rows(t)
+    }
+
+    fn id_rows(&mut self, t: &TensorRef) -> Result<Ids> {
+        let elements = t.bytes as usize / 4;
+        Ok(Ids {
+            data: self.recorder.slice(&t.buffer, t.offset, elements)?,
+            stride: t.row_stride(),
+            len: t.shape.iter().skip(1).product(),
+        })
+    }
+
+    /// Input `i`, a recurrent state.
+    pub fn state(&mut self, i: usize) -> Result<State> {
+        let at = self.index(i)?;
+        let (operand, t) = (&self.problem.inputs[at], &self.binds.inputs[at]);
+        let view = operand
+            .state
+            .ok_or_else(|| self.refuse(format!("input {i} is not a state")))?;
+        let elements = t.bytes as usize / 4;
+        let data = self.recorder.slice(&t.buffer, t.offset, elements)?;
+        Ok(State { data, view })
+    }
+
+    /// The first output, f32 rows.
     pub fn output(&mut self) -> Result<Rows> {
         self.rows(&self.binds.outputs[0])
     }
 
-    /// The output, one u32 for each row.
-    pub fn output_ids(&mut self) -> Result<(CpuSlice<u32>, usize)> {
-        let t = &self.binds.outputs[0];
-        let data = self
-            .recorder
-            .slice(&t.buffer, t.offset, t.bytes as usize / 4)?;
-        Ok((data, t.row_stride()))
+    /// Output `i`, rows of u32.
+    pub fn output_ids(&mut self, i: usize) -> Result<Ids> {
+        self.id_rows(&self.binds.outputs[i])
     }
 
     /// The scratch, as rows of `len`.
@@ -266,6 +289,65 @@ impl Rows {
     pub unsafe fn row_mut<'a>(self, r: usize) -> &'a mut [f32] {
         // SAFETY: as the caller promises.
         unsafe { self.part_mut(r, 0, self.len) }
+    }
+}
+
+/// Rows of u32.
+#[derive(Clone, Copy)]
+pub struct Ids {
+    data: CpuSlice<u32>,
+    stride: usize,
+    len: usize,
+}
+
+impl Ids {
+    /// # Safety
+    /// Inside the step that declared the read, and no thread writes the row.
+    pub unsafe fn row<'a>(self, r: usize) -> &'a [u32] {
+        // SAFETY: as the caller promises.
+        let all = unsafe { self.data.get() };
+        &all[r * self.stride..][..self.len]
+    }
+
+    /// # Safety
+    /// Inside the step that declared the write, and no other thread touches the
+    /// row.
+    pub unsafe fn row_mut<'a>(self, r: usize) -> &'a mut [u32] {
+        // SAFETY: as the caller promises.
+        unsafe { self.data.get_mut(r * self.stride, self.len) }
+    }
+}
+
+/// A layer's recurrent state in the slots of the pool.
+#[derive(Clone, Copy)]
+pub struct State {
+    data: CpuSlice<f32>,
+    pub view: StateView,
+}
+
+impl State {
+    /// Elements `first..` of a slot's state, or zeros where there is no slot yet.
+    ///
+    /// # Safety
+    /// Inside the step that declared the read, and no thread writes them.
+    pub unsafe fn load(self, slot: Option<usize>, first: usize, out: &mut [f32]) {
+        match slot {
+            None => out.fill(0.0),
+            Some(slot) => {
+                // SAFETY: as the caller promises.
+                let all = unsafe { self.data.get() };
+                out.copy_from_slice(&all[self.view.at(slot) + first..][..out.len()]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// Inside the step that declared the write, and no other thread touches
+    /// these elements of the slot.
+    pub unsafe fn store(self, slot: usize, first: usize, x: &[f32]) {
+        // SAFETY: as the caller promises.
+        let out = unsafe { self.data.get_mut(self.view.at(slot) + first, x.len()) };
+        out.copy_from_slice(x);
     }
 }
 

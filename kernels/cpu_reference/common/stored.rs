@@ -48,6 +48,7 @@ macro_rules! for_each_scheme {
             IQ4_NL "iq4_nl",
             IQ4_XS "iq4_xs",
             MXFP4 "mxfp4",
+            W4_PARO "w4_paro",
         }
     };
 }

@@ -1,7 +1,7 @@
-//! op: rms_norm. y = x·rsqrt(mean(x²) + eps)·(w + weight_offset), over the last
-//! dimension.
+//! op: rms_norm. y = x·rsqrt(mean(x²) + eps)·(w + weight_offset), over D elements
+//! at a time.
 //!
-//! x f32 [R, …, D], w f32 [D], y as x. The mean and the root are taken in f64,
+//! x f32 [R, …], w f32 [D], D a product of x's trailing dimensions, y as x. The mean and the root are taken in f64,
 //! the products in f32. Threads share the rows.
 
 use crate::common::lanes::sum_squares;

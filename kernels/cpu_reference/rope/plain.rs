@@ -1,6 +1,7 @@
-//! op: rope. With half = rotary_dim/2 and i < half, for each head:
-//! y[i] = x[i]·cos[i] − x[i + half]·sin[i], y[i + half] = x[i + half]·cos[i] +
-//! x[i]·sin[i]; elements from rotary_dim on are copied.
+//! op: rope. For the pairs (a, b) of elements of each head, i < rotary_dim/2:
+//! y[a] = x[a]·cos[i] − x[b]·sin[i], y[b] = x[b]·cos[i] + x[a]·sin[i]. Pair i is
+//! (first + i, first + i + rotary_dim/2), or, interleaved, (first + 2i, first + 2i +
+//! 1). Other elements are copied.
 //!
 //! x f32 [T, heads, head_dim], table f32 [T, rotary_dim] (cos then sin), y as x.
 //! Threads share the rows.
@@ -29,11 +30,15 @@ fn record(mut step: Step<'_>) -> Result<()> {
             let (x, table, y) = unsafe { (x.row(t), table.row(t), y.row_mut(t)) };
             let (cos, sin) = table.split_at(half);
             for (x, y) in x.chunks_exact(head_dim).zip(y.chunks_exact_mut(head_dim)) {
+                y.copy_from_slice(x);
                 for i in 0..half {
-                    y[i] = x[i] * cos[i] - x[i + half] * sin[i];
-                    y[i + half] = x[i + half] * cos[i] + x[i] * sin[i];
+                    let (a, b) = match spec.interleaved {
+                        true => (spec.first + 2 * i, spec.first + 2 * i + 1),
+                        false => (spec.first + i, spec.first + i + half),
+                    };
+                    y[a] = x[a] * cos[i] - x[b] * sin[i];
+                    y[b] = x[b] * cos[i] + x[a] * sin[i];
                 }
-                y[2 * half..].copy_from_slice(&x[2 * half..]);
             }
         }
     })

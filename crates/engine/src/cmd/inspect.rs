@@ -170,7 +170,7 @@ fn report(
 
 fn schemes(store: &TensorStore) -> BTreeMap<&'static str, Stored> {
     let mut all: BTreeMap<&'static str, Stored> = BTreeMap::new();
-    for t in store.iter() {
+    for t in store.stored() {
         let s = all.entry(t.info.scheme()).or_default();
         s.tensors += 1;
         s.elements += t.info.elements() as u64;
@@ -186,7 +186,7 @@ fn tensors(store: &TensorStore) -> Vec<Tensor> {
         scheme: t.info.scheme(),
         bytes: t.info.bytes,
     };
-    store.iter().map(tensor).collect()
+    store.stored().map(tensor).collect()
 }
 
 /// At the default context, at the model's own and at `--ctx`.

@@ -131,10 +131,10 @@ impl Numbers {
     pub fn read(file: &Path, name: &str) -> Self {
         let store = formats::open_file(file).expect("a safetensors file");
         let tensor = store.get(name).expect("the tensor is there");
-        assert_eq!(tensor.info.elements() * 4, tensor.bytes.len());
+        assert_eq!(tensor.info.elements() * 4, tensor.bytes().len());
         Numbers {
             shape: tensor.info.shape.clone(),
-            bytes: tensor.bytes.to_vec(),
+            bytes: tensor.bytes().to_vec(),
         }
     }
 

@@ -41,12 +41,12 @@ fn every_scheme_decodes_to_the_reference_bits() {
         assert_eq!(wanted.info.shape[1], stored.block_elements(), "{stored}");
         let wanted = wanted.to_f32().unwrap();
         let mut found = vec![0.0; wanted.len()];
-        decode_row(stored, blocks.bytes, &mut found).unwrap();
+        decode_row(stored, &blocks.bytes(), &mut found).unwrap();
         for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
             assert_eq!(found.to_bits(), wanted.to_bits(), "{stored} element {i}");
         }
         // One changed byte in the payload must show.
-        let mut damaged = blocks.bytes.to_vec();
+        let mut damaged = blocks.bytes().to_vec();
         let middle = 5 * stored.block_bytes() + stored.block_bytes() / 2;
         damaged[middle] ^= 0x11;
         let mut other = vec![0.0; wanted.len()];

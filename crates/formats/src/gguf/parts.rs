@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{GgufFile, GgufHeader, GgufProblem, Metadata, parse_gguf};
 use crate::error::{Error, Result, excerpt};
-use crate::tensors::{MappedFile, RowOrder, TensorInfo, TensorStore};
+use crate::tensors::{MappedFile, Place, TensorInfo, TensorStore};
 
 const NUMBER: &str = "split.no";
 const COUNT: &str = "split.count";
@@ -169,10 +169,11 @@ impl Joined {
                 name: name.clone(),
                 shape: tensor.shape,
                 stored: tensor.stored,
-                file: index,
-                offset: tensor.offset,
                 bytes: tensor.bytes,
-                order: RowOrder::Plain,
+                place: Some(Place {
+                    file: index,
+                    offset: tensor.offset,
+                }),
             };
             if self.tensors.contains_key(&name) {
                 let problem = GgufProblem::DuplicateTensor(excerpt(&name, 120));

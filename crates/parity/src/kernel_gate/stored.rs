@@ -47,6 +47,7 @@ fn scales(stored: StoredType) -> Option<Scales> {
         StoredType::IQ4_NL => Half(&[0], 70.0),
         StoredType::IQ4_XS => Half(&[0], 1300.0),
         StoredType::MXFP4 => Exponent(3.0),
+        StoredType::W4_PARO => Half(&[0], 6.5),
         _ => return None,
     })
 }
@@ -65,6 +66,11 @@ fn blocks(stored: StoredType, values: &[f32]) -> Option<Vec<u8>> {
     let mut out = vec![0u8; values.len() / elements * bytes];
     for (block, values) in out.chunks_exact_mut(bytes).zip(values.chunks(elements)) {
         block.fill_with(|| rng.next() as u8);
+        if stored == StoredType::W4_PARO {
+            // The zero point has four bits too; padding follows it.
+            block[2] &= 15;
+            block[3] = 0;
+        }
         let size = super::compare::rms(values) as f32 * (0.5 + rng.unit());
         match scales {
             Scales::Half(offsets, unit) => {

@@ -116,7 +116,8 @@ impl Golden {
         if t.info.stored != StoredType::I32 || t.info.shape.len() != 1 {
             return Err(self.bad(name, "is not a list of i32"));
         }
-        let words = t.bytes.chunks_exact(4);
+        let bytes = t.bytes();
+        let words = bytes.chunks_exact(4);
         words
             .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]))
             .map(|i| u32::try_from(i).map_err(|_| self.bad(name, format!("holds {i}"))))

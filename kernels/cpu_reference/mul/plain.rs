@@ -1,0 +1,8 @@
+//! op: mul. y = gate·up. See [`gated`].
+
+use crate::common::gated;
+use crate::common::plumbing::Plain;
+use registry::Pattern;
+
+static F32: Plain = gated::kernel(&Pattern::MUL);
+registry::register!(F32);
