@@ -44,7 +44,7 @@ pub fn climb(
     let (kernels, kernels_worst, kernels_failed) = ring2(registry, timed)?;
     let mut ids = text_ids(opened, VERIFY_TEXT);
     ids.truncate(IDS);
-    let windows = opened.model.spec.layers.iter().filter_map(|l| l.window);
+    let windows = opened.model.spec.layers.iter().filter_map(|l| l.window());
     let scripts = matrix(&ids, windows.min());
     // The scripts need other limits than the timed plans; the kernels are the same
     // or the comparison says nothing.

@@ -253,4 +253,3 @@ fn correction_dim(turns: f64, theta: f64, dim: usize, original_context: usize) -
     let ratio = original_context as f64 / (turns * 2.0 * PI);
     dim as f64 * ratio.ln() / (2.0 * theta.ln())
 }
-

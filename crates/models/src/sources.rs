@@ -257,7 +257,11 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
 fn short_conv(hidden: usize, kernel: usize, weight: &Weight<'_>) -> Vec<Recipe> {
     match weight.within("conv.") {
         Some(("conv.taps", _)) => {
-            vec![weight.stored("conv.conv.weight").reshape(&[hidden * kernel])]
+            vec![
+                weight
+                    .stored("conv.conv.weight")
+                    .reshape(&[hidden * kernel]),
+            ]
         }
         Some((name, kind)) => {
             let from = match name {
@@ -284,7 +288,12 @@ fn experts(hidden: usize, m: &Moe, weight: &Weight<'_>) -> Vec<Recipe> {
         "gate_proj" | "up_proj" => {
             let fused = weight.stored("mlp.experts.gate_up_proj");
             let from = if name == "gate_proj" { 0 } else { wide };
-            block(fused.reshape(&[all * 2 * wide, hidden]), 2 * wide, from, wide)
+            block(
+                fused.reshape(&[all * 2 * wide, hidden]),
+                2 * wide,
+                from,
+                wide,
+            )
         }
         _ => weight
             .stored("mlp.experts.down_proj")
@@ -294,11 +303,7 @@ fn experts(hidden: usize, m: &Moe, weight: &Weight<'_>) -> Vec<Recipe> {
 }
 
 /// The experts' tensors one behind the other, given their names.
-pub(crate) fn each_expert(
-    m: &Moe,
-    weight: &Weight<'_>,
-    name: impl Fn(usize) -> String,
-) -> Recipe {
+pub(crate) fn each_expert(m: &Moe, weight: &Weight<'_>, name: impl Fn(usize) -> String) -> Recipe {
     Recipe::Stack((0..m.experts).map(|e| weight.stored(&name(e))).collect())
 }
 
@@ -334,7 +339,10 @@ mod tests {
     fn names_are_taken_apart() {
         let name = "model.layers.12.mlp.gate_proj.weight";
         let weight = Weight::parse(name, "language_model.model.");
-        assert_eq!((weight.layer, weight.part), (Some(12), "mlp.gate_proj.weight"));
+        assert_eq!(
+            (weight.layer, weight.part),
+            (Some(12), "mlp.gate_proj.weight")
+        );
         assert_eq!(weight.within("mlp."), Some(("gate_proj", ".weight")));
         assert_eq!(weight.within("attn."), None);
         let wanted = "language_model.model.layers.12.mlp.up_proj.weight";
@@ -343,6 +351,9 @@ mod tests {
         assert_eq!((outside.layer, outside.part), (None, "norm.weight"));
         assert_eq!(outside.stored("other"), Recipe::tensor("x.other"));
         let head = Weight::parse("lm_head.weight", "x.");
-        assert_eq!(head.stored("lm_head.weight"), Recipe::tensor("lm_head.weight"));
+        assert_eq!(
+            head.stored("lm_head.weight"),
+            Recipe::tensor("lm_head.weight")
+        );
     }
 }

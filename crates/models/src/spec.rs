@@ -259,8 +259,7 @@ impl ModelSpec {
         let norms = size(self.norms.count()) * hidden;
         let layers = self.layers.iter();
         let layers = layers.map(|l| l.mixer.parameters(hidden) + l.ffn.parameters(hidden) + norms);
-        let embeddings =
-            size(self.vocab_size) * hidden * if self.tied_embeddings { 1 } else { 2 };
+        let embeddings = size(self.vocab_size) * hidden * if self.tied_embeddings { 1 } else { 2 };
         embeddings + hidden + layers.sum::<u128>()
     }
 

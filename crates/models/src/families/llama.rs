@@ -2,19 +2,15 @@
 
 use formats::ConfigView;
 
-use crate::decoder::{Defaults, KvHeads, ModelSpec};
 use crate::error::Result;
 use crate::family::Family;
 use crate::gguf::GgufArchitecture;
+use crate::read::Defaults;
+use crate::spec::ModelSpec;
 use crate::{guard, windows};
 
 inventory::submit! {
-    Family {
-        model_type: "llama",
-        architectures: &["LlamaForCausalLM"],
-        read,
-        source: file!(),
-    }
+    Family::new("llama", &["LlamaForCausalLM"], read, file!())
 }
 
 // Also what Mistral and other families without a difference are converted to.
@@ -28,20 +24,16 @@ inventory::submit! {
 }
 
 fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {
+    read_base(config, &Defaults::LLAMA)
+}
+
+/// What Llama and the families derived from it share; `defaults` of a derived family override.
+pub(super) fn read_base(config: &ConfigView<'_>, defaults: &Defaults) -> Result<ModelSpec> {
     guard::refuse(config, guard::NO_QK_NORM)?;
     guard::refuse(config, guard::NO_WINDOW)?;
-    let mut spec = ModelSpec::read(
-        config,
-        &Defaults {
-            kv_heads: KvHeads::SameAsHeads,
-            head_dim: None,
-            context_length: 2048,
-        },
-    )?;
-    let attention_bias = config.opt_bool("attention_bias")?.unwrap_or(false);
-    spec.qkv_bias = attention_bias;
-    spec.o_bias = attention_bias;
-    spec.mlp_bias = config.opt_bool("mlp_bias")?.unwrap_or(false);
-    spec.set_windows(windows::uniform(config, spec.layers.len(), None)?);
+    let mut spec = ModelSpec::read(config, defaults)?;
+    spec.set_attention_bias(config, false, true)?;
+    spec.set_mlp_bias(config)?;
+    spec.set_windows(&windows::uniform(config, spec.layers.len(), None)?);
     Ok(spec)
 }

@@ -29,7 +29,14 @@ impl Rope {
             context_length,
         };
         let nested = nested.as_ref();
-        Self::read_in(config, nested, theta, rotary_dim, original, defaults.long_names)
+        Self::read_in(
+            config,
+            nested,
+            theta,
+            rotary_dim,
+            original,
+            defaults.long_names,
+        )
     }
 
     /// Reads the setting that one type of layers has (Gemma 3): an object of its own within
@@ -44,7 +51,10 @@ impl Rope {
         if let Some(all) = config.opt_object("rope_parameters")? {
             let map = config.get("rope_parameters").and_then(|v| v.as_object());
             let entries = map.into_iter().flatten();
-            if let Some((key, value)) = entries.into_iter().find(|(_, v)| !v.is_object() && !v.is_null()) {
+            if let Some((key, value)) = entries
+                .into_iter()
+                .find(|(_, v)| !v.is_object() && !v.is_null())
+            {
                 return Err(ModelError::unsupported(
                     config,
                     format!("rope_parameters.{}", clip(key)),
@@ -60,10 +70,16 @@ impl Rope {
         if kind.scaled
             && let Some(view) = config.opt_object("rope_scaling")?
         {
-            if nested.as_ref().is_some_and(|n| n.view.get("rope_type") != view.get("rope_type")) {
+            if nested
+                .as_ref()
+                .is_some_and(|n| n.view.get("rope_type") != view.get("rope_type"))
+            {
                 return Err(ModelError::inconsistent(
                     config.file(),
-                    format!("`rope_scaling` and `{}` are both given and differ; keep the right one", kind.nested),
+                    format!(
+                        "`rope_scaling` and `{}` are both given and differ; keep the right one",
+                        kind.nested
+                    ),
                 ));
             }
             nested.get_or_insert(Nested {
@@ -92,7 +108,9 @@ impl Rope {
         let not_finite = |what: &dyn fmt::Display| {
             ModelError::inconsistent(
                 config.file(),
-                format!("the rotary settings ({what}, theta {theta}) give frequencies that are not finite; check them"),
+                format!(
+                    "the rotary settings ({what}, theta {theta}) give frequencies that are not finite; check them"
+                ),
             )
         };
         let Some(nested) = nested else {
@@ -211,7 +229,10 @@ fn read_rotary_dim(
             (outer, FIELD.to_string()),
             (inner, nested.map_or(String::new(), |n| n.name(FIELD))),
         ];
-        return match given.into_iter().find(|(part, _)| part.is_some_and(|p| p != 1.0)) {
+        return match given
+            .into_iter()
+            .find(|(part, _)| part.is_some_and(|p| p != 1.0))
+        {
             Some((part, name)) => Err(ModelError::unsupported(
                 config,
                 name,
@@ -231,7 +252,9 @@ fn read_rotary_dim(
                 _ => FIELD.to_string(),
             },
             part.to_string(),
-            format!("of heads of {head_dim} elements it must rotate an even number; wanted more than 0 and up to 1"),
+            format!(
+                "of heads of {head_dim} elements it must rotate an even number; wanted more than 0 and up to 1"
+            ),
         ));
     }
     Ok(dim)

@@ -38,8 +38,18 @@ impl Wiring<'_> {
             QkNorm::Whole => Some((heads * dim, kv_heads * dim)),
         };
         if let Some((q_dim, k_dim)) = norm_dims {
-            q = self.norm(&part.node("q_norm"), &part.tensor("q_norm.weight"), q, q_dim)?;
-            k = self.norm(&part.node("k_norm"), &part.tensor("k_norm.weight"), k, k_dim)?;
+            q = self.norm(
+                &part.node("q_norm"),
+                &part.tensor("q_norm.weight"),
+                q,
+                q_dim,
+            )?;
+            k = self.norm(
+                &part.node("k_norm"),
+                &part.tensor("k_norm.weight"),
+                k,
+                k_dim,
+            )?;
         }
         if let Some(rope) = a.rope {
             q = self.rope(&part.node("q_rope"), rope, q)?;

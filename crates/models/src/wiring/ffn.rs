@@ -40,12 +40,7 @@ impl Wiring<'_> {
         self.linear(part, &name("down_proj"), h, (vec![hidden], wide), bias)
     }
 
-    pub(super) fn moe(
-        &mut self,
-        layer: usize,
-        m: &Moe,
-        h: ValueId,
-    ) -> Result<ValueId, GraphError> {
+    pub(super) fn moe(&mut self, layer: usize, m: &Moe, h: ValueId) -> Result<ValueId, GraphError> {
         let hidden = self.spec.hidden_size;
         let part = Part {
             layer,
@@ -106,7 +101,11 @@ impl Wiring<'_> {
     ) -> Result<ValueId, GraphError> {
         let tensor = part.tensor(name);
         let rows = experts * n;
-        let mut inputs = vec![x, self.matrix(&format!("{tensor}.weight"), rows, k)?, chosen];
+        let mut inputs = vec![
+            x,
+            self.matrix(&format!("{tensor}.weight"), rows, k)?,
+            chosen,
+        ];
         if bias {
             inputs.push(self.vector(&format!("{tensor}.bias"), rows)?);
         }

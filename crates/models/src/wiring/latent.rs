@@ -60,9 +60,7 @@ impl Wiring<'_> {
         let cache = CacheSpec::latent(layer, l.kv_rank + l.rope_dim);
         let cache = self.b.cache(cache);
         let node = part.node("latent_append");
-        let cache = self
-            .b
-            .op(&node, Op::LatentAppend, &[c, k_rope, cache])?;
+        let cache = self.b.op(&node, Op::LatentAppend, &[c, k_rope, cache])?;
         let op = Op::LatentAttention { scale: l.scale };
         let node = part.node("latent_attention");
         let o = self.b.op(&node, op, &[q_latent, q_rope, cache])?;
