@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Context when nobody asks for one: what the model allows, up to this.
-pub const DEFAULT_CONTEXT: usize = 4096;
+pub use models::DEFAULT_CONTEXT;
 
 /// Hears of bytes loaded and bytes in all.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -107,6 +107,15 @@ impl Opened {
         options.context.unwrap_or(own)
     }
 
+    /// The graph for sequences of up to `context` tokens. Its values are those of
+    /// [`graph`](Self::graph), some constants apart.
+    fn graph_for(&self, context: usize) -> Result<Arc<Graph>, RuntimeError> {
+        match self.model.depends_on_context() {
+            true => Ok(Arc::new(self.model.graph_for(context)?)),
+            false => Ok(self.graph.clone()),
+        }
+    }
+
     /// Plans without opening a device.
     pub fn plan(
         &self,
@@ -137,7 +146,7 @@ impl Opened {
         };
         let device = Arc::new(device.clone());
         let program = planner::plan(
-            self.graph.clone(),
+            self.graph_for(context)?,
             &self.schemes,
             registry,
             device,
