@@ -121,9 +121,12 @@ impl<'a> MetadataView<'a> {
     }
 
     /// A number of layers: a whole number from 1 to [`MAX_LAYERS`], and no more than the file has
-    /// tensors, so that nothing is made for layers that cannot be there.
+    /// tensors (if it has any), so that nothing is made for layers that cannot be there.
     pub fn layers(&self, key: &str) -> Result<usize> {
-        let range = 1..=MAX_LAYERS.min(self.metadata.tensors.max(1));
+        let range = match self.metadata.tensors {
+            0 => 1..=MAX_LAYERS,
+            tensors => 1..=MAX_LAYERS.min(tensors),
+        };
         let found = self.opt_usize_in(key, range.clone())?;
         self.required(key, &whole(&range), found)
     }
