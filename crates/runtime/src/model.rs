@@ -30,6 +30,9 @@ pub struct LoadOptions {
     /// Most tokens of one step.
     pub rows: usize,
     pub sequences: usize,
+    /// Recurrent states kept beside the last one, for draft tokens that may be
+    /// taken back.
+    pub drafts: usize,
     pub all_logits: bool,
     pub fusion: bool,
     pub kv: Option<String>,
@@ -47,6 +50,7 @@ impl LoadOptions {
             context: None,
             rows: limits.rows,
             sequences: limits.sequences,
+            drafts: limits.drafts,
             all_logits: limits.all_logits,
             fusion: true,
             kv: None,
@@ -134,6 +138,7 @@ impl Opened {
                 rows: options.rows.min(context).max(options.sequences),
                 sequences: options.sequences,
                 all_logits: options.all_logits,
+                drafts: options.drafts,
                 ..Limits::default()
             },
             tuned,

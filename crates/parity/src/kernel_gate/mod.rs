@@ -4,7 +4,8 @@
 //! For each registered key and each layout it accepts, cases are dealt from the
 //! key's pattern: dimensions that are no multiples of anything, ragged batches,
 //! block tables out of order with freed pages behind windows, row strides, large
-//! values and zeros. Each case runs three times and must give the same bits, then
+//! values and zeros, routers that tie, experts that nobody chose, recurrent states in
+//! slots out of order. Each case runs three times and must give the same bits, then
 //! once with its spans in reverse order, when every row must again have the same
 //! bits. Outputs are poisoned before each run and everything else in memory must
 //! be as it was. What a kernel reads and writes must be declared to the recorder.
@@ -18,9 +19,12 @@ mod chain;
 mod compare;
 mod dims;
 mod exec;
+mod fill;
 mod image;
 mod report;
 mod rng;
+mod routing;
+mod shapes;
 mod stored;
 mod wiring;
 
