@@ -13,7 +13,9 @@ mod common {
     pub mod append;
     pub mod attend;
     pub mod decode;
+    pub mod delta;
     pub mod elem;
+    pub mod gated;
     pub mod layout;
     pub mod math;
     pub mod matmul;
@@ -25,9 +27,11 @@ mod common {
     pub mod matmul_kernels;
     pub mod parts;
     pub mod plumbing;
+    pub mod pointwise;
     pub mod rope;
     pub mod rope_append;
     pub mod simd;
+    pub mod stacked;
     #[cfg(target_arch = "x86_64")]
     pub mod x86;
 }
@@ -89,6 +93,56 @@ mod rope_table {
 }
 mod silu_mul {
     mod simd;
+}
+
+mod gelu_tanh_mul {
+    mod simd;
+}
+mod gelu_mul {
+    mod simd;
+}
+mod sigmoid_mul {
+    mod simd;
+}
+mod mul {
+    mod simd;
+}
+mod swiglu_oai_mul {
+    mod simd;
+}
+mod scale {
+    mod simd;
+}
+mod softcap {
+    mod simd;
+}
+mod route {
+    mod simd;
+}
+mod expert_sum {
+    mod simd;
+}
+mod causal_conv {
+    mod simd;
+}
+mod latent_append {
+    mod simd;
+}
+mod latent_attention {
+    mod simd;
+}
+mod rotate {
+    mod simd;
+}
+mod gated_delta {
+    mod chunked;
+    mod columns;
+}
+mod expert_linear {
+    mod rows;
+}
+mod head_linear {
+    mod rows;
 }
 
 use hal::cpu::CpuDevice;

@@ -17,7 +17,7 @@
 //!                                first row; NO_STATE: zeros
 //! state_out     [max_rows]       slot that receives the state behind a row, or
 //!                                NO_STATE; distinct among the rows of a step, and
-//!                                no other span's state_in
+//!                                nobody's state_in
 //! tables        group by group: [max_spans][blocks] page of each block
 //! ```
 

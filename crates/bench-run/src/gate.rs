@@ -4,8 +4,8 @@
 use anyhow::{Context as _, Result};
 use parity::kernel_gate::{ChainOracle, gate_problem};
 use parity::model_gate::{
-    Bounds, VERIFY_TEXT, act_cost_bound, compare, f32_acts, load_candidate, load_oracle, matrix,
-    text_ids,
+    Bounds, VERIFY_TEXT, act_cost_bound, compare, f32_acts, forgets, load_candidate, load_oracle,
+    matrix, text_ids,
 };
 use parity::stats::Tally;
 use planner::Program;
@@ -44,8 +44,7 @@ pub fn climb(
     let (kernels, kernels_worst, kernels_failed) = ring2(registry, timed)?;
     let mut ids = text_ids(opened, VERIFY_TEXT);
     ids.truncate(IDS);
-    let windows = opened.model.spec.layers.iter().filter_map(|l| l.window);
-    let scripts = matrix(&ids, windows.min());
+    let scripts = matrix(&ids, forgets(&opened.graph));
     // The scripts need other limits than the timed plans; the kernels are the same
     // or the comparison says nothing.
     let mut candidate = load_candidate(opened, registry, options, scripts.iter())?;

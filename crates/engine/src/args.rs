@@ -54,6 +54,8 @@ pub enum Command {
     Kernels(cmd::kernels::KernelsArgs),
     /// Show which kernels a model would run with, and why
     Plan(cmd::plan::PlanArgs),
+    /// Perplexity of a text, and KL against another model or backend
+    Eval(cmd::eval::EvalArgs),
     /// Check kernels and a model against the oracle on this machine
     Verify(cmd::verify::VerifyArgs),
     /// Show backends, devices and CPU features, and what to do about what is missing

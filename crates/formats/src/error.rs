@@ -32,6 +32,14 @@ pub enum Error {
         hint: String,
     },
 
+    /// A model named as on the Hugging Face Hub that is not usable from the caches on this machine.
+    #[error("{name}: {problem}; {hint}")]
+    Hub {
+        name: String,
+        problem: String,
+        hint: String,
+    },
+
     /// A file is larger than anything that this kind of file can be.
     #[error("{} has {bytes} bytes, more than the {limit} accepted for {kind}; check that it is the right file", path.display())]
     TooLarge {

@@ -101,18 +101,13 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
 }
 
 fn missing_model_hint(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    let word = |s: &str| {
-        !s.is_empty()
-            && !s.starts_with('.')
-            && s.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-    };
-    match text.split_once('/') {
-        Some((owner, name)) if word(owner) && word(name) => format!(
-            "names on the Hugging Face Hub are not fetched yet: download {text} and give the folder"
+    const GIVE: &str = "give a folder that holds config.json and safetensors weights";
+    // What starts like a path is meant as one.
+    match path.to_string_lossy().starts_with(['.', '/', '~']) {
+        true => format!("{GIVE}, or a GGUF file"),
+        false => format!(
+            "{GIVE}, a GGUF file, or OWNER/NAME of a model that was downloaded from the Hugging Face Hub"
         ),
-        _ => "give a folder that holds config.json and safetensors weights, or a GGUF file".into(),
     }
 }
 

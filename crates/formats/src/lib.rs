@@ -16,6 +16,7 @@ pub mod detok;
 pub mod dtype;
 pub mod gguf;
 pub mod hf;
+pub mod hub;
 mod model_files;
 mod replace;
 pub mod safetensors;
@@ -30,6 +31,7 @@ pub use dtype::StoredType;
 pub use error::{Error, HeaderProblem, IndexProblem, Result};
 pub use gguf::{GgufFile, GgufWriter, MetadataView};
 pub use hf::{GenerationDefaults, HfDir, resolve_model_dir};
+pub use hub::HubName;
 pub use model_files::{Description, ModelFiles, open_tokenizer};
 pub use safetensors::{TensorToWrite, open_dir, open_file, write_safetensors};
 pub use tensors::{

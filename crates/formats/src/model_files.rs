@@ -8,6 +8,7 @@ use crate::config::ConfigView;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata};
 use crate::hf::{GenerationDefaults, HfDir, is_gguf, resolve_model_dir};
+use crate::hub::{self, HubName};
 use crate::tensors::TensorStore;
 use crate::tokenizer::Tokenizer;
 
@@ -32,10 +33,15 @@ pub struct ModelFiles {
 
 impl ModelFiles {
     /// Opens a model: a folder in Hugging Face's form (or a file in it), or a file whose name ends
-    /// in `.gguf`; of one in parts, any part will do.
+    /// in `.gguf`; of one in parts, any part will do. What is no such path may be a [`HubName`],
+    /// which is looked for in [`hub::caches`].
     ///
-    /// Errors: those of [`HfDir::open`] and [`GgufFile::open`].
+    /// Errors: those of [`HfDir::open`], [`GgufFile::open`] and [`hub::find`].
     pub fn open(path: &Path) -> Result<Self> {
+        located(path, Self::open_path)
+    }
+
+    fn open_path(path: &Path) -> Result<Self> {
         if is_gguf_file(path) {
             let file = GgufFile::open(path)?;
             let generation = file.generation()?;
@@ -91,10 +97,23 @@ impl ModelFiles {
 
 /// The tokenizer of a model, given as for [`ModelFiles::open`]; nothing else of it is checked.
 pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
-    match is_gguf_file(path) {
+    located(path, |path| match is_gguf_file(path) {
         true => required(&GgufFile::open(path)?.metadata),
         false => Tokenizer::from_dir(&resolve_model_dir(path)?),
-    }
+    })
+}
+
+/// Opens a path, or what a name of the Hub stands for where there is no such path.
+fn located<T>(path: &Path, open: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let name = match path.exists() {
+        true => None,
+        false => path.to_str().and_then(HubName::parse),
+    };
+    let Some(name) = name else {
+        return open(path);
+    };
+    let found = hub::find(&name, &hub::caches())?;
+    open(&found).map_err(|error| hub::explain(&name, error))
 }
 
 /// A path that does not exist is left to the reader of folders, which says what is missing.

@@ -2,8 +2,10 @@
 
 use formats::ConfigView;
 
-use crate::decoder::ModelSpec;
 use crate::error::{ModelError, Result, clip};
+use crate::guard;
+use crate::sources::{PLAIN, Sources};
+use crate::spec::ModelSpec;
 
 /// One model family, registered with `inventory::submit!` in the file that reads it.
 #[derive(Debug)]
@@ -14,8 +16,70 @@ pub struct Family {
     pub architectures: &'static [&'static str],
     /// Configuration to specification.
     pub read: fn(&ConfigView<'_>) -> Result<ModelSpec>,
+    /// How its files hold what the graph names.
+    pub sources: Sources,
+    /// Fields that few families compute with, and this one does; others refuse them.
+    pub computes: &'static [&'static str],
+    /// Values of `quantization_config.quant_method` that it reads.
+    pub quantised: &'static [&'static str],
+    /// Set where its configurations describe models of several modalities, of which the text is
+    /// read.
+    pub text: Option<TextOf>,
     /// Source file, for the error about two families that claim one architecture.
     pub source: &'static str,
+}
+
+/// The part of a configuration that describes the text model.
+#[derive(Clone, Copy, Debug)]
+pub struct TextOf {
+    /// The object that holds it.
+    pub field: &'static str,
+    /// Its own `model_type`.
+    pub model_type: &'static str,
+    /// What `tie_word_embeddings` beside it means when absent; that one counts.
+    pub tied_embeddings: bool,
+    /// What is not read, in words.
+    pub left_out: &'static str,
+}
+
+impl Family {
+    /// A family whose files hold tensors as the graph wants them, or as any family may.
+    pub const fn new(
+        model_type: &'static str,
+        architectures: &'static [&'static str],
+        read: fn(&ConfigView<'_>) -> Result<ModelSpec>,
+        source: &'static str,
+    ) -> Self {
+        Family {
+            model_type,
+            architectures,
+            read,
+            sources: PLAIN,
+            computes: &[],
+            quantised: &[],
+            text: None,
+            source,
+        }
+    }
+
+    /// The specification that a configuration of this family describes.
+    pub(crate) fn spec(&self, config: &ConfigView<'_>) -> Result<ModelSpec> {
+        guard::refuse_common(config, self.computes, self.quantised)?;
+        let Some(text) = self.text else {
+            return (self.read)(config);
+        };
+        let inner = config.object(text.field)?;
+        if let Some(found) = inner.opt_str("model_type")?
+            && found != text.model_type
+        {
+            return Err(inner.invalid("model_type", text.model_type).into());
+        }
+        guard::refuse_common(&inner, self.computes, self.quantised)?;
+        let mut spec = (self.read)(&inner)?;
+        let tied = config.opt_bool("tie_word_embeddings")?;
+        spec.tied_embeddings = tied.unwrap_or(text.tied_embeddings);
+        Ok(spec)
+    }
 }
 
 inventory::collect!(Family);
@@ -112,12 +176,12 @@ mod tests {
     #[test]
     fn a_duplicate_is_an_error_that_names_both_files() {
         let first = families()[0];
-        let second: &'static Family = Box::leak(Box::new(Family {
-            model_type: "other",
-            architectures: first.architectures,
-            read: first.read,
-            source: "other.rs",
-        }));
+        let second: &'static Family = Box::leak(Box::new(Family::new(
+            "other",
+            first.architectures,
+            first.read,
+            "other.rs",
+        )));
         let config = json!({ "architectures": [first.architectures[0]] });
         let view = ConfigView::new(&config, Path::new("config.json")).unwrap();
         let error = find(&view, &[first, second]).unwrap_err().to_string();

@@ -7,12 +7,14 @@
 use formats::{MetadataView, Recipe, RowPattern, TensorStore};
 use graph::{Activation, ValueKind};
 
-use crate::decoder::{
-    EMBEDDING, FINAL_NORM, LM_HEAD, LayerSpec, MAX_HEAD_DIM, MAX_HEADS, ModelSpec,
-};
 use crate::error::{ModelError, Result, clip};
 use crate::model::{Model, build};
+use crate::read::inverse_root;
 use crate::rope::{DEFAULT_THETA, Rope, RopeScaling};
+use crate::spec::{
+    Attention, Dense, Ffn, LayerSpec, MAX_HEAD_DIM, MAX_HEADS, Mixer, ModelSpec, Norms, QkNorm,
+};
+use crate::wiring::{EMBEDDING, FINAL_NORM, LM_HEAD};
 
 /// One architecture of GGUF files, registered with `inventory::submit!` in its family's file.
 #[derive(Debug)]
@@ -140,7 +142,7 @@ pub(crate) fn load(
     };
     let keys = metadata.within(architecture.name);
     let spec = read_spec(&keys, architecture, tensors)?;
-    let head_dim = spec.head_dim;
+    let head_dim = spec.attentions().next().map_or(0, |a| a.head_dim);
     let model = build(
         metadata.file(),
         architecture.name,
@@ -201,21 +203,39 @@ fn read_spec(
             .into());
     }
     let has = |name: &str| tensors.contains(name);
+    let layer = LayerSpec {
+        mixer: Mixer::Attention(Attention {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: inverse_root(head_dim as f64),
+            window: None,
+            softcap: None,
+            rope: Some(0),
+            qkv_bias: has("blk.0.attn_q.bias"),
+            o_bias: has("blk.0.attn_output.bias"),
+            qk_norm: QkNorm::None,
+            sinks: false,
+            output_gate: false,
+        }),
+        ffn: Ffn::Dense(Dense {
+            intermediate: keys.usize("feed_forward_length")?,
+            bias: has("blk.0.ffn_down.bias"),
+        }),
+    };
     let mut spec = ModelSpec {
         vocab_size: read_vocab(keys, tensors)?,
         hidden_size,
-        intermediate_size: keys.usize("feed_forward_length")?,
-        heads,
-        kv_heads,
-        head_dim,
         context_length,
         rms_norm_eps: eps as f32,
+        norm_offset: 0.0,
         activation: Activation::Silu,
-        qkv_bias: has("blk.0.attn_q.bias"),
-        o_bias: has("blk.0.attn_output.bias"),
-        mlp_bias: has("blk.0.ffn_down.bias"),
-        qk_norm: false,
         tied_embeddings: !has(HEAD),
+        embedding_scale: 1.0,
+        residual_scale: 1.0,
+        logits_scale: 1.0,
+        logits_softcap: None,
+        norms: Norms::PRE,
         ropes: vec![read_rope(
             keys,
             architecture,
@@ -223,9 +243,9 @@ fn read_spec(
             head_dim,
             context_length,
         )?],
-        layers: vec![LayerSpec::default(); layers],
+        layers: vec![layer; layers],
     };
-    spec.set_windows(read_windows(keys, layers)?);
+    spec.set_windows(&read_windows(keys, layers)?);
     (architecture.adjust)(&mut spec);
     Ok(spec)
 }

@@ -16,6 +16,7 @@ pub(crate) enum Off {
     False,
     True,
     Number(f64),
+    Text(&'static str),
     Empty,
 }
 
@@ -204,11 +205,19 @@ pub(crate) const NO_WINDOW: &[Feature] = &[
     ),
 ];
 
-/// Refuses the features of [`COMMON`] and quantised checkpoints.
-pub(crate) fn refuse_common(config: &ConfigView<'_>) -> Result<()> {
+/// Refuses the features of [`COMMON`] that a family does not compute, and checkpoints quantised in
+/// a way that it does not read.
+pub(crate) fn refuse_common(
+    config: &ConfigView<'_>,
+    computes: &[&str],
+    quantised: &[&str],
+) -> Result<()> {
     for field in ["quantization_config", "compression_config"] {
         if let Some(value) = config.get(field) {
             let method = value.get("quant_method").and_then(|m| m.as_str());
+            if method.is_some_and(|m| quantised.contains(&m)) {
+                continue;
+            }
             return Err(ModelError::unsupported(
                 config,
                 format!("{field}.quant_method"),
@@ -217,11 +226,15 @@ pub(crate) fn refuse_common(config: &ConfigView<'_>) -> Result<()> {
             ));
         }
     }
-    refuse(config, COMMON)
+    let common = COMMON.iter().filter(|f| !computes.contains(&f.0));
+    refuse(config, common)
 }
 
 /// Refuses every feature of the list that is present and not off.
-pub(crate) fn refuse(config: &ConfigView<'_>, features: &[Feature]) -> Result<()> {
+pub(crate) fn refuse<'f>(
+    config: &ConfigView<'_>,
+    features: impl IntoIterator<Item = &'f Feature>,
+) -> Result<()> {
     for (field, off, reason) in features {
         let Some(value) = config.get(field) else {
             continue;
@@ -230,6 +243,7 @@ pub(crate) fn refuse(config: &ConfigView<'_>, features: &[Feature]) -> Result<()
             Off::False => value.as_bool() == Some(false),
             Off::True => value.as_bool() == Some(true),
             Off::Number(n) => value.as_f64() == Some(*n),
+            Off::Text(text) => value.as_str() == Some(*text),
             Off::Empty => {
                 value.as_array().is_some_and(|a| a.is_empty())
                     || value.as_object().is_some_and(|o| o.is_empty())

@@ -1,13 +1,17 @@
 //! A model as its configuration describes it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use formats::{ConfigView, Description, ModelFiles};
 use graph::Graph;
 
-use crate::decoder::{MAX_PARAMETERS, ModelSpec};
 use crate::error::{ModelError, Result};
-use crate::{family, gguf, guard};
+use crate::sources::{PLAIN, Sources};
+use crate::spec::{MAX_PARAMETERS, ModelSpec};
+use crate::{family, gguf};
+
+/// Context that [`Model::graph`] is built for, where the model's own is not shorter.
+pub const DEFAULT_CONTEXT: usize = 4096;
 
 /// A model read from its configuration; its weights are named, not loaded.
 #[derive(Clone, Debug)]
@@ -30,6 +34,28 @@ pub struct Model {
     pub parameters: u64,
     /// The rotary setting in words.
     pub rope: String,
+    /// Parts of the model that are not read, such as its vision tower, in words.
+    pub left_out: Option<&'static str>,
+    pub(crate) sources: Sources,
+    /// From Hugging Face names to those of the files.
+    rename: fn(&str) -> String,
+    /// Of the configuration.
+    path: PathBuf,
+}
+
+impl Model {
+    /// Whether [`graph_for`](Self::graph_for) another context is another graph.
+    pub fn depends_on_context(&self) -> bool {
+        self.spec.ropes.iter().any(|rope| rope.long.is_some())
+    }
+
+    /// The forward pass for sequences of up to `context` positions: [`graph`](Self::graph) with
+    /// other constants.
+    ///
+    /// Errors: none that building [`graph`](Self::graph) did not have.
+    pub fn graph_for(&self, context: usize) -> Result<Graph> {
+        wire(&self.spec, self.family, context, self.rename, &self.path)
+    }
 }
 
 /// Reads a Hugging Face `config.json`.
@@ -38,15 +64,17 @@ pub struct Model {
 /// each other; a feature that is not computed here. Each names the field and what it holds.
 pub fn load(config: &ConfigView<'_>) -> Result<Model> {
     let (family, architecture) = family::find(config, &family::families())?;
-    guard::refuse_common(config)?;
-    let spec = (family.read)(config)?;
-    build(
+    let spec = family.spec(config)?;
+    let mut model = build(
         config.file(),
         family.model_type,
         architecture,
         spec,
         |tensor| tensor.to_string(),
-    )
+    )?;
+    model.sources = family.sources;
+    model.left_out = family.text.map(|text| text.left_out);
+    Ok(model)
 }
 
 /// Reads the model that opened files describe, in either form, and checks that its tensors are
@@ -56,7 +84,11 @@ pub fn load(config: &ConfigView<'_>) -> Result<Model> {
 /// Errors: those of [`load`], and of [`Model::check_tensors`].
 pub fn read(files: &mut ModelFiles) -> Result<Model> {
     let model = match &files.description {
-        Description::Config { value, path } => load(&ConfigView::new(value, path)?)?,
+        Description::Config { value, path } => {
+            let model = load(&ConfigView::new(value, path)?)?;
+            model.define_tensors(&mut files.tensors)?;
+            model
+        }
         Description::Metadata(metadata) => {
             let (model, recipes) = gguf::load(&metadata.view(), &files.tensors)?;
             for (tensor, recipe) in recipes {
@@ -87,12 +119,8 @@ pub(crate) fn build(
             parameters,
             limit: MAX_PARAMETERS,
         })?;
-    let graph = spec
-        .graph_named(family, rename)
-        .map_err(|source| ModelError::Graph {
-            path: path.to_path_buf(),
-            source,
-        })?;
+    let context = DEFAULT_CONTEXT.min(spec.context_length);
+    let graph = wire(&spec, family, context, rename, path)?;
     let rope: Vec<_> = spec.ropes.iter().map(|r| r.to_string()).collect();
     Ok(Model {
         architecture,
@@ -103,7 +131,28 @@ pub(crate) fn build(
         hidden_size: spec.hidden_size,
         layers: spec.layers.len(),
         parameters,
-        rope: rope.join("; "),
+        rope: match rope.is_empty() {
+            true => "none".to_string(),
+            false => rope.join("; "),
+        },
+        left_out: None,
+        sources: PLAIN,
+        rename,
+        path: path.to_path_buf(),
         spec,
+    })
+}
+
+fn wire(
+    spec: &ModelSpec,
+    family: &str,
+    context: usize,
+    rename: fn(&str) -> String,
+    path: &Path,
+) -> Result<Graph> {
+    let graph = spec.graph_named(family, context, rename);
+    graph.map_err(|source| ModelError::Graph {
+        path: path.to_path_buf(),
+        source,
     })
 }

@@ -3,9 +3,9 @@
 use formats::{StoredType, TensorStore};
 use graph::{Dim, ValueKind};
 
-use crate::decoder::{EMBEDDING, LM_HEAD};
 use crate::error::{ModelError, Result};
 use crate::model::Model;
+use crate::wiring::{EMBEDDING, LM_HEAD};
 
 /// What a check of the files found besides errors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Which layers attend through a sliding window, from `layer_types` and its older spellings.
+//! What `layer_types` and its older spellings say of each layer: whether it slides over a window,
+//! or mixes positions in another way.
 
 use formats::ConfigView;
 use formats::config::MAX_DIM;
@@ -11,16 +12,34 @@ const DEFAULT_WINDOW: usize = 4096;
 /// What an absent `max_window_layers` means.
 const DEFAULT_MAX_WINDOW_LAYERS: usize = 28;
 
+/// Whether an attention layer slides. The second spelling of layers that do not is that of older
+/// configurations, and left out where the known ones are listed.
+const SLIDING: &[(&str, bool)] = &[
+    ("full_attention", false),
+    ("sliding_attention", true),
+    ("attention", false),
+];
+
 /// `sliding_window`: null for none, [`DEFAULT_WINDOW`] when absent.
 pub(crate) fn sliding_window(config: &ConfigView<'_>) -> Result<Option<usize>> {
+    sliding_window_or(config, DEFAULT_WINDOW)
+}
+
+/// `sliding_window`: null for none, `default` when absent.
+pub(crate) fn sliding_window_or(config: &ConfigView<'_>, default: usize) -> Result<Option<usize>> {
     if config.has("sliding_window") {
         return Ok(config.opt_usize("sliding_window")?);
     }
-    Ok((!is_null(config, "sliding_window")).then_some(DEFAULT_WINDOW))
+    Ok((!is_null(config, "sliding_window")).then_some(default))
 }
 
-/// Per layer, whether `layer_types` says that it slides; `None` when there is no such list.
-fn layer_types(config: &ConfigView<'_>, layers: usize) -> Result<Option<Vec<bool>>> {
+/// What `layer_types` says of each layer, in the words of `known`; `None` when there is no such
+/// list.
+pub(crate) fn layer_types<T: Copy>(
+    config: &ConfigView<'_>,
+    layers: usize,
+    known: &[(&str, T)],
+) -> Result<Option<Vec<T>>> {
     let Some(types) = config.opt_strs("layer_types")? else {
         return Ok(None);
     };
@@ -33,23 +52,20 @@ fn layer_types(config: &ConfigView<'_>, layers: usize) -> Result<Option<Vec<bool
             ),
         ));
     }
-    let slides = |(i, kind): (usize, &&str)| match *kind {
-        // The second spelling is that of older configurations.
-        "full_attention" | "attention" => Ok(false),
-        "sliding_attention" => Ok(true),
-        other => Err(ModelError::unsupported(
-            config,
-            format!("layer_types[{i}]"),
-            format!("\"{}\"", clip(other)),
-            "known: full_attention, sliding_attention",
-        )),
+    let read = |(i, kind): (usize, &&str)| match known.iter().find(|(name, _)| name == kind) {
+        Some((_, meaning)) => Ok(*meaning),
+        None => {
+            let names: Vec<_> = known.iter().take(2).map(|(name, _)| *name).collect();
+            Err(ModelError::unsupported(
+                config,
+                format!("layer_types[{i}]"),
+                format!("\"{}\"", clip(kind)),
+                format!("known: {}", names.join(", ")),
+            ))
+        }
     };
-    types
-        .iter()
-        .enumerate()
-        .map(slides)
-        .collect::<Result<_>>()
-        .map(Some)
+    let meanings: Result<_> = types.iter().enumerate().map(read).collect();
+    meanings.map(Some)
 }
 
 /// Windows of a family in which each layer may differ: `layer_types` where it is given, else the
@@ -62,22 +78,46 @@ pub(crate) fn per_layer(config: &ConfigView<'_>, layers: usize) -> Result<Vec<Op
     let first = config
         .opt_usize_in("max_window_layers", 0..=MAX_DIM)?
         .unwrap_or(DEFAULT_MAX_WINDOW_LAYERS);
-    match layer_types(config, layers)? {
+    match layer_types(config, layers, SLIDING)? {
         None => Ok((0..layers).map(|i| window.filter(|_| i >= first)).collect()),
-        Some(slides) => slides
-            .into_iter()
-            .enumerate()
-            .map(|(i, slides)| match (slides, window) {
-                (true, None) => Err(ModelError::inconsistent(
-                    config.file(),
-                    format!(
-                        "`layer_types[{i}]` is sliding_attention but there is no window; set `use_sliding_window` to true and `sliding_window` to its length"
-                    ),
-                )),
-                (slides, window) => Ok(window.filter(|_| slides)),
-            })
-            .collect(),
+        Some(slides) => with_window(
+            config,
+            slides,
+            window,
+            "set `use_sliding_window` to true and `sliding_window` to its length",
+        ),
     }
+}
+
+/// Windows of a family in which some layers slide: those that `layer_types` says, or without such a
+/// list those of which `slides` says so, given their numbers.
+pub(crate) fn alternating(
+    config: &ConfigView<'_>,
+    layers: usize,
+    window: Option<usize>,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<Option<usize>>> {
+    let types = match layer_types(config, layers, SLIDING)? {
+        Some(types) => types,
+        None => (0..layers).map(slides).collect(),
+    };
+    with_window(config, types, window, "set `sliding_window` to its length")
+}
+
+fn with_window(
+    config: &ConfigView<'_>,
+    slides: Vec<bool>,
+    window: Option<usize>,
+    advice: &str,
+) -> Result<Vec<Option<usize>>> {
+    let read = |(i, slides): (usize, bool)| match (slides, window) {
+        (true, None) => Err(ModelError::inconsistent(
+            config.file(),
+            format!("`layer_types[{i}]` is sliding_attention but there is no window; {advice}"),
+        )),
+        (slides, window) => Ok(window.filter(|_| slides)),
+    };
+    slides.into_iter().enumerate().map(read).collect()
 }
 
 /// Windows of a family in which all layers are alike; `layer_types` may only repeat that.
@@ -86,7 +126,7 @@ pub(crate) fn uniform(
     layers: usize,
     window: Option<usize>,
 ) -> Result<Vec<Option<usize>>> {
-    if let Some(slides) = layer_types(config, layers)?
+    if let Some(slides) = layer_types(config, layers, SLIDING)?
         && let Some(i) = slides.iter().position(|s| *s != window.is_some())
     {
         let kind = if slides[i] {

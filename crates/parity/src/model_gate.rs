@@ -2,6 +2,7 @@
 //! and of a backend against the oracle (ring 3), on the developer's machine or on
 //! the user's ([`verify`]).
 
+mod eval;
 mod fault;
 mod golden;
 mod ring1;
@@ -9,12 +10,13 @@ mod ring3;
 mod script;
 mod verify;
 
+pub use eval::{EvalOptions, Evaluation, evaluate};
 pub use fault::{Fault, break_composites, break_kernel};
 pub use golden::{Golden, GoldenPrompt};
 pub use ring1::{Feed, PromptReport, RING1_TOLERANCE, Ring1Report, ring1};
 pub use ring3::{
     Bounds, ORACLE, act_cost_bound, acts_key, compare, compare_traces, f32_acts,
-    first_unrepeatable, fit, load_candidate, load_on, load_oracle, matrix,
+    first_unrepeatable, fit, forgets, load_candidate, load_on, load_oracle, matrix,
 };
 pub use script::{
     Action, Player, RowId, Script, StepRows, Trace, play, pseudo_random_ids, text_ids,

@@ -10,7 +10,7 @@ use kernels as _;
 use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{
     Bounds, Fault, GateError, ORACLE, Script, Trace, VerifyOptions, act_cost_bound, acts_key,
-    break_composites, break_kernel, compare, compare_traces, f32_acts, first_unrepeatable,
+    break_composites, break_kernel, compare, compare_traces, f32_acts, first_unrepeatable, forgets,
     load_candidate, load_on, load_oracle, matrix, pseudo_random_ids, text_ids, verify,
 };
 use parity::stats::{Summary, Tally};
@@ -115,7 +115,7 @@ fn gate_act_cost(what: &str, candidate: &mut Runner, scripts: &[Script]) {
 #[test]
 fn cpu_simd_keeps_to_the_oracle_over_two_thousand_positions() {
     let ids = eval();
-    let mut scripts = matrix(&ids[..320], None);
+    let mut scripts = matrix(&ids[..320], false);
     // Contexts of their usual length, whole and in chunks.
     scripts.push(Script::whole(&[ids[320..820].to_vec()]));
     scripts.push(Script::chunked(&[ids[820..1200].to_vec()], &[128, 64, 7]));
@@ -192,7 +192,8 @@ fn random_scripts(opened: &Opened) -> Vec<Script> {
     });
     let window = windows.min();
     let n = window.map_or(120, |w| 3 * w + 60);
-    matrix(&pseudo_random_ids(opened.model.vocab_size, n, 3), window)
+    let ids = pseudo_random_ids(opened.model.vocab_size, n, 3);
+    matrix(&ids, forgets(&opened.graph))
 }
 
 /// Holds a backend, planned in each of the ways of `all`, to the oracle; what all
@@ -288,7 +289,7 @@ fn vulkan() -> Option<Arc<VulkanDevice>> {
 #[test]
 fn vulkan_keeps_to_the_oracle_without_validation_messages() {
     let Some(device) = vulkan() else { return };
-    let mut scripts = matrix(&eval()[1400..1440], None);
+    let mut scripts = matrix(&eval()[1400..1440], false);
     scripts.extend(short());
     let mut positions = 0;
     for fusion in [true, false] {

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Context when nobody asks for one: what the model allows, up to this.
-pub const DEFAULT_CONTEXT: usize = 4096;
+pub use models::DEFAULT_CONTEXT;
 
 /// Hears of bytes loaded and bytes in all.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
@@ -30,6 +30,9 @@ pub struct LoadOptions {
     /// Most tokens of one step.
     pub rows: usize,
     pub sequences: usize,
+    /// Recurrent states kept beside the last one, for draft tokens that may be
+    /// taken back.
+    pub drafts: usize,
     pub all_logits: bool,
     pub fusion: bool,
     pub kv: Option<String>,
@@ -47,6 +50,7 @@ impl LoadOptions {
             context: None,
             rows: limits.rows,
             sequences: limits.sequences,
+            drafts: limits.drafts,
             all_logits: limits.all_logits,
             fusion: true,
             kv: None,
@@ -103,6 +107,15 @@ impl Opened {
         options.context.unwrap_or(own)
     }
 
+    /// The graph for sequences of up to `context` tokens. Its values are those of
+    /// [`graph`](Self::graph), some constants apart.
+    fn graph_for(&self, context: usize) -> Result<Arc<Graph>, RuntimeError> {
+        match self.model.depends_on_context() {
+            true => Ok(Arc::new(self.model.graph_for(context)?)),
+            false => Ok(self.graph.clone()),
+        }
+    }
+
     /// Plans without opening a device.
     pub fn plan(
         &self,
@@ -125,6 +138,7 @@ impl Opened {
                 rows: options.rows.min(context).max(options.sequences),
                 sequences: options.sequences,
                 all_logits: options.all_logits,
+                drafts: options.drafts,
                 ..Limits::default()
             },
             tuned,
@@ -132,7 +146,7 @@ impl Opened {
         };
         let device = Arc::new(device.clone());
         let program = planner::plan(
-            self.graph.clone(),
+            self.graph_for(context)?,
             &self.schemes,
             registry,
             device,

@@ -195,6 +195,19 @@ impl Runner {
         self.sequences.truncate(id, len)
     }
 
+    /// The recurrent state of a sequence, f32 in the order of the plan's views;
+    /// `None` for a model without, or before the first token.
+    pub fn recurrent_state(&self, id: SeqId) -> Result<Option<Vec<u8>>, RuntimeError> {
+        let (Some(pool), Some(kept)) = (&self.states, self.sequences.states(id)?.last()) else {
+            return Ok(None);
+        };
+        let bytes = self.program.cache.states.slot_bytes;
+        let mut out = vec![0; bytes as usize];
+        self.device
+            .download(pool, u64::from(kept.slot) * bytes, &mut out)?;
+        Ok(Some(out))
+    }
+
     pub fn vocab(&self) -> usize {
         let logits = self.output(Want::Logits).0;
         self.program.graph.value(logits).shape.last().unwrap_or(0)

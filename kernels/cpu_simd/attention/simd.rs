@@ -1,7 +1,7 @@
 //! attention / f32, f16, bf16 caches / simd (cpu_simd)
 //! op:        o[r, h] = Σ_p softmax_p(scale·q[r, h]·k[p, h/g]) · v[p, h/g] over the
 //!            positions that row r sees: p ≤ its own and, with a window, p > its
-//!            own − window
+//!            own − window; soft-capped scores and sinks where the spec has them
 //! shapes:    q, o [T, heads, head_dim]; cache in pages, see `CacheView`; g = heads/kv_heads
 //! dtypes:    f32; keys and values are decoded from the cache's scheme
 //! partition: spans of many rows: tiles of 32 queries of one kv head. Others: (row,
@@ -66,6 +66,7 @@ struct Sizes {
     dim: usize,
     group: usize,
     window: Option<usize>,
+    softcap: Option<f32>,
     scale: f32,
     chunk: usize,
     chunks: usize,
@@ -100,6 +101,7 @@ fn sizes(p: &Problem) -> std::result::Result<Sizes, String> {
         dim,
         group: heads / view.kv_heads,
         window: spec.window,
+        softcap: spec.softcap,
         scale: spec.scale,
         chunk,
         chunks,
@@ -134,6 +136,10 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let (cache, _) = step.operand(0, 1)?;
     let elem = Elem::of(cache.scheme);
     let len = scratch_len(p, &z, step.threads());
+    let sinks = match step.has(0, 2) {
+        true => Some(step.vector(0, 2)?),
+        false => None,
+    };
     let body = Attend {
         q: step.activation(0, 0)?,
         out: step.output(0)?,
@@ -141,6 +147,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         elem: elem.ok_or_else(|| step.refuse(format!("no codec for {}", cache.scheme)))?,
         scale: z.scale,
         window: z.window,
+        softcap: z.softcap,
+        sinks,
         heads: z.heads,
         dim: z.dim,
         from: step.rows_of(0),
@@ -157,6 +165,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 const fn kernel(quant: &'static [&'static str]) -> SimdKernel {
     SimdKernel::new(&Pattern::ATTENTION, quant, "simd", 2e-5, record)
         .with_fits(fits)
+        .with_every_attribute()
         .with_workspace(workspace)
 }
 

@@ -9,7 +9,7 @@
 //! bits do not depend on its neighbours.
 
 use super::elem::Elem;
-use super::math::exp;
+use super::math::{exp, softcap};
 use super::plumbing::{Cache, Meta, Rows};
 use super::simd::{LANES, Simd};
 use hal::cpu::{CpuSlice, TaskCtx};
@@ -33,6 +33,9 @@ pub struct Attend {
     pub elem: Elem,
     pub scale: f32,
     pub window: Option<usize>,
+    pub softcap: Option<f32>,
+    /// One score for each head, without a value.
+    pub sinks: Option<CpuSlice<f32>>,
     pub heads: usize,
     pub dim: usize,
     pub from: RowsFrom,
@@ -82,6 +85,14 @@ pub fn slot_len(dim: usize, group: usize) -> usize {
 }
 
 impl Attend {
+    /// The sink of a query head, or a score that adds nothing.
+    #[inline(always)]
+    pub fn sink(&self, head: usize) -> f32 {
+        // SAFETY: a declared read of a vector with an element for each head.
+        self.sinks
+            .map_or(f32::NEG_INFINITY, |sinks| unsafe { sinks.get()[head] })
+    }
+
     pub fn kv_heads(&self) -> usize {
         self.cache.view.kv_heads
     }
@@ -317,6 +328,12 @@ impl Attend {
                 let mut shrink = [s.zero(); 2];
                 for v in 0..2 {
                     let column = scores.add(v * LANES);
+                    if let Some(cap) = self.softcap {
+                        for j in 0..n {
+                            let x = column.add(j * QUERIES);
+                            s.store(x, softcap(s, s.load(x), cap));
+                        }
+                    }
                     if start < clear_from || end > clear_to {
                         let at = s.load(at.as_ptr().add(v * LANES));
                         let from = s.load(from.as_ptr().add(v * LANES));
@@ -353,8 +370,21 @@ impl Attend {
         }
         // SAFETY: as for the queries above; outputs are this thread's own.
         unsafe {
+            let mut sinks = [f32::NEG_INFINITY; QUERIES];
+            if self.sinks.is_some() {
+                for (lane, sink) in sinks.iter_mut().enumerate().take(count) {
+                    *sink = self.sink(head * group + query(lane).1);
+                }
+            }
             for (v, sum) in sum.into_iter().enumerate() {
-                let scale = s.div(s.splat(1.0), sum);
+                let mut scale = s.div(s.splat(1.0), sum);
+                if self.sinks.is_some() {
+                    let sink = s.load(sinks.as_ptr().add(v * LANES));
+                    let top = s.max(sink, max[v]);
+                    let own = exp(s, s.sub(max[v], top));
+                    let all = s.fma(sum, own, exp(s, s.sub(sink, top)));
+                    scale = s.div(own, all);
+                }
                 for d in 0..dim {
                     let x = outputs.add(d * QUERIES + v * LANES);
                     s.store(x, s.mul(s.load(x), scale));

@@ -3,7 +3,7 @@
 //! fixed positions, whose results are joined after a barrier.
 
 use super::attend::{Attend, NOTHING, pad_dim};
-use super::math::exp;
+use super::math::{exp, softcap};
 use super::simd::{LANES, Simd};
 use hal::cpu::TaskCtx;
 use registry::StepView;
@@ -38,10 +38,16 @@ impl Block {
     /// # Safety
     /// The arrays hold `group` queries of `pad` elements; n ≤ KEYS.
     #[inline(always)]
-    unsafe fn soften<S: Simd>(&self, s: S, group: usize, pad: usize, n: usize) {
+    unsafe fn soften<S: Simd>(&self, s: S, group: usize, pad: usize, n: usize, cap: Option<f32>) {
         for h in 0..group {
-            // SAFETY: as the caller promises.
+            // SAFETY: as the caller promises; scores beyond n are in the scratch.
             unsafe {
+                if let Some(cap) = cap {
+                    for i in (0..n).step_by(LANES) {
+                        let x = self.scores.add(h * KEYS + i);
+                        s.store(x, softcap(s, s.load(x), cap));
+                    }
+                }
                 let (scores, stats) = (self.scores.add(h * KEYS), self.stats.add(2 * h));
                 let shrink = s.splat(soften(s, scores, n, stats));
                 for d in (0..pad).step_by(LANES) {
@@ -122,7 +128,11 @@ impl Attend {
                 let query = head * group + h;
                 if parts == 1 {
                     let y = self.out.at(row).add(query * dim);
-                    let scale = s.splat(1.0 / sum);
+                    let sink = self.sink(query);
+                    let top = max.max(sink);
+                    let own = exp_scalar(s, max - top);
+                    let all = sum * own + exp_scalar(s, sink - top);
+                    let scale = s.splat(own / all);
                     for d in (0..dim).step_by(LANES) {
                         s.store_n(y.add(d), s.mul(s.load(out.add(d)), scale), dim - d);
                     }
@@ -172,7 +182,7 @@ impl Attend {
                         at.scores.add(h * KEYS),
                     );
                 }
-                at.soften(s, group, pad, n);
+                at.soften(s, group, pad, n, self.softcap);
                 for h in 0..group {
                     let (weights, out) = (at.scores.add(h * KEYS), at.outputs.add(h * pad));
                     weigh(s, weights, values, pad, n, out);
@@ -234,7 +244,7 @@ impl Attend {
                         }
                     }
                 }
-                at.soften(s, group, dim, n);
+                at.soften(s, group, dim, n, self.softcap);
                 for h in (0..group).step_by(4) {
                     let mut d = 0;
                     while d < dim {
@@ -343,11 +353,12 @@ impl Attend {
             unsafe {
                 let stride = part_len(dim);
                 let first = self.part_at(ctx.threads, row, head, 0).cast_const();
-                let mut max = NOTHING;
+                let sink = self.sink(head);
+                let mut max = NOTHING.max(sink);
                 for i in 0..parts {
                     max = max.max(*first.add(i * stride));
                 }
-                let mut sum = 0.0;
+                let mut sum = exp_scalar(s, sink - max);
                 for i in 0..parts {
                     let part = first.add(i * stride);
                     sum += exp_scalar(s, *part - max) * *part.add(1);

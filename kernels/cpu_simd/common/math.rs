@@ -37,6 +37,35 @@ pub fn silu<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(x, s.add(s.splat(1.0), e))
 }
 
+/// σ(x)
+#[inline(always)]
+pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+    let e = exp(s, s.sub(s.zero(), x));
+    s.div(s.splat(1.0), s.add(s.splat(1.0), e))
+}
+
+/// tanh(x): by its series below 0.35, where the difference of exponentials would
+/// cancel, else 1 − 2/(e^2x + 1).
+#[inline(always)]
+pub fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(1.0);
+    let e = exp(s, s.add(x, x));
+    let far = s.sub(one, s.div(s.splat(2.0), s.add(e, one)));
+    let square = s.mul(x, x);
+    let mut p = s.splat(-1_382.0 / 155_925.0);
+    for c in [62.0 / 2_835.0, -17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0] {
+        p = s.fma(p, square, s.splat(c));
+    }
+    let near = s.fma(s.mul(p, square), x, x);
+    s.select_le(square, s.splat(0.35 * 0.35), near, far)
+}
+
+/// cap·tanh(x/cap)
+#[inline(always)]
+pub fn softcap<S: Simd>(s: S, x: S::V, cap: f32) -> S::V {
+    s.mul(tanh(s, s.mul(x, s.splat(1.0 / cap))), s.splat(cap))
+}
+
 /// 1/√(mean(x²) + eps) of `len` elements.
 ///
 /// # Safety
@@ -118,6 +147,14 @@ mod tests {
         }
         assert!(s.to_array(exp(s, s.splat(f32::NAN)))[0].is_nan());
         assert_eq!(s.to_array(exp(s, s.splat(1e30)))[0], f32::INFINITY);
+        let mut x = -20.0f32;
+        while x < 20.0 {
+            let got = f64::from(s.to_array(tanh(s, s.splat(x)))[5]);
+            let want = f64::from(x).tanh();
+            let error = (got - want).abs() / want.abs().max(1e-30);
+            assert!(error < 4.0 * f64::from(f32::EPSILON), "tanh({x}) = {got}");
+            x += 0.00173;
+        }
         let y = s.to_array(silu(s, s.splat(-200.0)))[0];
         assert!(y == 0.0 && s.to_array(silu(s, s.splat(90.0)))[0] == 90.0);
     }

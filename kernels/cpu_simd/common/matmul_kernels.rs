@@ -26,6 +26,7 @@ pub const fn packed(
         _ => (matmul_f32::record_bf16, &[N16K2]),
     };
     SimdKernel {
+        every_attribute: false,
         spec: KernelSpec {
             backend: BACKEND,
             pattern,
@@ -59,6 +60,7 @@ const fn bf16(
 ) -> SimdKernel {
     let normed = matches!(pattern.ops[0].kind, graph::OpKind::RmsNorm);
     SimdKernel {
+        every_attribute: false,
         spec: KernelSpec {
             backend: BACKEND,
             pattern,

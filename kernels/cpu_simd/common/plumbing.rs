@@ -9,7 +9,7 @@ use hal::cpu::{CpuRecorder, CpuSlice, TaskCtx};
 use hal::{Device, HalError, Recorder};
 use registry::{
     Act, Binds, CacheView, Kernel, KernelError, KernelSpec, Operand, Pattern, Prepared, Problem,
-    RowsFrom, StepLayout, StepView, TensorRef,
+    RowsFrom, StateView, StepLayout, StepView, TensorRef,
 };
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct SimdKernel {
     /// Bytes of scratch.
     pub workspace: fn(&Problem) -> u64,
     pub record: fn(&mut Step<'_>) -> Result<()>,
+    /// Whether `fits` knows the attributes that most kernels do not.
+    pub every_attribute: bool,
 }
 
 impl SimdKernel {
@@ -49,7 +51,14 @@ impl SimdKernel {
             fits: |_| Ok(()),
             workspace: |_| 0,
             record,
+            every_attribute: false,
         }
+    }
+
+    /// Takes what [`Problem::common_attributes`] refuses.
+    pub const fn with_every_attribute(mut self) -> Self {
+        self.every_attribute = true;
+        self
     }
 
     pub const fn with_fits(mut self, fits: fn(&Problem) -> Fits) -> Self {
@@ -79,7 +88,9 @@ impl Kernel for SimdKernel {
     }
 
     fn fits(&self, problem: &Problem) -> Fits {
-        problem.common_attributes()?;
+        if !self.every_attribute {
+            problem.common_attributes()?;
+        }
         (self.fits)(problem)
     }
 
@@ -207,6 +218,28 @@ impl<'a> Step<'a> {
         Ok(Cache { data, view })
     }
 
+    /// Input `i` of op `op`, rows of u32.
+    pub fn ids(&mut self, op: usize, i: usize) -> Result<Rows<u32>> {
+        let (o, t) = self.operand(op, i)?;
+        self.rows(o, t)
+    }
+
+    /// Input `i` of op `op`, a recurrent state.
+    pub fn state(&mut self, op: usize, i: usize) -> Result<State> {
+        let (o, t) = self.operand(op, i)?;
+        let view = o
+            .state
+            .ok_or_else(|| self.refuse(format!("input {i} of op {op} is not a state")))?;
+        let len = t.bytes as usize / 4;
+        let data = self.recorder.slice(&t.buffer, t.offset, len)?;
+        Ok(State { data, view })
+    }
+
+    /// Whether op `op` has an input `i`.
+    pub fn has(&self, op: usize, i: usize) -> bool {
+        self.problem.input(op, i).is_some()
+    }
+
     /// Output `i`.
     pub fn output<T: Copy + 'static>(&mut self, i: usize) -> Result<Rows<T>> {
         self.rows(&self.problem.outputs[i], &self.binds.outputs[i])
@@ -308,6 +341,25 @@ impl Cache {
     #[inline(always)]
     pub fn address(&self, bytes: usize) -> *mut u8 {
         self.data.as_ptr().wrapping_add(bytes)
+    }
+}
+
+/// A layer's recurrent state in the slots of the pool.
+#[derive(Clone, Copy)]
+pub struct State {
+    data: CpuSlice<f32>,
+    pub view: StateView,
+}
+
+impl State {
+    /// Address of a slot's state, all of it in the pool.
+    #[inline(always)]
+    pub fn at(&self, slot: usize) -> *mut f32 {
+        let first = self.view.at(slot);
+        // A wrong slot would be a defect of the runtime; stop before memory is
+        // touched.
+        assert!(first + self.view.len <= self.data.len());
+        self.data.as_ptr().wrapping_add(first)
     }
 }
 

@@ -41,6 +41,36 @@ pub unsafe fn rope_head<S: Simd>(
     }
 }
 
+/// Rotates neighbours: elements 2i and 2i + 1 by angle i. `x` may not be `y`.
+///
+/// # Safety
+/// `x`, `y` and `table` are `rotary` elements.
+#[inline(always)]
+pub unsafe fn rope_pairs(x: *const f32, table: *const f32, rotary: usize, y: *mut f32) {
+    let half = rotary / 2;
+    for i in 0..half {
+        // SAFETY: 2i + 1 < rotary.
+        unsafe {
+            let (cos, sin) = (*table.add(i), *table.add(half + i));
+            let (a, b) = (*x.add(2 * i), *x.add(2 * i + 1));
+            *y.add(2 * i) = a * cos - b * sin;
+            *y.add(2 * i + 1) = b * cos + a * sin;
+        }
+    }
+}
+
+/// Copies `len` elements.
+///
+/// # Safety
+/// `x` and `y` are `len` elements.
+#[inline(always)]
+pub unsafe fn copy<S: Simd>(s: S, x: *const f32, y: *mut f32, len: usize) {
+    for i in (0..len).step_by(LANES) {
+        // SAFETY: `len − i` elements are left.
+        unsafe { s.store_n(y.add(i), s.load_n(x.add(i), len - i), len - i) }
+    }
+}
+
 /// As [`rope_head`], of the normalised head.
 ///
 /// # Safety

@@ -1,6 +1,7 @@
 //! rope / f32 / simd (cpu_simd)
-//! op:        y[i] = x[i]·cos[i] − x[i+half]·sin[i], y[i+half] = x[i+half]·cos[i] + x[i]·sin[i],
-//!            half = rotary_dim/2; elements from rotary_dim on are copied
+//! op:        y[a] = x[a]·cos[i] − x[b]·sin[i], y[b] = x[b]·cos[i] + x[a]·sin[i] for the
+//!            pairs (first+i, first+i+rotary_dim/2) or, interleaved, (first+2i, first+2i+1);
+//!            other elements are copied
 //! shapes:    x, y [T, heads, head_dim]; table [T, rotary_dim] (cosines, then sines)
 //! dtypes:    f32
 //! partition: threads share (row, head)
@@ -8,9 +9,9 @@
 //! parity:    1e-6
 
 use crate::common::plumbing::{Meta, Result, Rows, SimdKernel, Step, real_rows};
-use crate::common::rope::rope_head;
+use crate::common::rope::{copy, rope_head, rope_pairs};
 use crate::common::simd::{Body, Simd};
-use graph::Op;
+use graph::{Op, RopeSpec};
 use hal::cpu::TaskCtx;
 use registry::{Pattern, RowsFrom};
 
@@ -19,7 +20,7 @@ struct Rope {
     table: Rows<f32>,
     y: Rows<f32>,
     dim: usize,
-    rotary: usize,
+    spec: RopeSpec,
     from: RowsFrom,
     meta: Meta,
 }
@@ -31,16 +32,20 @@ impl Body for Rope {
         let heads = self.y.len / self.dim;
         for unit in ctx.share(rows * heads) {
             let (row, at) = (unit / heads, unit % heads * self.dim);
-            // SAFETY: a head inside its row; this thread's own output.
+            // SAFETY: a head inside its row; this thread's own output. The rotated
+            // elements lie inside the head.
             unsafe {
-                rope_head(
-                    s,
-                    self.x.at(row).add(at),
-                    self.table.at(row),
-                    self.rotary,
-                    self.dim,
-                    self.y.at(row).add(at),
-                );
+                let (x, y) = (self.x.at(row).add(at), self.y.at(row).add(at));
+                let (first, table) = (self.spec.first, self.table.at(row));
+                if self.spec.interleaved {
+                    copy(s, x, y, self.dim);
+                    rope_pairs(x.add(first), table, self.spec.rotary_dim, y.add(first));
+                } else {
+                    copy(s, x, y, first);
+                    let rest = self.dim - first;
+                    let (x, y) = (x.add(first), y.add(first));
+                    rope_head(s, x, table, self.spec.rotary_dim, rest, y);
+                }
             }
         }
     }
@@ -56,12 +61,13 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         table: step.activation(0, 1)?,
         y: step.output(0)?,
         dim,
-        rotary: spec.rotary_dim,
+        spec,
         from: step.rows_of(0),
         meta: step.meta()?,
     };
     step.body(body)
 }
 
-static F32: SimdKernel = SimdKernel::new(&Pattern::ROPE, &["f32"], "simd", 1e-6, record);
+static F32: SimdKernel =
+    SimdKernel::new(&Pattern::ROPE, &["f32"], "simd", 1e-6, record).with_every_attribute();
 registry::register!(F32);

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct ChatArgs {
-    /// Model folder or GGUF file; the model must have a chat template
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Model folder, GGUF file, or OWNER/NAME in the Hugging Face cache; the model must have a chat template
+    #[arg(short, long, value_name = "MODEL")]
     pub model: PathBuf,
 
     /// System message

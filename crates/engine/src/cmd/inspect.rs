@@ -14,8 +14,8 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Model folder or GGUF file
-    #[arg(value_name = "FOLDER")]
+    /// Model folder, GGUF file, or OWNER/NAME in the Hugging Face cache
+    #[arg(value_name = "MODEL")]
     pub model: PathBuf,
 
     /// Print JSON

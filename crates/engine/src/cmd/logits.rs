@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args, Debug)]
 pub struct LogitsArgs {
-    /// Model folder or GGUF file; a tokenizer is not needed
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Model folder, GGUF file, or OWNER/NAME in the Hugging Face cache; a tokenizer is not needed
+    #[arg(short, long, value_name = "MODEL")]
     pub model: PathBuf,
 
     /// Token ids: 1,2,3 or @FILE with ids between commas or blanks

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod demo;
 pub mod doctor;
+pub mod eval;
 pub mod inspect;
 pub mod kernels;
 pub mod logits;
@@ -39,6 +40,7 @@ pub fn dispatch(cli: Cli, start: Instant) -> anyhow::Result<Exit> {
         Some(Command::Inspect(args)) => inspect::inspect(&context, &args),
         Some(Command::Kernels(args)) => kernels::kernels(&context, &args),
         Some(Command::Plan(args)) => plan::plan(&context, &args),
+        Some(Command::Eval(args)) => eval::eval(&context, &args),
         Some(Command::Verify(args)) => verify::verify(&context, &args),
         Some(Command::Doctor(args)) => doctor::doctor(&context, &args),
     }

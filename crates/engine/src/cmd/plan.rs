@@ -13,8 +13,8 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct PlanArgs {
-    /// Model folder or GGUF file
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Model folder, GGUF file, or OWNER/NAME in the Hugging Face cache
+    #[arg(short, long, value_name = "MODEL")]
     pub model: PathBuf,
 
     /// Only the plan for a step of so many tokens [default: every bucket]

@@ -18,8 +18,8 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// Model folder (config.json, safetensors weights, tokenizer.json) or GGUF file
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Model folder (config.json, safetensors weights, tokenizer.json), GGUF file, or OWNER/NAME[@REVISION][:Q4_K_M] in the Hugging Face cache
+    #[arg(short, long, value_name = "MODEL")]
     pub model: PathBuf,
 
     #[command(flatten)]

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub struct TokenizeArgs {
-    /// Model folder or GGUF file; only its tokenizer is read
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Model folder, GGUF file, or OWNER/NAME in the Hugging Face cache; only its tokenizer is read
+    #[arg(short, long, value_name = "MODEL")]
     pub model: PathBuf,
 
     #[command(flatten)]

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Model folder or GGUF file [default: the demonstration model]
-    #[arg(short, long, value_name = "FOLDER")]
+    /// Model folder, GGUF file, or OWNER/NAME in the Hugging Face cache [default: the demonstration model]
+    #[arg(short, long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
 
     /// Only this ring: 2 is every kernel, 3 is the whole model

@@ -57,6 +57,9 @@ fn hint_for(dir: &Path) -> String {
         Some(other) if other.ends_with(".safetensors") => format!(
             "and no {INDEX}, but {other} is there; download the index, or rename a lone file to {SINGLE}"
         ),
+        Some(other) if other.ends_with(".gguf") => {
+            format!("and no {INDEX}, but {other} is there; give that file instead of the folder")
+        }
         Some(other) => format!(
             "and no {INDEX}, but {other} is there; only safetensors is read, convert or download it in that form"
         ),

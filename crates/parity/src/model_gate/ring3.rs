@@ -7,7 +7,7 @@
 use super::GateError;
 use super::script::{Player, RowId, Script, StepRows, Trace};
 use crate::stats::{Summary, Tally, compare_row};
-use graph::Op;
+use graph::{CacheKind, Graph};
 use hal::Device;
 use planner::{ActMap, Program};
 use registry::{Act, Registry, Tuned};
@@ -70,7 +70,7 @@ pub fn f32_acts(opened: &Opened) -> ActMap {
     let mut acts = ActMap::new();
     for bucket in planner::buckets(usize::MAX) {
         for (i, node) in opened.graph.nodes().iter().enumerate() {
-            if matches!(node.op, Op::Linear { .. }) {
+            if node.op.kind().multiplies() {
                 acts.insert((bucket.min, graph::NodeId(i as u32)), Act::F32);
             }
         }
@@ -214,9 +214,9 @@ pub fn compare_traces(oracle: &Trace, candidate: &Trace) -> Tally {
 /// every row bucket, alone and in ragged batches, cold and on prefixes that the
 /// cache holds.
 ///
-/// `ids` are cut into four streams of about a quarter each. `window` is the
-/// model's shortest attention window, if it has one.
-pub fn matrix(ids: &[u32], window: Option<usize>) -> Vec<Script> {
+/// `ids` are cut into four streams of about a quarter each. `forgets` says that
+/// sequences can be cut back by their last step only: see [`forgets`].
+pub fn matrix(ids: &[u32], forgets: bool) -> Vec<Script> {
     let n = ids.len();
     let at = |part: usize| part * n / 8;
     // Lengths that differ and are no multiples of a block.
@@ -228,10 +228,7 @@ pub fn matrix(ids: &[u32], window: Option<usize>) -> Vec<Script> {
     let first = &streams[0];
     // One step after the cut, so that a window still holds what the cut needs.
     let cut = first.len() / 2;
-    let turn = match window {
-        Some(_) => usize::MAX,
-        None => 5,
-    };
+    let turn = if forgets { usize::MAX } else { 5 };
     let other = streams.last().unwrap_or(first);
     vec![
         Script::whole(&streams),
@@ -241,6 +238,12 @@ pub fn matrix(ids: &[u32], window: Option<usize>) -> Vec<Script> {
         Script::batched(&streams, &[1, 3, 40, 33]),
         Script::prefix_hit(first, cut, other, turn),
     ]
+}
+
+/// Whether a model's sequences can be cut back by their last step only: windows
+/// free what they no longer see, and recurrent states are replaced.
+pub fn forgets(graph: &Graph) -> bool {
+    graph.caches().any(|(_, c)| c.kind != CacheKind::Full)
 }
 
 /// Whether a runner gives the same bits when a script runs again, and when every

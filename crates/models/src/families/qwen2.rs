@@ -3,48 +3,44 @@
 
 use formats::ConfigView;
 
-use crate::decoder::{Defaults, KvHeads, ModelSpec};
 use crate::error::Result;
 use crate::family::Family;
 use crate::gguf::GgufArchitecture;
+use crate::read::{Defaults, KvHeads};
+use crate::spec::ModelSpec;
 use crate::{guard, windows};
 
 inventory::submit! {
-    Family {
-        model_type: "qwen2",
-        architectures: &["Qwen2ForCausalLM"],
-        read,
-        source: file!(),
-    }
+    Family::new("qwen2", &["Qwen2ForCausalLM"], read, file!())
 }
 
 inventory::submit! {
     GgufArchitecture {
         name: "qwen2",
         qk_interleaved: false,
-        adjust: |spec| spec.qkv_bias = true,
+        adjust: |spec| spec.each_attention(|_, a| a.qkv_bias = true),
         source: file!(),
     }
 }
 
 /// What absent fields mean; derived families override.
-pub(crate) const DEFAULTS: Defaults = Defaults {
+pub(super) const DEFAULTS: Defaults = Defaults {
     kv_heads: KvHeads::Count(32),
-    head_dim: None,
     context_length: 32_768,
+    ..Defaults::LLAMA
 };
 
 fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {
     guard::refuse(config, guard::NO_QK_NORM)?;
     let mut spec = read_base(config, &DEFAULTS)?;
-    spec.qkv_bias = true;
+    spec.each_attention(|_, a| a.qkv_bias = true);
     Ok(spec)
 }
 
 /// What Qwen2 and the families derived from it share; `defaults` of a derived family override.
-pub(crate) fn read_base(config: &ConfigView<'_>, defaults: &Defaults) -> Result<ModelSpec> {
+pub(super) fn read_base(config: &ConfigView<'_>, defaults: &Defaults) -> Result<ModelSpec> {
     guard::refuse(config, guard::NO_MLP_BIAS)?;
     let mut spec = ModelSpec::read(config, defaults)?;
-    spec.set_windows(windows::per_layer(config, spec.layers.len())?);
+    spec.set_windows(&windows::per_layer(config, spec.layers.len())?);
     Ok(spec)
 }

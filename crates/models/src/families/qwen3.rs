@@ -2,26 +2,22 @@
 
 use formats::ConfigView;
 
-use crate::decoder::{Defaults, ModelSpec};
+use super::qwen2;
 use crate::error::Result;
 use crate::family::Family;
 use crate::gguf::GgufArchitecture;
-use crate::qwen2;
+use crate::read::Defaults;
+use crate::spec::{ModelSpec, QkNorm};
 
 inventory::submit! {
-    Family {
-        model_type: "qwen3",
-        architectures: &["Qwen3ForCausalLM"],
-        read,
-        source: file!(),
-    }
+    Family::new("qwen3", &["Qwen3ForCausalLM"], read, file!())
 }
 
 inventory::submit! {
     GgufArchitecture {
         name: "qwen3",
         qk_interleaved: false,
-        adjust: |spec| spec.qk_norm = true,
+        adjust: |spec| spec.each_attention(|_, a| a.qk_norm = QkNorm::Head),
         source: file!(),
     }
 }
@@ -32,9 +28,13 @@ fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {
         ..qwen2::DEFAULTS
     };
     let mut spec = qwen2::read_base(config, &defaults)?;
-    let attention_bias = config.opt_bool("attention_bias")?.unwrap_or(false);
-    spec.qkv_bias = attention_bias;
-    spec.o_bias = attention_bias;
-    spec.qk_norm = true;
+    set_attention(config, &mut spec)?;
     Ok(spec)
+}
+
+/// Biases and norms of attention, as in all families derived from Qwen3.
+pub(super) fn set_attention(config: &ConfigView<'_>, spec: &mut ModelSpec) -> Result<()> {
+    spec.set_attention_bias(config, false, true)?;
+    spec.each_attention(|_, a| a.qk_norm = QkNorm::Head);
+    Ok(())
 }

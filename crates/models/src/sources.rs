@@ -1,0 +1,359 @@
+//! From the tensors that a graph names to those that files hold.
+//!
+//! A graph wants plain matrices and vectors under one set of names. Checkpoints fuse projections,
+//! keep experts apart or stacked, transposed or not, and some call things otherwise. What a family
+//! has in another form than the graph wants it is made by recipes; nothing is copied.
+
+use formats::{Error as FormatError, Recipe, RecipeProblem, RowPattern, TensorStore};
+use graph::ValueKind;
+
+use crate::error::Result;
+use crate::model::Model;
+use crate::spec::{Attention, DeltaNet, Ffn, Latent, Mixer, ModelSpec, Moe};
+use crate::wiring::{EMBEDDING, LAYERS, LM_HEAD};
+
+/// The ways in which files may hold a weight, best first; none where it has its own name.
+pub type Sources = fn(&ModelSpec, &Weight<'_>) -> Vec<Recipe>;
+
+/// For families whose files hold nothing but what every family may: see [`common`].
+pub(crate) const PLAIN: Sources = |_, _| Vec::new();
+
+/// What a bare decoder's names start with.
+const MODEL: &str = "model.";
+/// What they start with in the files of a model of several modalities.
+const TEXT_PREFIXES: &[&str] = &["model.language_model.", "language_model.model."];
+const TEXT_HEAD: &str = "language_model.lm_head.weight";
+
+/// A weight that a graph names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weight<'a> {
+    /// Number of its layer; `None` for the weights outside the layers.
+    pub layer: Option<usize>,
+    /// Its name within the layer, or within the model.
+    pub part: &'a str,
+    /// What the files put before such names.
+    base: String,
+}
+
+impl<'a> Weight<'a> {
+    /// `prefix` is what the files write for `model.`.
+    fn parse(name: &'a str, prefix: &str) -> Self {
+        let layer = || {
+            let (layer, part) = name.strip_prefix(LAYERS)?.split_once('.')?;
+            Some((layer.parse().ok()?, part))
+        };
+        match (layer(), name.strip_prefix(MODEL)) {
+            (Some((layer, part)), _) => Weight {
+                layer: Some(layer),
+                part,
+                base: format!("{prefix}layers.{layer}."),
+            },
+            (None, Some(part)) => Weight {
+                layer: None,
+                part,
+                base: prefix.to_string(),
+            },
+            (None, None) => Weight {
+                layer: None,
+                part: name,
+                base: String::new(),
+            },
+        }
+    }
+
+    /// The stored tensor that lies where this weight does and is called `part`.
+    pub fn stored(&self, part: &str) -> Recipe {
+        Recipe::tensor(format!("{}{part}", self.base))
+    }
+
+    /// `part` without `before`, if it starts so, and without its `.weight` or `.bias`, which comes
+    /// second.
+    pub fn within(&self, before: &str) -> Option<(&'a str, &'a str)> {
+        let part = self.part.strip_prefix(before)?;
+        let at = part.rfind('.')?;
+        Some((&part[..at], &part[at..]))
+    }
+}
+
+impl Model {
+    /// Makes the tensors that the graph names and that `store` holds in another form.
+    ///
+    /// Errors: tensors that are there and do not fit. Those that are not are for
+    /// [`check_tensors`](Self::check_tensors) to report, unless they are parts of what must be
+    /// made.
+    pub fn define_tensors(&self, store: &mut TensorStore) -> Result<()> {
+        let prefix = prefix(store);
+        for (_, value) in self.graph.weights() {
+            let ValueKind::Weight { tensor, .. } = &value.kind else {
+                continue;
+            };
+            if store.contains(tensor) {
+                continue;
+            }
+            let weight = Weight::parse(tensor, prefix);
+            let mut recipes = (self.sources)(&self.spec, &weight);
+            if recipes.is_empty() {
+                recipes = common(&self.spec, &weight);
+            }
+            if recipes.is_empty() && prefix != MODEL {
+                recipes.push(match tensor.as_str() {
+                    LM_HEAD => Recipe::tensor(TEXT_HEAD),
+                    _ => weight.stored(weight.part),
+                });
+            }
+            define(store, tensor, &recipes)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the names of the decoder's tensors start with in `store`.
+fn prefix(store: &TensorStore) -> &'static str {
+    let bare = EMBEDDING.strip_prefix(MODEL).unwrap_or(EMBEDDING);
+    let holds = |prefix: &&&str| store.contains(&format!("{prefix}{bare}"));
+    match store.contains(EMBEDDING) {
+        true => MODEL,
+        false => TEXT_PREFIXES.iter().find(holds).copied().unwrap_or(MODEL),
+    }
+}
+
+/// Makes `name` by the first recipe whose tensors are all there.
+fn define(store: &mut TensorStore, name: &str, recipes: &[Recipe]) -> Result<()> {
+    let mut first = None;
+    for recipe in recipes {
+        match store.define(name, recipe) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                let missing = matches!(
+                    &error,
+                    FormatError::Recipe {
+                        problem: RecipeProblem::Missing(_),
+                        ..
+                    }
+                );
+                if !missing {
+                    return Err(error.into());
+                }
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Rows `from..from + len` of every `period`.
+fn block(of: Recipe, period: usize, from: usize, len: usize) -> Recipe {
+    of.rows(RowPattern::blocks(period, from..from + len))
+}
+
+/// Rows `from..from + len`.
+pub(crate) fn range(of: Recipe, from: usize, len: usize) -> Recipe {
+    of.rows(RowPattern::range(from..from + len))
+}
+
+/// What files of any family may hold in these forms only.
+fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some(layer) = weight.layer.and_then(|i| spec.layers.get(i)) else {
+        return Vec::new();
+    };
+    let mixer = match &layer.mixer {
+        Mixer::Attention(a) => gated_query(a, weight),
+        Mixer::Latent(l) => latent(l, weight),
+        Mixer::Delta(d) => delta_net(d, weight),
+        Mixer::Conv(c) => short_conv(spec.hidden_size, c.kernel, weight),
+    };
+    match (&layer.ffn, mixer.is_empty()) {
+        (Ffn::Moe(m), true) => experts(spec.hidden_size, m, weight),
+        _ => mixer,
+    }
+}
+
+/// Queries and their gate are one projection, by turns for each head.
+fn gated_query(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
+    let dim = a.head_dim;
+    let Some((name, kind)) = weight.within("self_attn.q_proj.") else {
+        return Vec::new();
+    };
+    let from = match name {
+        "query" => 0,
+        "gate" => dim,
+        _ => return Vec::new(),
+    };
+    let fused = weight.stored(&format!("self_attn.q_proj{kind}"));
+    vec![block(fused, 2 * dim, from, dim)]
+}
+
+fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("self_attn.") else {
+        return Vec::new();
+    };
+    let Some((fused, name)) = name.split_once('.') else {
+        return Vec::new();
+    };
+    let whole = weight.stored(&format!("self_attn.{fused}{kind}"));
+    let (heads, nope, rope, value) = (l.heads, l.nope_dim, l.rope_dim, l.value_dim);
+    let made = match (fused, name) {
+        ("q_proj" | "q_b_proj", "nope") => block(whole, nope + rope, 0, nope),
+        ("q_proj" | "q_b_proj", "rope") => block(whole, nope + rope, nope, rope),
+        ("kv_a_proj_with_mqa", "latent") => range(whole, 0, l.kv_rank),
+        ("kv_a_proj_with_mqa", "rope") => range(whole, l.kv_rank, rope),
+        ("kv_b_proj", "value") => block(whole, nope + value, nope, value),
+        ("kv_b_proj", "key") => block(whole, nope + value, 0, nope)
+            .reshape(&[heads, nope, l.kv_rank])
+            .transpose()
+            .reshape(&[heads * l.kv_rank, nope]),
+        _ => return Vec::new(),
+    };
+    vec![made]
+}
+
+fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("linear_attn.") else {
+        return Vec::new();
+    };
+    let Some((fused, name)) = name.split_once('.') else {
+        return Vec::new();
+    };
+    let (keys, values) = (d.key_width(), d.value_width());
+    // The order of q, k and v in what they share.
+    let shared = match name {
+        "q" => Some((0, keys)),
+        "k" => Some((keys, keys)),
+        "v" => Some((2 * keys, values)),
+        _ => None,
+    };
+    let stored = |name: &str| weight.stored(&format!("linear_attn.{name}{kind}"));
+    if fused == "conv1d" {
+        let Some((from, len)) = shared else {
+            return Vec::new();
+        };
+        let taps = range(stored("conv1d"), from, len);
+        return vec![taps.reshape(&[len * d.kernel])];
+    }
+    // Qwen3-Next fuses per key head, with its share of the value heads.
+    let each = d.value_heads / d.key_heads.max(1);
+    let (key, value) = (d.key_dim, each * d.value_dim);
+    let by_head = |from, len| {
+        let fused = stored("in_proj_qkvz");
+        block(fused, 2 * key + 2 * value, from, len)
+    };
+    let by_heads = |from| block(stored("in_proj_ba"), 2 * each, from, each);
+    let (own, fused) = match name {
+        "q" => (None, by_head(0, key)),
+        "k" => (None, by_head(key, key)),
+        "v" => (None, by_head(2 * key, value)),
+        "z" => (Some("in_proj_z"), by_head(2 * key + value, value)),
+        "b" => (Some("in_proj_b"), by_heads(0)),
+        "a" => (Some("in_proj_a"), by_heads(each)),
+        _ => return Vec::new(),
+    };
+    let apart = match (shared, own) {
+        (Some((from, len)), _) => range(stored("in_proj_qkv"), from, len),
+        (None, own) => stored(own.unwrap_or(name)),
+    };
+    vec![apart, fused]
+}
+
+fn short_conv(hidden: usize, kernel: usize, weight: &Weight<'_>) -> Vec<Recipe> {
+    match weight.within("conv.") {
+        Some(("conv.taps", _)) => {
+            vec![
+                weight
+                    .stored("conv.conv.weight")
+                    .reshape(&[hidden * kernel]),
+            ]
+        }
+        Some((name, kind)) => {
+            let from = match name {
+                "in_proj.b" => 0,
+                "in_proj.c" => hidden,
+                "in_proj.x" => 2 * hidden,
+                _ => return Vec::new(),
+            };
+            let fused = weight.stored(&format!("conv.in_proj{kind}"));
+            vec![range(fused, from, hidden)]
+        }
+        None => Vec::new(),
+    }
+}
+
+/// Experts in tensors of their own, or stacked with gate and up in one.
+fn experts(hidden: usize, m: &Moe, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("mlp.experts.") else {
+        return Vec::new();
+    };
+    let apart = each_expert(m, weight, |e| format!("mlp.experts.{e}.{name}{kind}"));
+    let (all, wide) = (m.experts, m.intermediate);
+    let stacked = match name {
+        "gate_proj" | "up_proj" => {
+            let fused = weight.stored("mlp.experts.gate_up_proj");
+            let from = if name == "gate_proj" { 0 } else { wide };
+            block(
+                fused.reshape(&[all * 2 * wide, hidden]),
+                2 * wide,
+                from,
+                wide,
+            )
+        }
+        _ => weight
+            .stored("mlp.experts.down_proj")
+            .reshape(&[all * hidden, wide]),
+    };
+    vec![apart, stacked]
+}
+
+/// The experts' tensors one behind the other, given their names.
+pub(crate) fn each_expert(m: &Moe, weight: &Weight<'_>, name: impl Fn(usize) -> String) -> Recipe {
+    Recipe::Stack((0..m.experts).map(|e| weight.stored(&name(e))).collect())
+}
+
+/// Gate and up as one matrix, gate first; `intermediate` rows each.
+pub(crate) fn fused_gate_up(intermediate: usize, weight: &Weight<'_>) -> Vec<Recipe> {
+    let from = match weight.part {
+        "mlp.gate_proj.weight" => 0,
+        "mlp.up_proj.weight" => intermediate,
+        _ => return Vec::new(),
+    };
+    let fused = weight.stored("mlp.gate_up_proj.weight");
+    vec![range(fused, from, intermediate)]
+}
+
+/// Queries, keys and values as one matrix, in this order.
+pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
+    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+    let (from, len) = match weight.part {
+        "self_attn.q_proj.weight" => (0, q),
+        "self_attn.k_proj.weight" => (q, kv),
+        "self_attn.v_proj.weight" => (q + kv, kv),
+        _ => return Vec::new(),
+    };
+    let fused = weight.stored("self_attn.qkv_proj.weight");
+    vec![range(fused, from, len)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        let name = "model.layers.12.mlp.gate_proj.weight";
+        let weight = Weight::parse(name, "language_model.model.");
+        assert_eq!(
+            (weight.layer, weight.part),
+            (Some(12), "mlp.gate_proj.weight")
+        );
+        assert_eq!(weight.within("mlp."), Some(("gate_proj", ".weight")));
+        assert_eq!(weight.within("attn."), None);
+        let wanted = "language_model.model.layers.12.mlp.up_proj.weight";
+        assert_eq!(weight.stored("mlp.up_proj.weight"), Recipe::tensor(wanted));
+        let outside = Weight::parse("model.norm.weight", "x.");
+        assert_eq!((outside.layer, outside.part), (None, "norm.weight"));
+        assert_eq!(outside.stored("other"), Recipe::tensor("x.other"));
+        let head = Weight::parse("lm_head.weight", "x.");
+        assert_eq!(
+            head.stored("lm_head.weight"),
+            Recipe::tensor("lm_head.weight")
+        );
+    }
+}
