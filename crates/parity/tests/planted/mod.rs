@@ -1,5 +1,7 @@
 //! Kernels made of the oracle's own, sound or with one defect.
 
+pub mod patterns;
+
 use graph::{Op, OpKind};
 use hal::cpu::{CpuRecorder, CpuSlice};
 use hal::{Access, Device, Recorder};
