@@ -339,16 +339,6 @@ fn deal_slots(problem: &mut Problem, spans: &mut [Span], rng: &mut Rng) -> Vec<u
             3 => {}
             _ => span.kept[last] = Some(next()),
         }
-        if let (Some(slot), true) = (span.state_in, rng.chance(3)) {
-            let kept: Vec<&mut Option<u32>> =
-                span.kept.iter_mut().filter(|k| k.is_some()).collect();
-            if !kept.is_empty() {
-                let which = rng.below(kept.len());
-                if let Some(kept) = kept.into_iter().nth(which) {
-                    *kept = Some(slot);
-                }
-            }
-        }
     }
     // A fork: two sequences go on from one state, which neither replaces.
     let kept = |slot: u32| spans.iter().any(|s| s.kept.contains(&Some(slot)));
