@@ -340,6 +340,15 @@ fn deal_slots(problem: &mut Problem, spans: &mut [Span], rng: &mut Rng) -> Vec<u
             _ => span.kept[last] = Some(next()),
         }
     }
+    // A fork: two sequences go on from one state, which neither replaces.
+    let kept = |slot: u32| spans.iter().any(|s| s.kept.contains(&Some(slot)));
+    let free = spans.iter().map(|s| s.state_in.filter(|slot| !kept(*slot)));
+    let free: Vec<Option<u32>> = free.collect();
+    for s in 1..spans.len() {
+        if free[s].is_some() && free[s - 1].is_some() && rng.chance(3) {
+            spans[s].state_in = free[s - 1];
+        }
+    }
     let slots = used + spans.len() as u32 + 1;
     let mut names: Vec<u32> = (0..slots).collect();
     rng.shuffle(&mut names);

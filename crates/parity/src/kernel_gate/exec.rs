@@ -4,7 +4,7 @@ use super::case::{Case, Product, products};
 use super::chain::OpValue;
 use super::compare;
 use super::image::Image;
-use hal::{Buffer, Device, HalError, Recording};
+use hal::{Buffer, Device, HalError};
 use registry::{Binds, Kernel, Prepared, Problem, RowsFrom, TensorRef};
 
 pub struct Outcome {

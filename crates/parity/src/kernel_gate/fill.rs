@@ -49,8 +49,13 @@ pub fn fill(
             }
             // The exponent of a large score magnifies its rounding, and f16 has
             // no room for the square of a thousand.
-            let attends = |op: &Op| matches!(op, Op::Attention(_) | Op::LatentAttention { .. });
-            let touchy = problem.ops.iter().any(|o| attends(&o.op))
+            let exponents = |op: &Op| {
+                matches!(
+                    op,
+                    Op::Attention(_) | Op::LatentAttention { .. } | Op::Route(_)
+                )
+            };
+            let touchy = problem.ops.iter().any(|o| exponents(&o.op))
                 || (act == Act::F16 && problem.ops.len() > 1);
             let large = if touchy { 4.0 } else { 1e3 };
             let mut x = rng.normals(len, 1.0);

@@ -215,7 +215,7 @@ impl Wires {
         let (x, y) = (ins[0], outs[0]);
         match op {
             Embed => {
-                self.flat(y, Size::Width);
+                self.form(y, &[Size::Width])?;
                 self.multiple(y, blocks.matrix[i]);
             }
             RmsNorm => {
