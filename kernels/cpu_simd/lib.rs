@@ -60,6 +60,7 @@ mod kv_append {
 mod linear {
     mod packed;
     mod rows;
+    mod w4_paro;
 }
 mod linear__add {
     mod packed;

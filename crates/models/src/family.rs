@@ -4,6 +4,7 @@ use formats::ConfigView;
 
 use crate::error::{ModelError, Result, clip};
 use crate::guard;
+use crate::paro::Paro;
 use crate::sources::{PLAIN, Sources};
 use crate::spec::ModelSpec;
 
@@ -66,7 +67,9 @@ impl Family {
     pub(crate) fn spec(&self, config: &ConfigView<'_>) -> Result<ModelSpec> {
         guard::refuse_common(config, self.computes, self.quantised)?;
         let Some(text) = self.text else {
-            return (self.read)(config);
+            let mut spec = (self.read)(config)?;
+            spec.paro = Paro::read(config)?;
+            return Ok(spec);
         };
         let inner = config.object(text.field)?;
         if let Some(found) = inner.opt_str("model_type")?
@@ -76,6 +79,10 @@ impl Family {
         }
         guard::refuse_common(&inner, self.computes, self.quantised)?;
         let mut spec = (self.read)(&inner)?;
+        spec.paro = match Paro::read(config)? {
+            None => Paro::read(&inner)?,
+            outer => outer,
+        };
         let tied = config.opt_bool("tie_word_embeddings")?;
         spec.tied_embeddings = tied.unwrap_or(text.tied_embeddings);
         Ok(spec)

@@ -9,6 +9,7 @@
 use formats::ConfigView;
 
 use crate::error::{ModelError, Result};
+use crate::paro;
 
 /// A value of a field that means "off".
 #[derive(Clone, Copy, Debug)]
@@ -215,7 +216,7 @@ pub(crate) fn refuse_common(
     for field in ["quantization_config", "compression_config"] {
         if let Some(value) = config.get(field) {
             let method = value.get("quant_method").and_then(|m| m.as_str());
-            if method.is_some_and(|m| quantised.contains(&m)) {
+            if method.is_some_and(|m| quantised.contains(&m) || m == paro::METHOD) {
                 continue;
             }
             return Err(ModelError::unsupported(

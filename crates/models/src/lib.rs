@@ -18,6 +18,7 @@ mod family;
 mod gguf;
 mod guard;
 mod model;
+mod paro;
 mod read;
 pub mod rope;
 pub mod sources;

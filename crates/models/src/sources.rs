@@ -10,6 +10,7 @@ use graph::ValueKind;
 use crate::error::Result;
 use crate::gguf::tensor_name;
 use crate::model::Model;
+use crate::paro::unpacked;
 use crate::spec::{Attention, DeltaNet, Ffn, Latent, Mixer, ModelSpec, Moe};
 use crate::wiring::{EMBEDDING, LAYERS, LM_HEAD};
 
@@ -107,6 +108,11 @@ impl Model {
     /// made.
     pub fn define_tensors(&self, store: &mut TensorStore) -> Result<()> {
         let prefix = prefix(store);
+        if let Some(paro) = &self.spec.paro {
+            for (rotation, width) in self.rotations() {
+                paro.define(store, rotation, width)?;
+            }
+        }
         for (_, value) in self.graph.weights() {
             let ValueKind::Weight { tensor, .. } = &value.kind else {
                 continue;
@@ -114,20 +120,77 @@ impl Model {
             if store.contains(tensor) {
                 continue;
             }
-            let weight = Weight::parse(tensor, prefix);
-            let mut recipes = (self.sources)(&self.spec, &weight);
-            if recipes.is_empty() {
-                recipes = common(&self.spec, &weight);
-            }
-            if recipes.is_empty() && prefix != MODEL {
-                recipes.push(match tensor.as_str() {
-                    LM_HEAD => Recipe::tensor(TEXT_HEAD),
-                    _ => weight.stored(weight.part),
-                });
+            let mut recipes = self.recipes(tensor, prefix);
+            if self.spec.paro.is_some() {
+                let all = recipes.into_iter().map(|r| unpacked(store, r).0);
+                recipes = all.collect();
             }
             define(store, tensor, &recipes)?;
         }
         Ok(())
+    }
+
+    /// The ways in which files may hold a weight that does not lie there under its own name.
+    fn recipes(&self, tensor: &str, prefix: &'static str) -> Vec<Recipe> {
+        let weight = Weight::parse(tensor, prefix);
+        let mut recipes = (self.sources)(&self.spec, &weight);
+        if recipes.is_empty() {
+            recipes = common(&self.spec, &weight);
+        }
+        if recipes.is_empty() && prefix != MODEL {
+            recipes.push(match tensor {
+                LM_HEAD => Recipe::tensor(TEXT_HEAD),
+                _ => weight.stored(weight.part),
+            });
+        }
+        // Packed under its own name.
+        if recipes.is_empty() && self.spec.paro.is_some() && tensor.ends_with(".weight") {
+            recipes.push(Recipe::tensor(tensor));
+        }
+        recipes
+    }
+
+    /// Finds which weights of a ParoQuant checkpoint are packed, and wires their rotations.
+    pub(crate) fn find_rotations(&mut self, store: &TensorStore) -> Result<()> {
+        let Some(mut paro) = self.spec.paro.take() else {
+            return Ok(());
+        };
+        self.spec.paro = Some(paro.clone());
+        let prefix = prefix(store);
+        for (_, value) in self.graph.weights() {
+            let ValueKind::Weight {
+                tensor,
+                matrix: true,
+            } = &value.kind
+            else {
+                continue;
+            };
+            let found = self.recipes(tensor, prefix).into_iter();
+            let rotation = found.filter_map(|r| unpacked(store, r).1).next();
+            if let (Some(rotation), false) = (rotation, store.contains(tensor)) {
+                paro.rotations.insert(tensor.clone(), rotation);
+            }
+        }
+        self.spec.paro = Some(paro);
+        self.rewire()
+    }
+
+    /// Each rotation once, with the inputs that it turns.
+    fn rotations(&self) -> Vec<(&str, usize)> {
+        let mut all = Vec::new();
+        let Some(paro) = &self.spec.paro else {
+            return all;
+        };
+        for (_, value) in self.graph.weights() {
+            if let ValueKind::Weight { tensor, .. } = &value.kind
+                && let Some(rotation) = paro.rotations.get(tensor)
+                && let Some(width) = value.shape.last()
+                && !all.iter().any(|(r, _)| r == rotation)
+            {
+                all.push((rotation.as_str(), width));
+            }
+        }
+        all
     }
 }
 
