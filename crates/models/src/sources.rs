@@ -228,14 +228,10 @@ pub(crate) fn define(store: &mut TensorStore, name: &str, recipes: &[Recipe]) ->
     first.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Rows `from..from + len` of every `period`.
+/// Rows `from..from + len` of every `period`. Where there is but one period, a matrix with more
+/// rows does not fit either.
 fn block(of: Recipe, period: usize, from: usize, len: usize) -> Recipe {
     of.rows(RowPattern::blocks(period, from..from + len))
-}
-
-/// Rows `from..from + len`.
-pub(crate) fn range(of: Recipe, from: usize, len: usize) -> Recipe {
-    of.rows(RowPattern::range(from..from + len))
 }
 
 /// What files of any family may hold in these forms only.
@@ -282,8 +278,8 @@ fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     let made = match (fused, name) {
         ("q_proj" | "q_b_proj", "nope") => block(whole, nope + rope, 0, nope),
         ("q_proj" | "q_b_proj", "rope") => block(whole, nope + rope, nope, rope),
-        ("kv_a_proj_with_mqa", "latent") => range(whole, 0, l.kv_rank),
-        ("kv_a_proj_with_mqa", "rope") => range(whole, l.kv_rank, rope),
+        ("kv_a_proj_with_mqa", "latent") => block(whole, l.kv_rank + rope, 0, l.kv_rank),
+        ("kv_a_proj_with_mqa", "rope") => block(whole, l.kv_rank + rope, l.kv_rank, rope),
         ("kv_b_proj", "value") => block(whole, nope + value, nope, value),
         ("kv_b_proj", "key") => latent_key(l, whole),
         _ => return Vec::new(),
@@ -320,7 +316,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         let Some((from, len)) = shared else {
             return Vec::new();
         };
-        let taps = range(stored("conv1d"), from, len);
+        let taps = block(stored("conv1d"), 2 * keys + values, from, len);
         return vec![taps.reshape(&[len * d.kernel])];
     }
     // Qwen3-Next fuses per key head, with its share of the value heads.
@@ -341,7 +337,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         _ => return Vec::new(),
     };
     let apart = match (shared, own) {
-        (Some((from, len)), _) => range(stored("in_proj_qkv"), from, len),
+        (Some((from, len)), _) => block(stored("in_proj_qkv"), 2 * keys + values, from, len),
         (None, own) => stored(own.unwrap_or(name)),
     };
     vec![apart, fused]
@@ -364,7 +360,7 @@ fn short_conv(hidden: usize, kernel: usize, weight: &Weight<'_>) -> Vec<Recipe> 
                 _ => return Vec::new(),
             };
             let fused = weight.stored(&format!("conv.in_proj{kind}"));
-            vec![range(fused, from, hidden)]
+            vec![block(fused, 3 * hidden, from, hidden)]
         }
         None => Vec::new(),
     }
@@ -408,7 +404,7 @@ pub(crate) fn fused_gate_up(intermediate: usize, weight: &Weight<'_>) -> Vec<Rec
         _ => return Vec::new(),
     };
     let fused = weight.stored("mlp.gate_up_proj.weight");
-    vec![range(fused, from, intermediate)]
+    vec![block(fused, 2 * intermediate, from, intermediate)]
 }
 
 /// Queries, keys and values as one matrix, in this order.
@@ -424,7 +420,7 @@ pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
         _ => return Vec::new(),
     };
     let fused = weight.stored(&format!("self_attn.qkv_proj{kind}"));
-    vec![range(fused, from, len)]
+    vec![block(fused, q + 2 * kv, from, len)]
 }
 
 #[cfg(test)]

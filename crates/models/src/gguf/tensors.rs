@@ -128,7 +128,7 @@ fn recipes(
 fn flattens(shape: &[usize], wanted: &[usize]) -> bool {
     let count = |dims: &[usize]| dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
     let rows = wanted.len() < 2 || shape.last() == wanted.last() || shape.len() < 2;
-    rows && count(shape) == count(wanted)
+    rows && count(shape).is_some_and(|n| count(wanted) == Some(n))
 }
 
 /// The head size, where `weight` projects to queries or keys.
