@@ -146,9 +146,14 @@ fn block(of: Recipe, period: usize, from: usize, len: usize) -> Recipe {
     of.rows(RowPattern::blocks(period, from..from + len))
 }
 
-/// Rows `from..from + len`.
-pub(crate) fn range(of: Recipe, from: usize, len: usize) -> Recipe {
-    of.rows(RowPattern::range(from..from + len))
+/// Rows `from..from + len` of a matrix or, for a bias, of a vector, which has `total` rows of `k`
+/// elements and no others.
+fn piece(whole: Recipe, kind: &str, (total, k): (usize, usize), from: usize, len: usize) -> Recipe {
+    let whole = match kind {
+        ".bias" => whole.reshape(&[total]),
+        _ => whole.reshape(&[total, k]),
+    };
+    whole.rows(RowPattern::range(from..from + len))
 }
 
 /// What files of any family may hold in these forms only.
@@ -158,8 +163,8 @@ fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     };
     let mixer = match &layer.mixer {
         Mixer::Attention(a) => gated_query(a, weight),
-        Mixer::Latent(l) => latent(l, weight),
-        Mixer::Delta(d) => delta_net(d, weight),
+        Mixer::Latent(l) => latent(spec.hidden_size, l, weight),
+        Mixer::Delta(d) => delta_net(spec.hidden_size, d, weight),
         Mixer::Conv(c) => short_conv(spec.hidden_size, c.kernel, weight),
     };
     match (&layer.ffn, mixer.is_empty()) {
@@ -183,7 +188,7 @@ fn gated_query(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
     vec![block(fused, 2 * dim, from, dim)]
 }
 
-fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
+fn latent(hidden: usize, l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("self_attn.") else {
         return Vec::new();
     };
@@ -192,11 +197,12 @@ fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     };
     let whole = weight.stored(&format!("self_attn.{fused}{kind}"));
     let (heads, nope, rope, value) = (l.heads, l.nope_dim, l.rope_dim, l.value_dim);
+    let down = (l.kv_rank + rope, hidden);
     let made = match (fused, name) {
         ("q_proj" | "q_b_proj", "nope") => block(whole, nope + rope, 0, nope),
         ("q_proj" | "q_b_proj", "rope") => block(whole, nope + rope, nope, rope),
-        ("kv_a_proj_with_mqa", "latent") => range(whole, 0, l.kv_rank),
-        ("kv_a_proj_with_mqa", "rope") => range(whole, l.kv_rank, rope),
+        ("kv_a_proj_with_mqa", "latent") => piece(whole, kind, down, 0, l.kv_rank),
+        ("kv_a_proj_with_mqa", "rope") => piece(whole, kind, down, l.kv_rank, rope),
         ("kv_b_proj", "value") => block(whole, nope + value, nope, value),
         ("kv_b_proj", "key") => block(whole, nope + value, 0, nope)
             .reshape(&[heads, nope, l.kv_rank])
@@ -207,7 +213,7 @@ fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     vec![made]
 }
 
-fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
+fn delta_net(hidden: usize, d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("linear_attn.") else {
         return Vec::new();
     };
@@ -215,6 +221,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         return Vec::new();
     };
     let (keys, values) = (d.key_width(), d.value_width());
+    let mixed = 2 * keys + values;
     // The order of q, k and v in what they share.
     let shared = match name {
         "q" => Some((0, keys)),
@@ -227,7 +234,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         let Some((from, len)) = shared else {
             return Vec::new();
         };
-        let taps = range(stored("conv1d"), from, len);
+        let taps = piece(stored("conv1d"), kind, (mixed, d.kernel), from, len);
         return vec![taps.reshape(&[len * d.kernel])];
     }
     // Qwen3-Next fuses per key head, with its share of the value heads.
@@ -248,7 +255,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         _ => return Vec::new(),
     };
     let apart = match (shared, own) {
-        (Some((from, len)), _) => range(stored("in_proj_qkv"), from, len),
+        (Some((from, len)), _) => piece(stored("in_proj_qkv"), kind, (mixed, hidden), from, len),
         (None, own) => stored(own.unwrap_or(name)),
     };
     vec![apart, fused]
@@ -271,7 +278,7 @@ fn short_conv(hidden: usize, kernel: usize, weight: &Weight<'_>) -> Vec<Recipe> 
                 _ => return Vec::new(),
             };
             let fused = weight.stored(&format!("conv.in_proj{kind}"));
-            vec![range(fused, from, hidden)]
+            vec![piece(fused, kind, (3 * hidden, hidden), from, hidden)]
         }
         None => Vec::new(),
     }
@@ -307,28 +314,34 @@ pub(crate) fn each_expert(m: &Moe, weight: &Weight<'_>, name: impl Fn(usize) -> 
     Recipe::Stack((0..m.experts).map(|e| weight.stored(&name(e))).collect())
 }
 
-/// Gate and up as one matrix, gate first; `intermediate` rows each.
-pub(crate) fn fused_gate_up(intermediate: usize, weight: &Weight<'_>) -> Vec<Recipe> {
-    let from = match weight.part {
-        "mlp.gate_proj.weight" => 0,
-        "mlp.up_proj.weight" => intermediate,
+/// Gate and up as one matrix, gate first; `wide` rows each.
+pub(crate) fn fused_gate_up(hidden: usize, wide: usize, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("mlp.") else {
+        return Vec::new();
+    };
+    let from = match name {
+        "gate_proj" => 0,
+        "up_proj" => wide,
         _ => return Vec::new(),
     };
-    let fused = weight.stored("mlp.gate_up_proj.weight");
-    vec![range(fused, from, intermediate)]
+    let fused = weight.stored(&format!("mlp.gate_up_proj{kind}"));
+    vec![piece(fused, kind, (2 * wide, hidden), from, wide)]
 }
 
 /// Queries, keys and values as one matrix, in this order.
-pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
+pub(crate) fn fused_qkv(hidden: usize, a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("self_attn.") else {
+        return Vec::new();
+    };
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let (from, len) = match weight.part {
-        "self_attn.q_proj.weight" => (0, q),
-        "self_attn.k_proj.weight" => (q, kv),
-        "self_attn.v_proj.weight" => (q + kv, kv),
+    let (from, len) = match name {
+        "q_proj" => (0, q),
+        "k_proj" => (q, kv),
+        "v_proj" => (q + kv, kv),
         _ => return Vec::new(),
     };
-    let fused = weight.stored("self_attn.qkv_proj.weight");
-    vec![range(fused, from, len)]
+    let fused = weight.stored(&format!("self_attn.qkv_proj{kind}"));
+    vec![piece(fused, kind, (q + 2 * kv, hidden), from, len)]
 }
 
 #[cfg(test)]
