@@ -1,6 +1,6 @@
 //! Which families there are: each registers itself beside its reader.
 
-use formats::ConfigView;
+use formats::{ConfigView, StoredType};
 
 use crate::error::{ModelError, Result, clip};
 use crate::guard;
@@ -21,8 +21,8 @@ pub struct Family {
     pub sources: Sources,
     /// Fields that few families compute with, and this one does; others refuse them.
     pub computes: &'static [&'static str],
-    /// Values of `quantization_config.quant_method` that it reads.
-    pub quantised: &'static [&'static str],
+    /// Stored types whose scheme's name is a `quantization_config.quant_method` that it reads.
+    pub quantised: &'static [StoredType],
     /// Set where its configurations describe models of several modalities, of which the text is
     /// read.
     pub text: Option<TextOf>,

@@ -26,6 +26,7 @@ pub mod spec;
 mod tensors;
 mod windows;
 mod wiring;
+mod words;
 
 pub use error::{ModelError, Result};
 pub use family::{Family, TextOf, families};

@@ -234,6 +234,16 @@ fn block(of: Recipe, period: usize, from: usize, len: usize) -> Recipe {
     of.rows(RowPattern::blocks(period, from..from + len))
 }
 
+/// Rows `from..from + len` of a matrix or, for a bias, of a vector, which has `total` rows of `k`
+/// elements and no others.
+fn piece(whole: Recipe, kind: &str, (total, k): (usize, usize), from: usize, len: usize) -> Recipe {
+    let whole = match kind {
+        ".bias" => whole.reshape(&[total]),
+        _ => whole.reshape(&[total, k]),
+    };
+    whole.rows(RowPattern::range(from..from + len))
+}
+
 /// What files of any family may hold in these forms only.
 pub(crate) fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some(layer) = weight.layer.and_then(|i| spec.layers.get(i)) else {
@@ -241,8 +251,8 @@ pub(crate) fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     };
     let mixer = match &layer.mixer {
         Mixer::Attention(a) => gated_query(a, weight),
-        Mixer::Latent(l) => latent(l, weight),
-        Mixer::Delta(d) => delta_net(d, weight),
+        Mixer::Latent(l) => latent(spec.hidden_size, l, weight),
+        Mixer::Delta(d) => delta_net(spec.hidden_size, d, weight),
         Mixer::Conv(c) => short_conv(spec.hidden_size, c.kernel, weight),
     };
     match (&layer.ffn, mixer.is_empty()) {
@@ -266,7 +276,7 @@ fn gated_query(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
     vec![block(fused, 2 * dim, from, dim)]
 }
 
-fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
+fn latent(hidden: usize, l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("self_attn.") else {
         return Vec::new();
     };
@@ -275,11 +285,12 @@ fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     };
     let whole = weight.stored(&format!("self_attn.{fused}{kind}"));
     let (nope, rope, value) = (l.nope_dim, l.rope_dim, l.value_dim);
+    let down = (l.kv_rank + rope, hidden);
     let made = match (fused, name) {
         ("q_proj" | "q_b_proj", "nope") => block(whole, nope + rope, 0, nope),
         ("q_proj" | "q_b_proj", "rope") => block(whole, nope + rope, nope, rope),
-        ("kv_a_proj_with_mqa", "latent") => block(whole, l.kv_rank + rope, 0, l.kv_rank),
-        ("kv_a_proj_with_mqa", "rope") => block(whole, l.kv_rank + rope, l.kv_rank, rope),
+        ("kv_a_proj_with_mqa", "latent") => piece(whole, kind, down, 0, l.kv_rank),
+        ("kv_a_proj_with_mqa", "rope") => piece(whole, kind, down, l.kv_rank, rope),
         ("kv_b_proj", "value") => block(whole, nope + value, nope, value),
         ("kv_b_proj", "key") => latent_key(l, whole),
         _ => return Vec::new(),
@@ -296,7 +307,7 @@ pub(crate) fn latent_key(l: &Latent, whole: Recipe) -> Recipe {
         .reshape(&[heads * l.kv_rank, nope])
 }
 
-fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
+fn delta_net(hidden: usize, d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("linear_attn.") else {
         return Vec::new();
     };
@@ -304,6 +315,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         return Vec::new();
     };
     let (keys, values) = (d.key_width(), d.value_width());
+    let mixed = 2 * keys + values;
     // The order of q, k and v in what they share.
     let shared = match name {
         "q" => Some((0, keys)),
@@ -316,7 +328,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         let Some((from, len)) = shared else {
             return Vec::new();
         };
-        let taps = block(stored("conv1d"), 2 * keys + values, from, len);
+        let taps = piece(stored("conv1d"), kind, (mixed, d.kernel), from, len);
         return vec![taps.reshape(&[len * d.kernel])];
     }
     // Qwen3-Next fuses per key head, with its share of the value heads.
@@ -337,7 +349,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         _ => return Vec::new(),
     };
     let apart = match (shared, own) {
-        (Some((from, len)), _) => block(stored("in_proj_qkv"), 2 * keys + values, from, len),
+        (Some((from, len)), _) => piece(stored("in_proj_qkv"), kind, (mixed, hidden), from, len),
         (None, own) => stored(own.unwrap_or(name)),
     };
     vec![apart, fused]
@@ -360,7 +372,7 @@ fn short_conv(hidden: usize, kernel: usize, weight: &Weight<'_>) -> Vec<Recipe> 
                 _ => return Vec::new(),
             };
             let fused = weight.stored(&format!("conv.in_proj{kind}"));
-            vec![block(fused, 3 * hidden, from, hidden)]
+            vec![piece(fused, kind, (3 * hidden, hidden), from, hidden)]
         }
         None => Vec::new(),
     }
@@ -396,23 +408,26 @@ pub(crate) fn each_expert(m: &Moe, weight: &Weight<'_>, name: impl Fn(usize) -> 
     Recipe::Stack((0..m.experts).map(|e| weight.stored(&name(e))).collect())
 }
 
-/// Gate and up as one matrix, gate first; `intermediate` rows each.
-pub(crate) fn fused_gate_up(intermediate: usize, weight: &Weight<'_>) -> Vec<Recipe> {
-    let from = match weight.part {
-        "mlp.gate_proj.weight" => 0,
-        "mlp.up_proj.weight" => intermediate,
+/// Gate and up as one matrix, gate first; `wide` rows each.
+pub(crate) fn fused_gate_up(hidden: usize, wide: usize, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("mlp.") else {
+        return Vec::new();
+    };
+    let from = match name {
+        "gate_proj" => 0,
+        "up_proj" => wide,
         _ => return Vec::new(),
     };
-    let fused = weight.stored("mlp.gate_up_proj.weight");
-    vec![block(fused, 2 * intermediate, from, intermediate)]
+    let fused = weight.stored(&format!("mlp.gate_up_proj{kind}"));
+    vec![piece(fused, kind, (2 * wide, hidden), from, wide)]
 }
 
 /// Queries, keys and values as one matrix, in this order.
-pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
-    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+pub(crate) fn fused_qkv(hidden: usize, a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("self_attn.") else {
         return Vec::new();
     };
+    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     let (from, len) = match name {
         "q_proj" => (0, q),
         "k_proj" => (q, kv),
@@ -420,7 +435,7 @@ pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
         _ => return Vec::new(),
     };
     let fused = weight.stored(&format!("self_attn.qkv_proj{kind}"));
-    vec![block(fused, q + 2 * kv, from, len)]
+    vec![piece(fused, kind, (q + 2 * kv, hidden), from, len)]
 }
 
 #[cfg(test)]
