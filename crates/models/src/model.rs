@@ -90,11 +90,7 @@ pub fn read(files: &mut ModelFiles) -> Result<Model> {
             model
         }
         Description::Metadata(metadata) => {
-            let (model, recipes) = gguf::load(&metadata.view(), &files.tensors)?;
-            for (tensor, recipe) in recipes {
-                files.tensors.define(&tensor, &recipe)?;
-            }
-            model
+            return gguf::load(&metadata.view(), &mut files.tensors);
         }
     };
     model.check_tensors(&files.tensors)?;

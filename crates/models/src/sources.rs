@@ -8,6 +8,7 @@ use formats::{Error as FormatError, Recipe, RecipeProblem, RowPattern, TensorSto
 use graph::ValueKind;
 
 use crate::error::Result;
+use crate::gguf::tensor_name;
 use crate::model::Model;
 use crate::spec::{Attention, DeltaNet, Ffn, Latent, Mixer, ModelSpec, Moe};
 use crate::wiring::{EMBEDDING, LAYERS, LM_HEAD};
@@ -33,6 +34,8 @@ pub struct Weight<'a> {
     pub part: &'a str,
     /// What the files put before such names.
     base: String,
+    /// The files are GGUF and have names of their own.
+    gguf: bool,
 }
 
 impl<'a> Weight<'a> {
@@ -47,23 +50,44 @@ impl<'a> Weight<'a> {
                 layer: Some(layer),
                 part,
                 base: format!("{prefix}layers.{layer}."),
+                gguf: false,
             },
             (None, Some(part)) => Weight {
                 layer: None,
                 part,
                 base: prefix.to_string(),
+                gguf: false,
             },
             (None, None) => Weight {
                 layer: None,
                 part: name,
                 base: String::new(),
+                gguf: false,
             },
+        }
+    }
+
+    /// A weight of a GGUF file, called as in a Hugging Face folder.
+    pub(crate) fn in_gguf(name: &'a str) -> Self {
+        Weight {
+            gguf: true,
+            ..Self::parse(name, MODEL)
+        }
+    }
+
+    /// The name of the stored tensor that lies where this weight does and is called `part` in a
+    /// Hugging Face folder.
+    pub(crate) fn stored_name(&self, part: &str) -> String {
+        let name = format!("{}{part}", self.base);
+        match self.gguf {
+            true => tensor_name(&name),
+            false => name,
         }
     }
 
     /// The stored tensor that lies where this weight does and is called `part`.
     pub fn stored(&self, part: &str) -> Recipe {
-        Recipe::tensor(format!("{}{part}", self.base))
+        Recipe::tensor(self.stored_name(part))
     }
 
     /// `part` without `before`, if it starts so, and without its `.weight` or `.bias`, which comes
@@ -118,7 +142,7 @@ fn prefix(store: &TensorStore) -> &'static str {
 }
 
 /// Makes `name` by the first recipe whose tensors are all there.
-fn define(store: &mut TensorStore, name: &str, recipes: &[Recipe]) -> Result<()> {
+pub(crate) fn define(store: &mut TensorStore, name: &str, recipes: &[Recipe]) -> Result<()> {
     let mut first = None;
     for recipe in recipes {
         match store.define(name, recipe) {
@@ -152,7 +176,7 @@ pub(crate) fn range(of: Recipe, from: usize, len: usize) -> Recipe {
 }
 
 /// What files of any family may hold in these forms only.
-fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
+pub(crate) fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some(layer) = weight.layer.and_then(|i| spec.layers.get(i)) else {
         return Vec::new();
     };
@@ -191,20 +215,26 @@ fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
         return Vec::new();
     };
     let whole = weight.stored(&format!("self_attn.{fused}{kind}"));
-    let (heads, nope, rope, value) = (l.heads, l.nope_dim, l.rope_dim, l.value_dim);
+    let (nope, rope, value) = (l.nope_dim, l.rope_dim, l.value_dim);
     let made = match (fused, name) {
         ("q_proj" | "q_b_proj", "nope") => block(whole, nope + rope, 0, nope),
         ("q_proj" | "q_b_proj", "rope") => block(whole, nope + rope, nope, rope),
         ("kv_a_proj_with_mqa", "latent") => range(whole, 0, l.kv_rank),
         ("kv_a_proj_with_mqa", "rope") => range(whole, l.kv_rank, rope),
         ("kv_b_proj", "value") => block(whole, nope + value, nope, value),
-        ("kv_b_proj", "key") => block(whole, nope + value, 0, nope)
-            .reshape(&[heads, nope, l.kv_rank])
-            .transpose()
-            .reshape(&[heads * l.kv_rank, nope]),
+        ("kv_b_proj", "key") => latent_key(l, whole),
         _ => return Vec::new(),
     };
     vec![made]
+}
+
+/// The part of the projection up from latent vectors that makes keys, transposed for each head.
+pub(crate) fn latent_key(l: &Latent, whole: Recipe) -> Recipe {
+    let (heads, nope) = (l.heads, l.nope_dim);
+    block(whole, nope + l.value_dim, 0, nope)
+        .reshape(&[heads, nope, l.kv_rank])
+        .transpose()
+        .reshape(&[heads * l.kv_rank, nope])
 }
 
 fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
@@ -321,13 +351,16 @@ pub(crate) fn fused_gate_up(intermediate: usize, weight: &Weight<'_>) -> Vec<Rec
 /// Queries, keys and values as one matrix, in this order.
 pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let (from, len) = match weight.part {
-        "self_attn.q_proj.weight" => (0, q),
-        "self_attn.k_proj.weight" => (q, kv),
-        "self_attn.v_proj.weight" => (q + kv, kv),
+    let Some((name, kind)) = weight.within("self_attn.") else {
+        return Vec::new();
+    };
+    let (from, len) = match name {
+        "q_proj" => (0, q),
+        "k_proj" => (q, kv),
+        "v_proj" => (q + kv, kv),
         _ => return Vec::new(),
     };
-    let fused = weight.stored("self_attn.qkv_proj.weight");
+    let fused = weight.stored(&format!("self_attn.qkv_proj{kind}"));
     vec![range(fused, from, len)]
 }
 

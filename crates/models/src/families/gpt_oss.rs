@@ -7,6 +7,7 @@ use graph::{Activation, RouteScore};
 use super::qwen3_moe::read_top_k;
 use crate::error::Result;
 use crate::family::Family;
+use crate::gguf::{self, Experts, GgufArchitecture, GgufFile};
 use crate::guard::{self, Feature, Off};
 use crate::read::{Defaults, KvHeads, size_or};
 use crate::rope::{Rope, RopeDefaults, RopeScaling};
@@ -21,6 +22,40 @@ inventory::submit! {
         quantised: &["mxfp4"],
         ..Family::new("gpt_oss", &["GptOssForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["expert_count"],
+        ..GgufArchitecture::new("gpt-oss", read_gguf, file!())
+    }
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let experts = Experts {
+        biases: true,
+        ..Experts::SOFTMAX
+    };
+    let moe = Moe {
+        activation: Activation::SwigluOai,
+        ..file.experts(&file.frame()?, &experts)?
+    };
+    let mut spec = file.decoder_with(Some(&moe))?;
+    spec.norms = gguf::PRE_POST_NAMED;
+    spec.each_attention(|_, a| {
+        a.qkv_bias = true;
+        a.o_bias = true;
+        a.sinks = true;
+    });
+    spec.set_windows(&file.windows(None, 2)?);
+    // No key says that the ends of the blend are not rounded.
+    for rope in &mut spec.ropes {
+        if let RopeScaling::Yarn { truncate, .. } = &mut rope.scaling {
+            *truncate = false;
+            *rope = Rope::new(rope.theta, rope.rotary_dim, rope.scaling).unwrap_or(rope.clone());
+        }
+    }
+    Ok(spec)
 }
 
 const DEFAULTS: Defaults = Defaults {

@@ -5,6 +5,7 @@ use formats::{ConfigView, Recipe};
 
 use crate::error::{ModelError, Result};
 use crate::family::Family;
+use crate::gguf::GgufArchitecture;
 use crate::read::Defaults;
 use crate::rope::{RopeDefaults, RopeScaling};
 use crate::sources::{Weight, fused_gate_up, fused_qkv};
@@ -16,6 +17,10 @@ inventory::submit! {
         sources,
         ..Family::new("phi3", &["Phi3ForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture::new("phi3", |file| file.decoder(), file!())
 }
 
 const DEFAULTS: Defaults = Defaults {
