@@ -13,6 +13,7 @@ mod common {
     pub mod append;
     pub mod attend;
     pub mod decode;
+    pub mod delta;
     pub mod elem;
     pub mod gated;
     pub mod layout;
@@ -134,6 +135,7 @@ mod rotate {
     mod simd;
 }
 mod gated_delta {
+    mod chunked;
     mod columns;
 }
 mod expert_linear {
