@@ -37,7 +37,6 @@ fn no_family_computes_what_none_does() {
     for family in ALL {
         for (changes, parts) in [
             (json!({ "is_causal": false }), ["is_causal", "false"]),
-            (json!({ "pretraining_tp": 2 }), ["pretraining_tp", "2"]),
             (
                 json!({ "use_bidirectional_attention": true }),
                 ["use_bidirectional_attention", "true"],
