@@ -28,7 +28,7 @@ fn weights_in(name: &str) -> usize {
     match name {
         _ if name.ends_with("_blocks") => 2,
         _ if name.ends_with(".qweight") => 8,
-        _ if BESIDE.iter().any(|end| last(end)) => 0,
+        _ if BESIDE.iter().any(last) => 0,
         _ => 1,
     }
 }
