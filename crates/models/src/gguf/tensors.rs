@@ -11,9 +11,9 @@ use std::ops::Range;
 use formats::{MetadataView, Recipe, RowPattern, TensorStore};
 use graph::ValueKind;
 
+use super::GgufArchitecture;
 use super::names::tensor_name;
 use super::rope::{DIVISORS, LONG, SHORT};
-use super::GgufArchitecture;
 use crate::error::{ModelError, Result, clip};
 use crate::model::Model;
 use crate::sources::{self, Weight};
@@ -73,12 +73,16 @@ fn wanted(model: &Model) -> Result<Vec<Wanted<'_>>> {
         ValueKind::Weight { tensor, .. } => Some(tensor.clone()),
         _ => None,
     };
-    let named = model.graph.weights().filter_map(|(_, value)| match &value.kind {
-        ValueKind::Weight { tensor, .. } => {
-            Some((tensor.as_str(), crate::tensors::fixed_dims(value.shape.dims())))
-        }
-        _ => None,
-    });
+    let named = model
+        .graph
+        .weights()
+        .filter_map(|(_, value)| match &value.kind {
+            ValueKind::Weight { tensor, .. } => Some((
+                tensor.as_str(),
+                crate::tensors::fixed_dims(value.shape.dims()),
+            )),
+            _ => None,
+        });
     let names = other.weights().filter_map(|(_, value)| name(&value.kind));
     let both = names.zip(named);
     Ok(both
@@ -124,7 +128,7 @@ fn recipes(
 fn flattens(shape: &[usize], wanted: &[usize]) -> bool {
     let count = |dims: &[usize]| dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
     let rows = wanted.len() < 2 || shape.last() == wanted.last() || shape.len() < 2;
-    rows && count(shape) == count(wanted)
+    rows && count(shape).is_some_and(|n| count(wanted) == Some(n))
 }
 
 /// The head size, where `weight` projects to queries or keys.
@@ -145,7 +149,7 @@ fn elsewhere(spec: &ModelSpec, weight: &Weight<'_>, store: &TensorStore) -> Vec<
         };
     };
     let mut recipes = match &layer.mixer {
-        Mixer::Attention(a) => sources::fused_qkv(a, weight),
+        Mixer::Attention(a) => sources::fused_qkv(spec.hidden_size, a, weight),
         Mixer::Latent(l) if weight.part == "self_attn.kv_b_proj.key.weight" => {
             // Blocks cannot be transposed.
             let whole = tensor_name(&weight.stored_name("self_attn.kv_b_proj.weight"));
@@ -158,7 +162,11 @@ fn elsewhere(spec: &ModelSpec, weight: &Weight<'_>, store: &TensorStore) -> Vec<
         _ => Vec::new(),
     };
     if let Ffn::Dense(d) = &layer.ffn {
-        recipes.extend(sources::fused_gate_up(d.intermediate, weight));
+        recipes.extend(sources::fused_gate_up(
+            spec.hidden_size,
+            d.intermediate,
+            weight,
+        ));
     }
     recipes.extend(sources::common(spec, weight));
     recipes
@@ -182,9 +190,7 @@ pub(super) fn refuse_unknown(
         let layer = name.strip_prefix("blk.").and_then(|n| n.split_once('.'));
         match layer.and_then(|(layer, _)| layer.parse::<usize>().ok()) {
             Some(layer) => further.contains(&layer) || name.ends_with(ROPE_COPIES),
-            None => {
-                BESIDE.contains(&name) || BESIDE_PREFIXES.iter().any(|p| name.starts_with(p))
-            }
+            None => BESIDE.contains(&name) || BESIDE_PREFIXES.iter().any(|p| name.starts_with(p)),
         }
     };
     let names = store.stored().map(|t| t.info.name.as_str());
