@@ -32,7 +32,9 @@ fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
     spec.norms = gguf::SANDWICH;
     // Files of models whose positions have sections hold the pairs apart; the sections themselves
     // do not matter to text.
-    let sections = file.keys.opt_usizes_in("rope.dimension_sections", 0..=MAX_DIM)?;
+    let sections = file
+        .keys
+        .opt_usizes_in("rope.dimension_sections", 0..=MAX_DIM)?;
     let sections = sections.is_some_and(|all| all.iter().any(|n| *n > 0));
     for rope in &mut spec.ropes {
         rope.interleaved = !sections;

@@ -10,9 +10,7 @@ use crate::guard;
 use crate::read::{Defaults, KvHeads, size_or};
 use crate::rope::RopeDefaults;
 use crate::sources::Weight;
-use crate::spec::{
-    Dense, Ffn, LayerSpec, MAX_KERNEL, Mixer, ModelSpec, Norms, QkNorm, ShortConv,
-};
+use crate::spec::{Dense, Ffn, LayerSpec, MAX_KERNEL, Mixer, ModelSpec, Norms, QkNorm, ShortConv};
 use crate::windows;
 
 inventory::submit! {

@@ -123,11 +123,7 @@ const NEVER: &[Feature] = &[
         0.0,
         "experts on latent vectors are not computed",
     ),
-    (
-        "swiglu_clamp_exp",
-        0.0,
-        "clamped experts are not computed",
-    ),
+    ("swiglu_clamp_exp", 0.0, "clamped experts are not computed"),
     (
         "swiglu_clamp_shexp",
         0.0,

@@ -31,7 +31,10 @@ const PARTS: &[(&str, &str)] = &[
     ("self_attn.q_b_proj.nope", "attn_q_b.nope"),
     ("self_attn.q_b_proj.rope", "attn_q_b.rope"),
     ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
-    ("self_attn.kv_a_proj_with_mqa.latent", "attn_kv_a_mqa.latent"),
+    (
+        "self_attn.kv_a_proj_with_mqa.latent",
+        "attn_kv_a_mqa.latent",
+    ),
     ("self_attn.kv_a_proj_with_mqa.rope", "attn_kv_a_mqa.rope"),
     ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
     ("self_attn.kv_b_proj", "attn_kv_b"),
@@ -133,8 +136,14 @@ mod tests {
         for (hf, gguf) in [
             ("model.embed_tokens.weight", "token_embd.weight"),
             ("lm_head.weight", "output.weight"),
-            ("model.layers.11.self_attn.q_proj.bias", "blk.11.attn_q.bias"),
-            ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
+            (
+                "model.layers.11.self_attn.q_proj.bias",
+                "blk.11.attn_q.bias",
+            ),
+            (
+                "model.layers.3.mlp.down_proj.weight",
+                "blk.3.ffn_down.weight",
+            ),
             ("model.layers.0.attn_norm.weight", "blk.0.attn_norm.weight"),
             ("model.layers.2.linear_attn.A_log", "blk.2.ssm_a"),
             ("model.layers.2.self_attn.sinks", "blk.2.attn_sinks.weight"),

@@ -30,10 +30,19 @@ impl GgufFile<'_> {
             return Err(self.unsupported(KIND, reason));
         }
         let rope = if lists {
-            let pair = (self.divisors(SHORT, rotary_dim)?, self.divisors(LONG, rotary_dim)?);
+            let pair = (
+                self.divisors(SHORT, rotary_dim)?,
+                self.divisors(LONG, rotary_dim)?,
+            );
             let context = self.keys.usize(CONTEXT)?;
             let factor = self.factor("rope.scaling.attn_factor")?.unwrap_or(1.0);
-            Rope::long(theta, rotary_dim, (&pair.0, &pair.1), context, factor.into())
+            Rope::long(
+                theta,
+                rotary_dim,
+                (&pair.0, &pair.1),
+                context,
+                factor.into(),
+            )
         } else if has(DIVISORS) {
             let divisors = self.divisors(DIVISORS, rotary_dim)?;
             Rope::divided(theta, rotary_dim, &divisors)
@@ -54,7 +63,9 @@ impl GgufFile<'_> {
     fn not_finite(&self, theta: f64, scaling: RopeScaling) -> ModelError {
         ModelError::inconsistent(
             self.keys.file(),
-            format!("the rotary settings ({scaling}, theta {theta}) give frequencies that are not finite; check them"),
+            format!(
+                "the rotary settings ({scaling}, theta {theta}) give frequencies that are not finite; check them"
+            ),
         )
     }
 

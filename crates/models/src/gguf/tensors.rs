@@ -11,9 +11,9 @@ use std::ops::Range;
 use formats::{MetadataView, Recipe, RowPattern, TensorStore};
 use graph::ValueKind;
 
+use super::GgufArchitecture;
 use super::names::tensor_name;
 use super::rope::{DIVISORS, LONG, SHORT};
-use super::GgufArchitecture;
 use crate::error::{ModelError, Result, clip};
 use crate::model::Model;
 use crate::sources::{self, Weight};
@@ -73,12 +73,16 @@ fn wanted(model: &Model) -> Result<Vec<Wanted<'_>>> {
         ValueKind::Weight { tensor, .. } => Some(tensor.clone()),
         _ => None,
     };
-    let named = model.graph.weights().filter_map(|(_, value)| match &value.kind {
-        ValueKind::Weight { tensor, .. } => {
-            Some((tensor.as_str(), crate::tensors::fixed_dims(value.shape.dims())))
-        }
-        _ => None,
-    });
+    let named = model
+        .graph
+        .weights()
+        .filter_map(|(_, value)| match &value.kind {
+            ValueKind::Weight { tensor, .. } => Some((
+                tensor.as_str(),
+                crate::tensors::fixed_dims(value.shape.dims()),
+            )),
+            _ => None,
+        });
     let names = other.weights().filter_map(|(_, value)| name(&value.kind));
     let both = names.zip(named);
     Ok(both
@@ -182,9 +186,7 @@ pub(super) fn refuse_unknown(
         let layer = name.strip_prefix("blk.").and_then(|n| n.split_once('.'));
         match layer.and_then(|(layer, _)| layer.parse::<usize>().ok()) {
             Some(layer) => further.contains(&layer) || name.ends_with(ROPE_COPIES),
-            None => {
-                BESIDE.contains(&name) || BESIDE_PREFIXES.iter().any(|p| name.starts_with(p))
-            }
+            None => BESIDE.contains(&name) || BESIDE_PREFIXES.iter().any(|p| name.starts_with(p)),
         }
     };
     let names = store.stored().map(|t| t.info.name.as_str());
