@@ -10,6 +10,7 @@ use graph::ValueKind;
 use crate::error::Result;
 use crate::gguf::tensor_name;
 use crate::model::Model;
+use crate::paro::unpacked;
 use crate::spec::{Attention, DeltaNet, Ffn, Latent, Mixer, ModelSpec, Moe};
 use crate::wiring::{EMBEDDING, LAYERS, LM_HEAD};
 
@@ -107,6 +108,11 @@ impl Model {
     /// made.
     pub fn define_tensors(&self, store: &mut TensorStore) -> Result<()> {
         let prefix = prefix(store);
+        if let Some(paro) = &self.spec.paro {
+            for (rotation, width) in self.rotations() {
+                paro.define(store, rotation, width)?;
+            }
+        }
         for (_, value) in self.graph.weights() {
             let ValueKind::Weight { tensor, .. } = &value.kind else {
                 continue;
@@ -114,20 +120,77 @@ impl Model {
             if store.contains(tensor) {
                 continue;
             }
-            let weight = Weight::parse(tensor, prefix);
-            let mut recipes = (self.sources)(&self.spec, &weight);
-            if recipes.is_empty() {
-                recipes = common(&self.spec, &weight);
-            }
-            if recipes.is_empty() && prefix != MODEL {
-                recipes.push(match tensor.as_str() {
-                    LM_HEAD => Recipe::tensor(TEXT_HEAD),
-                    _ => weight.stored(weight.part),
-                });
+            let mut recipes = self.recipes(tensor, prefix);
+            if self.spec.paro.is_some() {
+                let all = recipes.into_iter().map(|r| unpacked(store, r).0);
+                recipes = all.collect();
             }
             define(store, tensor, &recipes)?;
         }
         Ok(())
+    }
+
+    /// The ways in which files may hold a weight that does not lie there under its own name.
+    fn recipes(&self, tensor: &str, prefix: &'static str) -> Vec<Recipe> {
+        let weight = Weight::parse(tensor, prefix);
+        let mut recipes = (self.sources)(&self.spec, &weight);
+        if recipes.is_empty() {
+            recipes = common(&self.spec, &weight);
+        }
+        if recipes.is_empty() && prefix != MODEL {
+            recipes.push(match tensor {
+                LM_HEAD => Recipe::tensor(TEXT_HEAD),
+                _ => weight.stored(weight.part),
+            });
+        }
+        // Packed under its own name.
+        if recipes.is_empty() && self.spec.paro.is_some() && tensor.ends_with(".weight") {
+            recipes.push(Recipe::tensor(tensor));
+        }
+        recipes
+    }
+
+    /// Finds which weights of a ParoQuant checkpoint are packed, and wires their rotations.
+    pub(crate) fn find_rotations(&mut self, store: &TensorStore) -> Result<()> {
+        let Some(mut paro) = self.spec.paro.take() else {
+            return Ok(());
+        };
+        self.spec.paro = Some(paro.clone());
+        let prefix = prefix(store);
+        for (_, value) in self.graph.weights() {
+            let ValueKind::Weight {
+                tensor,
+                matrix: true,
+            } = &value.kind
+            else {
+                continue;
+            };
+            let found = self.recipes(tensor, prefix).into_iter();
+            let rotation = found.filter_map(|r| unpacked(store, r).1).next();
+            if let (Some(rotation), false) = (rotation, store.contains(tensor)) {
+                paro.rotations.insert(tensor.clone(), rotation);
+            }
+        }
+        self.spec.paro = Some(paro);
+        self.rewire()
+    }
+
+    /// Each rotation once, with the inputs that it turns.
+    fn rotations(&self) -> Vec<(&str, usize)> {
+        let mut all = Vec::new();
+        let Some(paro) = &self.spec.paro else {
+            return all;
+        };
+        for (_, value) in self.graph.weights() {
+            if let ValueKind::Weight { tensor, .. } = &value.kind
+                && let Some(rotation) = paro.rotations.get(tensor)
+                && let Some(width) = value.shape.last()
+                && !all.iter().any(|(r, _)| r == rotation)
+            {
+                all.push((rotation.as_str(), width));
+            }
+        }
+        all
     }
 }
 
@@ -165,14 +228,20 @@ pub(crate) fn define(store: &mut TensorStore, name: &str, recipes: &[Recipe]) ->
     first.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Rows `from..from + len` of every `period`.
+/// Rows `from..from + len` of every `period`. Where there is but one period, a matrix with more
+/// rows does not fit either.
 fn block(of: Recipe, period: usize, from: usize, len: usize) -> Recipe {
     of.rows(RowPattern::blocks(period, from..from + len))
 }
 
-/// Rows `from..from + len`.
-pub(crate) fn range(of: Recipe, from: usize, len: usize) -> Recipe {
-    of.rows(RowPattern::range(from..from + len))
+/// Rows `from..from + len` of a matrix or, for a bias, of a vector, which has `total` rows of `k`
+/// elements and no others.
+fn piece(whole: Recipe, kind: &str, (total, k): (usize, usize), from: usize, len: usize) -> Recipe {
+    let whole = match kind {
+        ".bias" => whole.reshape(&[total]),
+        _ => whole.reshape(&[total, k]),
+    };
+    whole.rows(RowPattern::range(from..from + len))
 }
 
 /// What files of any family may hold in these forms only.
@@ -182,8 +251,8 @@ pub(crate) fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     };
     let mixer = match &layer.mixer {
         Mixer::Attention(a) => gated_query(a, weight),
-        Mixer::Latent(l) => latent(l, weight),
-        Mixer::Delta(d) => delta_net(d, weight),
+        Mixer::Latent(l) => latent(spec.hidden_size, l, weight),
+        Mixer::Delta(d) => delta_net(spec.hidden_size, d, weight),
         Mixer::Conv(c) => short_conv(spec.hidden_size, c.kernel, weight),
     };
     match (&layer.ffn, mixer.is_empty()) {
@@ -207,7 +276,7 @@ fn gated_query(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
     vec![block(fused, 2 * dim, from, dim)]
 }
 
-fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
+fn latent(hidden: usize, l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("self_attn.") else {
         return Vec::new();
     };
@@ -216,11 +285,12 @@ fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     };
     let whole = weight.stored(&format!("self_attn.{fused}{kind}"));
     let (nope, rope, value) = (l.nope_dim, l.rope_dim, l.value_dim);
+    let down = (l.kv_rank + rope, hidden);
     let made = match (fused, name) {
         ("q_proj" | "q_b_proj", "nope") => block(whole, nope + rope, 0, nope),
         ("q_proj" | "q_b_proj", "rope") => block(whole, nope + rope, nope, rope),
-        ("kv_a_proj_with_mqa", "latent") => range(whole, 0, l.kv_rank),
-        ("kv_a_proj_with_mqa", "rope") => range(whole, l.kv_rank, rope),
+        ("kv_a_proj_with_mqa", "latent") => piece(whole, kind, down, 0, l.kv_rank),
+        ("kv_a_proj_with_mqa", "rope") => piece(whole, kind, down, l.kv_rank, rope),
         ("kv_b_proj", "value") => block(whole, nope + value, nope, value),
         ("kv_b_proj", "key") => latent_key(l, whole),
         _ => return Vec::new(),
@@ -237,7 +307,7 @@ pub(crate) fn latent_key(l: &Latent, whole: Recipe) -> Recipe {
         .reshape(&[heads * l.kv_rank, nope])
 }
 
-fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
+fn delta_net(hidden: usize, d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("linear_attn.") else {
         return Vec::new();
     };
@@ -245,6 +315,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         return Vec::new();
     };
     let (keys, values) = (d.key_width(), d.value_width());
+    let mixed = 2 * keys + values;
     // The order of q, k and v in what they share.
     let shared = match name {
         "q" => Some((0, keys)),
@@ -257,7 +328,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         let Some((from, len)) = shared else {
             return Vec::new();
         };
-        let taps = range(stored("conv1d"), from, len);
+        let taps = piece(stored("conv1d"), kind, (mixed, d.kernel), from, len);
         return vec![taps.reshape(&[len * d.kernel])];
     }
     // Qwen3-Next fuses per key head, with its share of the value heads.
@@ -278,7 +349,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         _ => return Vec::new(),
     };
     let apart = match (shared, own) {
-        (Some((from, len)), _) => range(stored("in_proj_qkv"), from, len),
+        (Some((from, len)), _) => piece(stored("in_proj_qkv"), kind, (mixed, hidden), from, len),
         (None, own) => stored(own.unwrap_or(name)),
     };
     vec![apart, fused]
@@ -301,7 +372,7 @@ fn short_conv(hidden: usize, kernel: usize, weight: &Weight<'_>) -> Vec<Recipe> 
                 _ => return Vec::new(),
             };
             let fused = weight.stored(&format!("conv.in_proj{kind}"));
-            vec![range(fused, from, hidden)]
+            vec![piece(fused, kind, (3 * hidden, hidden), from, hidden)]
         }
         None => Vec::new(),
     }
@@ -337,23 +408,26 @@ pub(crate) fn each_expert(m: &Moe, weight: &Weight<'_>, name: impl Fn(usize) -> 
     Recipe::Stack((0..m.experts).map(|e| weight.stored(&name(e))).collect())
 }
 
-/// Gate and up as one matrix, gate first; `intermediate` rows each.
-pub(crate) fn fused_gate_up(intermediate: usize, weight: &Weight<'_>) -> Vec<Recipe> {
-    let from = match weight.part {
-        "mlp.gate_proj.weight" => 0,
-        "mlp.up_proj.weight" => intermediate,
+/// Gate and up as one matrix, gate first; `wide` rows each.
+pub(crate) fn fused_gate_up(hidden: usize, wide: usize, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("mlp.") else {
+        return Vec::new();
+    };
+    let from = match name {
+        "gate_proj" => 0,
+        "up_proj" => wide,
         _ => return Vec::new(),
     };
-    let fused = weight.stored("mlp.gate_up_proj.weight");
-    vec![range(fused, from, intermediate)]
+    let fused = weight.stored(&format!("mlp.gate_up_proj{kind}"));
+    vec![piece(fused, kind, (2 * wide, hidden), from, wide)]
 }
 
 /// Queries, keys and values as one matrix, in this order.
-pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
-    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+pub(crate) fn fused_qkv(hidden: usize, a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("self_attn.") else {
         return Vec::new();
     };
+    let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
     let (from, len) = match name {
         "q_proj" => (0, q),
         "k_proj" => (q, kv),
@@ -361,7 +435,7 @@ pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
         _ => return Vec::new(),
     };
     let fused = weight.stored(&format!("self_attn.qkv_proj{kind}"));
-    vec![range(fused, from, len)]
+    vec![piece(fused, kind, (q + 2 * kv, hidden), from, len)]
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {
 fn sources(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     let layer = weight.layer.and_then(|i| spec.layers.get(i));
     match layer.map(|l| &l.ffn) {
-        Some(Ffn::Dense(d)) => fused_gate_up(d.intermediate, weight),
+        Some(Ffn::Dense(d)) => fused_gate_up(spec.hidden_size, d.intermediate, weight),
         _ => Vec::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! GPT-OSS: attention with sinks, every other layer sliding; mixtures with biases whose matrices
 //! lie transposed, gate and up by turns, or in MXFP4.
 
-use formats::{ConfigView, Recipe, RowPattern};
+use formats::{ConfigView, Recipe, RowPattern, StoredType};
 use graph::{Activation, RouteScore};
 
 use super::qwen3_moe::read_top_k;
@@ -19,7 +19,7 @@ inventory::submit! {
     Family {
         sources,
         computes: &["num_local_experts"],
-        quantised: &["mxfp4"],
+        quantised: &[StoredType::MXFP4],
         ..Family::new("gpt_oss", &["GptOssForCausalLM"], read, file!())
     }
 }

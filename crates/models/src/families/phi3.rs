@@ -60,7 +60,7 @@ fn sources(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((Mixer::Attention(a), Ffn::Dense(d))) = layer.map(|l| (&l.mixer, &l.ffn)) else {
         return Vec::new();
     };
-    let mut made = fused_qkv(a, weight);
-    made.extend(fused_gate_up(d.intermediate, weight));
+    let mut made = fused_qkv(spec.hidden_size, a, weight);
+    made.extend(fused_gate_up(spec.hidden_size, d.intermediate, weight));
     made
 }

@@ -114,6 +114,7 @@ impl<'a> GgufFile<'a> {
             norms: PRE,
             ropes: Vec::new(),
             layers: Vec::new(),
+            paro: None,
         })
     }
 

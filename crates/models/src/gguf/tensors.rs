@@ -128,7 +128,7 @@ fn recipes(
 fn flattens(shape: &[usize], wanted: &[usize]) -> bool {
     let count = |dims: &[usize]| dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
     let rows = wanted.len() < 2 || shape.last() == wanted.last() || shape.len() < 2;
-    rows && count(shape) == count(wanted)
+    rows && count(shape).is_some_and(|n| count(wanted) == Some(n))
 }
 
 /// The head size, where `weight` projects to queries or keys.
@@ -149,7 +149,7 @@ fn elsewhere(spec: &ModelSpec, weight: &Weight<'_>, store: &TensorStore) -> Vec<
         };
     };
     let mut recipes = match &layer.mixer {
-        Mixer::Attention(a) => sources::fused_qkv(a, weight),
+        Mixer::Attention(a) => sources::fused_qkv(spec.hidden_size, a, weight),
         Mixer::Latent(l) if weight.part == "self_attn.kv_b_proj.key.weight" => {
             // Blocks cannot be transposed.
             let whole = tensor_name(&weight.stored_name("self_attn.kv_b_proj.weight"));
@@ -162,7 +162,11 @@ fn elsewhere(spec: &ModelSpec, weight: &Weight<'_>, store: &TensorStore) -> Vec<
         _ => Vec::new(),
     };
     if let Ffn::Dense(d) = &layer.ffn {
-        recipes.extend(sources::fused_gate_up(d.intermediate, weight));
+        recipes.extend(sources::fused_gate_up(
+            spec.hidden_size,
+            d.intermediate,
+            weight,
+        ));
     }
     recipes.extend(sources::common(spec, weight));
     recipes

@@ -118,7 +118,7 @@ impl Case {
         let d = Dims::of(problem, turn);
         let mut rng = Rng::named(&format!("{:?} {turn}", problem.ops));
         let mut problem = problem.clone();
-        lighten(&mut problem);
+        lighten(&mut problem, EXPERT_NUMBERS);
         let group = problem.inputs.iter().find_map(|o| o.cache).map(|c| c.group);
         let cached = group.is_some();
         let batch = make_batch(&d, &mut problem, cached, group.unwrap_or(0), &mut rng);
@@ -305,8 +305,8 @@ fn make_batch(d: &Dims, problem: &mut Problem, cached: bool, group: usize, rng: 
 }
 
 /// Gives the spans slots for the states before and behind them, out of order: kept
-/// behind the last row, behind every one, behind some or none, in a slot of their
-/// own or in that of the state before. Also the slots that are left.
+/// behind the last row, behind every one, behind some or none. Also the slots that
+/// are left.
 fn deal_slots(problem: &mut Problem, spans: &mut [Span], rng: &mut Rng) -> Vec<u32> {
     let operands = problem.inputs.iter_mut().chain(&mut problem.outputs);
     let mut views: Vec<&mut StateView> = operands.filter_map(|o| o.state.as_mut()).collect();
@@ -340,13 +340,11 @@ fn deal_slots(problem: &mut Problem, spans: &mut [Span], rng: &mut Rng) -> Vec<u
             _ => span.kept[last] = Some(next()),
         }
     }
-    // A fork: two sequences go on from one state, which neither replaces.
-    let kept = |slot: u32| spans.iter().any(|s| s.kept.contains(&Some(slot)));
-    let free = spans.iter().map(|s| s.state_in.filter(|slot| !kept(*slot)));
-    let free: Vec<Option<u32>> = free.collect();
+    // A fork: two sequences go on from one state.
     for s in 1..spans.len() {
-        if free[s].is_some() && free[s - 1].is_some() && rng.chance(3) {
-            spans[s].state_in = free[s - 1];
+        let before = spans[s - 1].state_in;
+        if before.is_some() && rng.chance(4) {
+            spans[s].state_in = before;
         }
     }
     let slots = used + spans.len() as u32 + 1;
@@ -365,26 +363,30 @@ fn deal_slots(problem: &mut Problem, spans: &mut [Span], rng: &mut Rng) -> Vec<u
 
 /// Less of what says nothing more by its amount: experts beyond those that fit into
 /// memory several times over, and the states of other layers.
-fn lighten(problem: &mut Problem) {
-    for i in 0..problem.ops.len() {
-        let Op::ExpertLinear { experts } = problem.ops[i].op else {
-            continue;
+fn lighten(problem: &mut Problem, most: usize) {
+    let stacks = problem.ops.iter().enumerate().filter_map(|(i, op)| {
+        let Op::ExpertLinear { experts } = op.op else {
+            return None;
         };
-        let chosen = problem.ops[i].shape[1];
-        let Some((n, w)) = problem.input(i, 1) else {
-            continue;
-        };
-        let one = w.shape.iter().product::<usize>() / experts.max(1);
-        let fewer = (EXPERT_NUMBERS / one.max(1)).clamp(chosen.max(8), experts.max(chosen.max(8)));
-        if fewer >= experts {
-            continue;
+        let one = problem.input(i, 1)?.1.shape.iter().product::<usize>() / experts.max(1);
+        Some((most / one.max(1)).max(op.shape[1]).max(8))
+    });
+    // One for all, since ops share what a router chose.
+    if let Some(fewer) = stacks.min() {
+        for i in 0..problem.ops.len() {
+            let Op::ExpertLinear { experts } = problem.ops[i].op else {
+                continue;
+            };
+            if fewer >= experts {
+                continue;
+            }
+            let stacked = [1, 3].map(|slot| problem.input(i, slot).map(|(n, _)| n));
+            for n in stacked.into_iter().flatten() {
+                let rows = &mut problem.inputs[n].shape[0];
+                *rows = *rows / experts * fewer;
+            }
+            problem.ops[i].op = Op::ExpertLinear { experts: fewer };
         }
-        let bias = problem.input(i, 3).map(|(n, _)| n);
-        for operand in [Some(n), bias].into_iter().flatten() {
-            let rows = &mut problem.inputs[operand].shape[0];
-            *rows = *rows / experts * fewer;
-        }
-        problem.ops[i].op = Op::ExpertLinear { experts: fewer };
     }
     let mut end = 0;
     let mut places: Vec<(usize, usize)> = Vec::new();
@@ -457,4 +459,80 @@ pub fn in_layout(problem: &Problem, layout: &'static str) -> Problem {
     }
     problem.device = Arc::clone(&problem.device);
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ChainOracle, ORACLE, Oracle};
+    use super::*;
+    use registry::{OpenOptions, Pattern, Registry};
+
+    fn case(pattern: &'static Pattern, wanted: impl Fn(&Case) -> bool) -> Case {
+        let registry = Registry::collect().expect("a sound registry");
+        let oracle = registry.backend(ORACLE).expect("the oracle");
+        let device = oracle.open_device(&OpenOptions::default()).expect("a CPU");
+        let spec = KernelSpec {
+            backend: ORACLE,
+            pattern,
+            quant: &["f32"],
+            variant: "any",
+            act: Act::F32,
+            rank: 0,
+            layouts: &[],
+            tolerance: 0.0,
+        };
+        let mut dealer = Dealer::new("cases");
+        let mut cases = (0..80).map(|_| Case::deal(&spec, &mut dealer, device.info()));
+        let found = cases.find_map(|c| c.ok().filter(&wanted));
+        found.expect("one of eighty")
+    }
+
+    #[test]
+    fn too_many_experts_become_fewer() {
+        let sixteen = |c: &Case| c.problem.ops[0].op == Op::ExpertLinear { experts: 16 };
+        let whole = case(&Pattern::EXPERT_LINEAR, |c| {
+            sixteen(c) && c.data(0, 3).is_some()
+        });
+        let mut problem = whole.problem.clone();
+        lighten(&mut problem, 1);
+        let (old, new) = (&whole.problem, &problem);
+        assert_eq!(new.ops[0].op, Op::ExpertLinear { experts: 8 });
+        for n in [1, 3] {
+            assert_eq!(new.inputs[n].shape[0] * 2, old.inputs[n].shape[0]);
+        }
+        let again = Case::of(&problem, Act::F32, 0).expect("a case");
+        let Some(Data::Ids(chosen)) = again.data(0, 2) else {
+            panic!("no experts");
+        };
+        assert!(chosen.iter().all(|e| *e < 8));
+        let registry = Registry::collect().expect("a sound registry");
+        let oracle = ChainOracle::open(&registry).expect("a CPU");
+        assert_eq!(oracle.eval(&again).expect("values").len(), 1);
+    }
+
+    #[test]
+    fn halves_are_the_whole_in_two_steps() {
+        let whole = case(&Pattern::CAUSAL_CONV, |c| {
+            let long = c.batch.spans.iter().filter(|s| s.rows() > 3);
+            long.count() > 1 && c.halves().is_some()
+        });
+        let [(early, first), (late, second)] = whole.halves().expect("two steps");
+        let mut rows = [first, second].concat();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..whole.batch.rows()).collect::<Vec<_>>());
+        let spans = || early.batch.spans.iter().zip(&late.batch.spans);
+        for (span, (a, b)) in whole.batch.spans.iter().zip(spans()) {
+            assert_eq!(a.end(), b.first);
+            assert_eq!(a.state_in, span.state_in);
+            match a.kept.last() {
+                Some(last) => assert!(last.is_some() && b.state_in == *last),
+                None => assert_eq!(b.state_in, span.state_in),
+            }
+            // All that was kept is kept by one of the two.
+            let cut = a.rows();
+            assert_eq!(b.kept, span.kept[cut..]);
+            let kept = span.kept[..cut].iter().zip(&a.kept);
+            assert!(kept.clone().all(|(s, a)| s.is_none() || s == a));
+        }
+    }
 }
