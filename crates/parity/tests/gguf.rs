@@ -7,13 +7,13 @@ use fixture_gguf::{convert, convert_with};
 use formats::StoredType;
 use formats::gguf::Value;
 use kernels as _;
-use models::{ferris, fixtures, model, name, random_models_of};
+use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{Feed, ORACLE, RING1_TOLERANCE, Script, Trace, f32_acts, fit, ring1};
 use parity::stats::{Tally, compare_row};
 use registry::Registry;
 use runtime::{LoadOptions, Opened};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn registry() -> Registry {
     Registry::collect().expect("registered kernels")
@@ -24,7 +24,9 @@ fn every_random_model_matches_transformers_from_a_gguf_file() {
     let registry = registry();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut families = BTreeSet::new();
-    for dir in random_models_of(&["llama", "mistral", "qwen2", "qwen3"]) {
+    // No GGUF file holds ParoQuant's blocks.
+    let plain = |dir: &PathBuf| !name(dir).starts_with("paro-");
+    for dir in random_models().into_iter().filter(plain) {
         let path = folder.path().join(format!("{}.gguf", name(&dir)));
         convert(&dir, &path, None);
         let golden = dir.join("golden.safetensors");
