@@ -47,7 +47,10 @@ pub fn convert_each(
         .into_iter()
         .filter(|t| keep(&t.name))
         .collect();
-    let encoded: Vec<_> = tensors.iter().map(|t| t.encode(matrices(&t.name))).collect();
+    let encoded: Vec<_> = tensors
+        .iter()
+        .map(|t| t.encode(matrices(&t.name)))
+        .collect();
     let tensors: Vec<_> = tensors
         .iter()
         .zip(&encoded)
