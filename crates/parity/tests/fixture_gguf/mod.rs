@@ -28,6 +28,17 @@ pub fn convert_with(
     more: impl Fn(&mut GgufKeys),
     keep: impl Fn(&str) -> bool,
 ) {
+    convert_each(dir, path, |_| matrices, more, keep);
+}
+
+/// [`convert_with`], where `matrices` goes by a tensor's name in the file.
+pub fn convert_each(
+    dir: &Path,
+    path: &Path,
+    matrices: impl Fn(&str) -> Option<StoredType>,
+    more: impl Fn(&mut GgufKeys),
+    keep: impl Fn(&str) -> bool,
+) {
     let opened = Opened::open(dir).expect("a fixture");
     let source = Source::new(&opened);
     let mut keys = keys::keys(&source);
@@ -36,7 +47,10 @@ pub fn convert_with(
         .into_iter()
         .filter(|t| keep(&t.name))
         .collect();
-    let encoded: Vec<_> = tensors.iter().map(|t| t.encode(matrices)).collect();
+    let encoded: Vec<_> = tensors
+        .iter()
+        .map(|t| t.encode(matrices(&t.name)))
+        .collect();
     let tensors: Vec<_> = tensors
         .iter()
         .zip(&encoded)
