@@ -56,10 +56,31 @@ pub(super) fn define(
     // What takes the place of a stored tensor comes last: others may be made of that one, too.
     made.sort_by_key(|(_, replaces, _)| *replaces);
     for (name, _, recipes) in made {
-        sources::define(store, name, &recipes)?;
+        match sources::define(store, name, &recipes) {
+            Err(error) if is_missing(&error) && is_stored_name(name) => {}
+            other => other?,
+        }
     }
     model.check_tensors(store)?;
     Ok(())
+}
+
+fn is_missing(error: &ModelError) -> bool {
+    use formats::{Error, RecipeProblem::Missing};
+    matches!(
+        error,
+        ModelError::Config(Error::Recipe {
+            problem: Missing(_),
+            ..
+        })
+    )
+}
+
+/// Whether files hold tensors of this name; parts of fused ones have a name of their own here.
+fn is_stored_name(name: &str) -> bool {
+    let part = name.strip_prefix("blk.").and_then(|n| n.split_once('.'));
+    let part = part.and_then(|(_, part)| part.rsplit_once('.'));
+    part.is_none_or(|(part, _)| !part.trim_start_matches("shortconv.").contains('.'))
 }
 
 /// The weights of the graph. Its names do not say what each is; those of a Hugging Face folder do.
@@ -162,11 +183,15 @@ fn elsewhere(spec: &ModelSpec, weight: &Weight<'_>, store: &TensorStore) -> Vec<
         _ => Vec::new(),
     };
     if let Ffn::Dense(d) = &layer.ffn {
-        recipes.extend(sources::fused_gate_up(
-            spec.hidden_size,
-            d.intermediate,
-            weight,
-        ));
+        let (wide, hidden) = (d.intermediate, spec.hidden_size);
+        let fused = weight.stored_name("mlp.gate_up_proj.weight");
+        let rows = store
+            .get(&fused)
+            .and_then(|t| t.info.shape.first().copied());
+        // Where it is up alone, gate is missing.
+        if rows != Some(wide) {
+            recipes.extend(sources::fused_gate_up(hidden, wide, weight));
+        }
     }
     recipes.extend(sources::common(spec, weight));
     recipes
@@ -212,6 +237,20 @@ pub(super) fn refuse_unknown(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_fused_tensors_are_told_from_stored_ones() {
+        for (name, stored) in [
+            ("token_embd.weight", true),
+            ("blk.3.ssm_a", true),
+            ("blk.3.attn_q.weight", true),
+            ("blk.3.attn_q.gate.weight", false),
+            ("blk.3.shortconv.conv.weight", true),
+            ("blk.3.shortconv.in_proj.x.weight", false),
+        ] {
+            assert_eq!(is_stored_name(name), stored, "{name}");
+        }
+    }
 
     #[test]
     fn shapes_flatten_only_where_the_order_of_elements_stays() {
