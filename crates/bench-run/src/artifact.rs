@@ -171,7 +171,7 @@ impl Artifact {
         let peers = peers.flat_map(|b| b.measurements.iter().map(|(n, s)| ("the peer's ", n, s)));
         let noisy: Vec<String> = own
             .chain(peers)
-            .filter(|(_, _, s)| s.higher_is_better && !(s.spread() <= MAX_SPREAD))
+            .filter(|(_, _, s)| s.higher_is_better && !s.steady(MAX_SPREAD))
             .map(|(whose, name, s)| format!("{whose}{name} by {:.1} %", s.spread() * 100.0))
             .collect();
         if !noisy.is_empty() {

@@ -8,13 +8,17 @@
 pub mod args;
 pub mod artifact;
 mod ceilings;
+pub mod compare;
 pub mod gate;
 mod measure;
 mod peer;
 mod profile;
 mod provenance;
+pub mod report;
 pub mod run;
+pub mod schema;
 pub mod stat;
+mod svg;
 pub mod synthetic;
 
 // The trees register themselves; a crate that nobody names registers nothing.

@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 use bench_run::args::{Cli, Command, MeasureArgs};
-use bench_run::artifact::Status;
-use bench_run::run;
+use bench_run::artifact::{Artifact, Status};
+use bench_run::compare::compare;
+use bench_run::report::report;
+use bench_run::{run, schema};
 use clap::Parser as _;
 use registry::Registry;
 use std::process::ExitCode;
@@ -28,7 +30,41 @@ fn dispatch(cli: Cli) -> Result<bool> {
             args.peer.extend(peer.exec);
             measure(&args)
         }
-        Some(_) => Ok(true),
+        Some(Command::Compare(args)) => {
+            let before = Artifact::read(&args.before)?;
+            let compared = compare(&before, &Artifact::read(&args.after)?);
+            print!("{compared}");
+            let below = args.fail_below.map(|r| !compared.below(r).is_empty());
+            Ok(compared.comparable() && below != Some(true))
+        }
+        Some(Command::Report(args)) => {
+            let out = args.out.as_ref().unwrap_or(&args.dir);
+            let (written, skipped) = report(&args.dir, out)?;
+            for path in written {
+                println!("{}", path.display());
+            }
+            for reason in &skipped {
+                eprintln!("left out: {reason}");
+            }
+            Ok(true)
+        }
+        Some(Command::Check(args)) => {
+            let mut ok = true;
+            for path in schema::files(&args.paths)? {
+                let problems = schema::check_file(&path)?;
+                ok &= problems.is_empty();
+                println!(
+                    "{}: {}",
+                    path.display(),
+                    match problems.is_empty() {
+                        true => "ok".to_string(),
+                        false => problems.join("\n  "),
+                    }
+                );
+            }
+            Ok(ok)
+        }
+        Some(Command::Tune(_)) => Ok(true),
     }
 }
 

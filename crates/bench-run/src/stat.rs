@@ -62,6 +62,11 @@ impl Stat {
         self.stdev / self.median.abs()
     }
 
+    /// Whether the samples scatter by no more than that; not a number is not.
+    pub fn steady(&self, bound: f64) -> bool {
+        self.spread() <= bound
+    }
+
     /// Standard error of the median over the median, for samples that are about
     /// normal.
     pub fn doubt(&self) -> f64 {
