@@ -160,14 +160,23 @@ pub struct TuneArgs {
     /// Random weights of a real shape instead of a file
     #[arg(long, value_name = "SHAPE:QUANT")]
     pub synthetic: Option<String>,
+    /// Layers of a synthetic model: four tell as much as all
+    #[arg(long, requires = "synthetic")]
+    pub layers: Option<usize>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// File to write; registry/tuned/<device>.toml by default
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Milliseconds that each variant is measured for
-    #[arg(long, default_value_t = 200)]
-    pub sample_ms: u64,
+    /// Timed repetitions of each step
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
+    pub repeats: u32,
+    /// Tokens of the largest step
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt_tokens: u32,
+    /// About how many seconds the oracle may take in the gate
+    #[arg(long, default_value_t = 300)]
+    pub gate_limit: u64,
     /// By how much a variant must beat the one of highest rank to be picked
     #[arg(long, default_value_t = 0.03)]
     pub margin: f64,

@@ -20,6 +20,7 @@ pub mod schema;
 pub mod stat;
 mod svg;
 pub mod synthetic;
+pub mod tune;
 
 // The trees register themselves; a crate that nobody names registers nothing.
 use kernels as _;

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use bench_run::args::{Cli, Command, MeasureArgs};
-use bench_run::artifact::{Artifact, Status};
+use bench_run::artifact::{Artifact, Status, write_whole};
 use bench_run::compare::compare;
 use bench_run::report::report;
+use bench_run::tune::tune;
 use bench_run::{run, schema};
 use clap::Parser as _;
 use registry::Registry;
@@ -64,7 +65,14 @@ fn dispatch(cli: Cli) -> Result<bool> {
             }
             Ok(ok)
         }
-        Some(Command::Tune(_)) => Ok(true),
+        Some(Command::Tune(args)) => {
+            let tuned = tune(&Registry::collect()?, &args, &mut |line| println!("{line}"))?;
+            if let Some((path, text)) = &tuned {
+                write_whole(path, text)?;
+                println!("{}", path.display());
+            }
+            Ok(tuned.is_some())
+        }
     }
 }
 
