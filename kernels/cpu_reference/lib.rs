@@ -43,6 +43,8 @@ mod linear {
     mod act_bf16;
     mod act_f16;
     mod act_f32;
+    mod act_q8_256;
+    mod act_q8_32;
 }
 mod rms_norm {
     mod plain;

@@ -13,8 +13,12 @@ mod common {
     pub mod append;
     pub mod attend;
     pub mod decode;
+    pub mod delta;
     pub mod elem;
     pub mod gated;
+    pub mod int;
+    #[cfg(target_arch = "x86_64")]
+    pub mod int_x86;
     pub mod layout;
     pub mod math;
     pub mod matmul;
@@ -24,9 +28,14 @@ mod common {
     pub mod matmul_bf16;
     pub mod matmul_f32;
     pub mod matmul_kernels;
+    pub mod matmul_q8;
     pub mod parts;
     pub mod plumbing;
     pub mod pointwise;
+    pub mod q8;
+    pub mod q_codes;
+    pub mod q_scheme;
+    pub mod q_sides;
     pub mod rope;
     pub mod rope_append;
     pub mod simd;
@@ -48,6 +57,7 @@ mod attention {
     mod simd;
 }
 mod embed {
+    mod blocks;
     mod simd;
 }
 mod gather_rows {
@@ -57,25 +67,32 @@ mod kv_append {
     mod simd;
 }
 mod linear {
+    mod int8;
     mod packed;
     mod rows;
+    mod w4_paro;
 }
 mod linear__add {
+    mod int8;
     mod packed;
 }
 mod linear__linear__silu_mul {
+    mod int8;
     mod packed;
 }
 mod rms_norm {
     mod simd;
 }
 mod rms_norm__linear {
+    mod int8;
     mod packed;
 }
 mod rms_norm__linear__linear__linear {
+    mod int8;
     mod packed;
 }
 mod rms_norm__linear__linear__silu_mul {
+    mod int8;
     mod packed;
 }
 mod rms_norm__rms_norm__rope__rope__kv_append {
@@ -134,6 +151,7 @@ mod rotate {
     mod simd;
 }
 mod gated_delta {
+    mod chunked;
     mod columns;
 }
 mod expert_linear {

@@ -2,9 +2,9 @@
 #![cfg(unix)]
 
 mod common;
-#[path = "../../parity/tests/fixture_gguf/mod.rs"]
-#[allow(dead_code, reason = "the gates use the rest")]
-mod fixture_gguf;
+#[path = "common/gguf.rs"]
+#[allow(dead_code, reason = "gguf.rs uses the rest")]
+mod gguf;
 
 use common::*;
 use std::fs;
@@ -192,8 +192,9 @@ fn what_is_not_there_is_said_with_the_command_that_gets_it() {
 #[test]
 fn a_gguf_file_of_a_snapshot_is_picked() {
     let files = tempfile::tempdir().expect("a temporary folder");
-    for (file, from) in [("m-F32.gguf", SMALL), ("m-f16.gguf", SHARDED)] {
-        fixture_gguf::convert(&model(from), &files.path().join(file), None);
+    for (file, from) in [("m-F32.gguf", SMALL), ("m-f16.gguf", "qwen2-untied-f32")] {
+        let from = model(from);
+        gguf::write(&from, &gguf::keys(&from), &files.path().join(file));
     }
     let cache = Cache::new("hub");
     let hub = [("HF_HUB_CACHE", cache.hub.as_path())];

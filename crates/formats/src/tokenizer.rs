@@ -224,6 +224,12 @@ pub(crate) fn tokenizer_error(path: &Path, problem: impl Into<String>) -> Error 
     }
 }
 
+/// How many pieces of text the library shall remember the tokens of. It allocates room for them at
+/// once, so a small vocabulary gets less than the library's own choice.
+fn cached_pieces(vocabulary: usize) -> usize {
+    vocabulary.min(10_000)
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum End {
     Front,

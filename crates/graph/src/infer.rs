@@ -245,7 +245,14 @@ impl Op {
             }
             Op::Rotate { rounds, group } => {
                 arity(4, 4)?;
-                let k = row_width(ins[0], "x")?;
+                activation(ins[0], "x")?;
+                let k = vector(ins[3], "scales")?;
+                if !trailing_products(&ins[0].shape).any(|p| p == k) {
+                    return Err(format!(
+                        "scales {} do not match the trailing dimensions of x {}",
+                        ins[3].shape, ins[0].shape
+                    ));
+                }
                 if *group == 0 || group % 2 != 0 || !k.is_multiple_of(*group) || *rounds == 0 {
                     return Err(format!(
                         "{k} elements cannot be rotated in groups of {group}, {rounds} times"

@@ -181,9 +181,10 @@ pub enum Op {
     /// `q_latent [T, heads, L], q_rope [T, heads, R], cache → o [T, heads, L]`:
     /// scores scale·(q_latent·c + q_rope·k), values c; causal.
     LatentAttention { scale: f32 },
-    /// `x [R, K], theta [rounds·K/2], pairs [rounds·K], scales [K] → y [R, K]`
-    /// (ParoQuant): x·scales, then within each group of `group` elements `rounds`
-    /// times group/2 disjoint Givens rotations; pairs are local to their group.
+    /// `x [R, …], theta [rounds·K/2], pairs [rounds·K], scales [K] → y` as x, with K
+    /// a product of trailing dimensions (ParoQuant): x·scales, then within each group
+    /// of `group` elements `rounds` times group/2 disjoint Givens rotations; pairs are
+    /// local to their group.
     Rotate { rounds: usize, group: usize },
     /// `x [T, H] → y [L, H]`: the rows whose logits were asked for.
     GatherRows,

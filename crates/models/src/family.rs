@@ -1,9 +1,10 @@
 //! Which families there are: each registers itself beside its reader.
 
-use formats::ConfigView;
+use formats::{ConfigView, StoredType};
 
 use crate::error::{ModelError, Result, clip};
 use crate::guard;
+use crate::paro::Paro;
 use crate::sources::{PLAIN, Sources};
 use crate::spec::ModelSpec;
 
@@ -20,8 +21,8 @@ pub struct Family {
     pub sources: Sources,
     /// Fields that few families compute with, and this one does; others refuse them.
     pub computes: &'static [&'static str],
-    /// Values of `quantization_config.quant_method` that it reads.
-    pub quantised: &'static [&'static str],
+    /// Stored types whose scheme's name is a `quantization_config.quant_method` that it reads.
+    pub quantised: &'static [StoredType],
     /// Set where its configurations describe models of several modalities, of which the text is
     /// read.
     pub text: Option<TextOf>,
@@ -66,7 +67,9 @@ impl Family {
     pub(crate) fn spec(&self, config: &ConfigView<'_>) -> Result<ModelSpec> {
         guard::refuse_common(config, self.computes, self.quantised)?;
         let Some(text) = self.text else {
-            return (self.read)(config);
+            let mut spec = (self.read)(config)?;
+            spec.paro = Paro::read(config)?;
+            return Ok(spec);
         };
         let inner = config.object(text.field)?;
         if let Some(found) = inner.opt_str("model_type")?
@@ -76,6 +79,10 @@ impl Family {
         }
         guard::refuse_common(&inner, self.computes, self.quantised)?;
         let mut spec = (self.read)(&inner)?;
+        spec.paro = match Paro::read(config)? {
+            None => Paro::read(&inner)?,
+            outer => outer,
+        };
         let tied = config.opt_bool("tie_word_embeddings")?;
         spec.tied_embeddings = tied.unwrap_or(text.tied_embeddings);
         Ok(spec)
@@ -162,7 +169,7 @@ mod tests {
     #[test]
     fn no_two_families_claim_the_same_name() {
         let all = families();
-        assert_eq!(all.len(), 4);
+        assert_eq!(all.len(), 22);
         let mut names: Vec<_> = all.iter().flat_map(|f| f.architectures).collect();
         let count = names.len();
         names.sort_unstable();

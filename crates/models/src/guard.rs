@@ -6,9 +6,10 @@
 //! files carry the plain architecture's name, and running those as the plain model would give
 //! wrong text without a word.
 
-use formats::ConfigView;
+use formats::{ConfigView, StoredType};
 
 use crate::error::{ModelError, Result};
+use crate::paro;
 
 /// A value of a field that means "off".
 #[derive(Clone, Copy, Debug)]
@@ -210,12 +211,13 @@ pub(crate) const NO_WINDOW: &[Feature] = &[
 pub(crate) fn refuse_common(
     config: &ConfigView<'_>,
     computes: &[&str],
-    quantised: &[&str],
+    quantised: &[StoredType],
 ) -> Result<()> {
     for field in ["quantization_config", "compression_config"] {
         if let Some(value) = config.get(field) {
             let method = value.get("quant_method").and_then(|m| m.as_str());
-            if method.is_some_and(|m| quantised.contains(&m)) {
+            let reads = |m: &str| m == paro::METHOD || quantised.iter().any(|q| q.scheme() == m);
+            if method.is_some_and(reads) {
                 continue;
             }
             return Err(ModelError::unsupported(

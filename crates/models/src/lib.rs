@@ -18,6 +18,7 @@ mod family;
 mod gguf;
 mod guard;
 mod model;
+mod paro;
 mod read;
 pub mod rope;
 pub mod sources;
@@ -25,6 +26,7 @@ pub mod spec;
 mod tensors;
 mod windows;
 mod wiring;
+mod words;
 
 pub use error::{ModelError, Result};
 pub use family::{Family, TextOf, families};

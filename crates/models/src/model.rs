@@ -49,6 +49,13 @@ impl Model {
         self.spec.ropes.iter().any(|rope| rope.long.is_some())
     }
 
+    /// Wires the graph anew after a change of the specification.
+    pub(crate) fn rewire(&mut self) -> Result<()> {
+        let context = DEFAULT_CONTEXT.min(self.spec.context_length);
+        self.graph = self.graph_for(context)?;
+        Ok(())
+    }
+
     /// The forward pass for sequences of up to `context` positions: [`graph`](Self::graph) with
     /// other constants.
     ///
@@ -85,16 +92,13 @@ pub fn load(config: &ConfigView<'_>) -> Result<Model> {
 pub fn read(files: &mut ModelFiles) -> Result<Model> {
     let model = match &files.description {
         Description::Config { value, path } => {
-            let model = load(&ConfigView::new(value, path)?)?;
+            let mut model = load(&ConfigView::new(value, path)?)?;
+            model.find_rotations(&files.tensors)?;
             model.define_tensors(&mut files.tensors)?;
             model
         }
         Description::Metadata(metadata) => {
-            let (model, recipes) = gguf::load(&metadata.view(), &files.tensors)?;
-            for (tensor, recipe) in recipes {
-                files.tensors.define(&tensor, &recipe)?;
-            }
-            model
+            return gguf::load(&metadata.view(), &mut files.tensors);
         }
     };
     model.check_tensors(&files.tensors)?;

@@ -109,6 +109,7 @@ impl ModelSpec {
             norms: Norms::PRE,
             ropes: Vec::new(),
             layers: Vec::new(),
+            paro: None,
         })
     }
 

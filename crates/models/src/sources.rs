@@ -8,7 +8,9 @@ use formats::{Error as FormatError, Recipe, RecipeProblem, RowPattern, TensorSto
 use graph::ValueKind;
 
 use crate::error::Result;
+use crate::gguf::tensor_name;
 use crate::model::Model;
+use crate::paro::unpacked;
 use crate::spec::{Attention, DeltaNet, Ffn, Latent, Mixer, ModelSpec, Moe};
 use crate::wiring::{EMBEDDING, LAYERS, LM_HEAD};
 
@@ -33,6 +35,8 @@ pub struct Weight<'a> {
     pub part: &'a str,
     /// What the files put before such names.
     base: String,
+    /// The files are GGUF and have names of their own.
+    gguf: bool,
 }
 
 impl<'a> Weight<'a> {
@@ -47,23 +51,44 @@ impl<'a> Weight<'a> {
                 layer: Some(layer),
                 part,
                 base: format!("{prefix}layers.{layer}."),
+                gguf: false,
             },
             (None, Some(part)) => Weight {
                 layer: None,
                 part,
                 base: prefix.to_string(),
+                gguf: false,
             },
             (None, None) => Weight {
                 layer: None,
                 part: name,
                 base: String::new(),
+                gguf: false,
             },
+        }
+    }
+
+    /// A weight of a GGUF file, called as in a Hugging Face folder.
+    pub(crate) fn in_gguf(name: &'a str) -> Self {
+        Weight {
+            gguf: true,
+            ..Self::parse(name, MODEL)
+        }
+    }
+
+    /// The name of the stored tensor that lies where this weight does and is called `part` in a
+    /// Hugging Face folder.
+    pub(crate) fn stored_name(&self, part: &str) -> String {
+        let name = format!("{}{part}", self.base);
+        match self.gguf {
+            true => tensor_name(&name),
+            false => name,
         }
     }
 
     /// The stored tensor that lies where this weight does and is called `part`.
     pub fn stored(&self, part: &str) -> Recipe {
-        Recipe::tensor(format!("{}{part}", self.base))
+        Recipe::tensor(self.stored_name(part))
     }
 
     /// `part` without `before`, if it starts so, and without its `.weight` or `.bias`, which comes
@@ -83,6 +108,11 @@ impl Model {
     /// made.
     pub fn define_tensors(&self, store: &mut TensorStore) -> Result<()> {
         let prefix = prefix(store);
+        if let Some(paro) = &self.spec.paro {
+            for (rotation, width) in self.rotations() {
+                paro.define(store, rotation, width)?;
+            }
+        }
         for (_, value) in self.graph.weights() {
             let ValueKind::Weight { tensor, .. } = &value.kind else {
                 continue;
@@ -90,20 +120,77 @@ impl Model {
             if store.contains(tensor) {
                 continue;
             }
-            let weight = Weight::parse(tensor, prefix);
-            let mut recipes = (self.sources)(&self.spec, &weight);
-            if recipes.is_empty() {
-                recipes = common(&self.spec, &weight);
-            }
-            if recipes.is_empty() && prefix != MODEL {
-                recipes.push(match tensor.as_str() {
-                    LM_HEAD => Recipe::tensor(TEXT_HEAD),
-                    _ => weight.stored(weight.part),
-                });
+            let mut recipes = self.recipes(tensor, prefix);
+            if self.spec.paro.is_some() {
+                let all = recipes.into_iter().map(|r| unpacked(store, r).0);
+                recipes = all.collect();
             }
             define(store, tensor, &recipes)?;
         }
         Ok(())
+    }
+
+    /// The ways in which files may hold a weight that does not lie there under its own name.
+    fn recipes(&self, tensor: &str, prefix: &'static str) -> Vec<Recipe> {
+        let weight = Weight::parse(tensor, prefix);
+        let mut recipes = (self.sources)(&self.spec, &weight);
+        if recipes.is_empty() {
+            recipes = common(&self.spec, &weight);
+        }
+        if recipes.is_empty() && prefix != MODEL {
+            recipes.push(match tensor {
+                LM_HEAD => Recipe::tensor(TEXT_HEAD),
+                _ => weight.stored(weight.part),
+            });
+        }
+        // Packed under its own name.
+        if recipes.is_empty() && self.spec.paro.is_some() && tensor.ends_with(".weight") {
+            recipes.push(Recipe::tensor(tensor));
+        }
+        recipes
+    }
+
+    /// Finds which weights of a ParoQuant checkpoint are packed, and wires their rotations.
+    pub(crate) fn find_rotations(&mut self, store: &TensorStore) -> Result<()> {
+        let Some(mut paro) = self.spec.paro.take() else {
+            return Ok(());
+        };
+        self.spec.paro = Some(paro.clone());
+        let prefix = prefix(store);
+        for (_, value) in self.graph.weights() {
+            let ValueKind::Weight {
+                tensor,
+                matrix: true,
+            } = &value.kind
+            else {
+                continue;
+            };
+            let found = self.recipes(tensor, prefix).into_iter();
+            let rotation = found.filter_map(|r| unpacked(store, r).1).next();
+            if let (Some(rotation), false) = (rotation, store.contains(tensor)) {
+                paro.rotations.insert(tensor.clone(), rotation);
+            }
+        }
+        self.spec.paro = Some(paro);
+        self.rewire()
+    }
+
+    /// Each rotation once, with the inputs that it turns.
+    fn rotations(&self) -> Vec<(&str, usize)> {
+        let mut all = Vec::new();
+        let Some(paro) = &self.spec.paro else {
+            return all;
+        };
+        for (_, value) in self.graph.weights() {
+            if let ValueKind::Weight { tensor, .. } = &value.kind
+                && let Some(rotation) = paro.rotations.get(tensor)
+                && let Some(width) = value.shape.last()
+                && !all.iter().any(|(r, _)| r == rotation)
+            {
+                all.push((rotation.as_str(), width));
+            }
+        }
+        all
     }
 }
 
@@ -118,7 +205,7 @@ fn prefix(store: &TensorStore) -> &'static str {
 }
 
 /// Makes `name` by the first recipe whose tensors are all there.
-fn define(store: &mut TensorStore, name: &str, recipes: &[Recipe]) -> Result<()> {
+pub(crate) fn define(store: &mut TensorStore, name: &str, recipes: &[Recipe]) -> Result<()> {
     let mut first = None;
     for recipe in recipes {
         match store.define(name, recipe) {
@@ -141,25 +228,31 @@ fn define(store: &mut TensorStore, name: &str, recipes: &[Recipe]) -> Result<()>
     first.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Rows `from..from + len` of every `period`.
+/// Rows `from..from + len` of every `period`. Where there is but one period, a matrix with more
+/// rows does not fit either.
 fn block(of: Recipe, period: usize, from: usize, len: usize) -> Recipe {
     of.rows(RowPattern::blocks(period, from..from + len))
 }
 
-/// Rows `from..from + len`.
-pub(crate) fn range(of: Recipe, from: usize, len: usize) -> Recipe {
-    of.rows(RowPattern::range(from..from + len))
+/// Rows `from..from + len` of a matrix or, for a bias, of a vector, which has `total` rows of `k`
+/// elements and no others.
+fn piece(whole: Recipe, kind: &str, (total, k): (usize, usize), from: usize, len: usize) -> Recipe {
+    let whole = match kind {
+        ".bias" => whole.reshape(&[total]),
+        _ => whole.reshape(&[total, k]),
+    };
+    whole.rows(RowPattern::range(from..from + len))
 }
 
 /// What files of any family may hold in these forms only.
-fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
+pub(crate) fn common(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some(layer) = weight.layer.and_then(|i| spec.layers.get(i)) else {
         return Vec::new();
     };
     let mixer = match &layer.mixer {
         Mixer::Attention(a) => gated_query(a, weight),
-        Mixer::Latent(l) => latent(l, weight),
-        Mixer::Delta(d) => delta_net(d, weight),
+        Mixer::Latent(l) => latent(spec.hidden_size, l, weight),
+        Mixer::Delta(d) => delta_net(spec.hidden_size, d, weight),
         Mixer::Conv(c) => short_conv(spec.hidden_size, c.kernel, weight),
     };
     match (&layer.ffn, mixer.is_empty()) {
@@ -183,7 +276,7 @@ fn gated_query(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
     vec![block(fused, 2 * dim, from, dim)]
 }
 
-fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
+fn latent(hidden: usize, l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("self_attn.") else {
         return Vec::new();
     };
@@ -191,23 +284,30 @@ fn latent(l: &Latent, weight: &Weight<'_>) -> Vec<Recipe> {
         return Vec::new();
     };
     let whole = weight.stored(&format!("self_attn.{fused}{kind}"));
-    let (heads, nope, rope, value) = (l.heads, l.nope_dim, l.rope_dim, l.value_dim);
+    let (nope, rope, value) = (l.nope_dim, l.rope_dim, l.value_dim);
+    let down = (l.kv_rank + rope, hidden);
     let made = match (fused, name) {
         ("q_proj" | "q_b_proj", "nope") => block(whole, nope + rope, 0, nope),
         ("q_proj" | "q_b_proj", "rope") => block(whole, nope + rope, nope, rope),
-        ("kv_a_proj_with_mqa", "latent") => range(whole, 0, l.kv_rank),
-        ("kv_a_proj_with_mqa", "rope") => range(whole, l.kv_rank, rope),
+        ("kv_a_proj_with_mqa", "latent") => piece(whole, kind, down, 0, l.kv_rank),
+        ("kv_a_proj_with_mqa", "rope") => piece(whole, kind, down, l.kv_rank, rope),
         ("kv_b_proj", "value") => block(whole, nope + value, nope, value),
-        ("kv_b_proj", "key") => block(whole, nope + value, 0, nope)
-            .reshape(&[heads, nope, l.kv_rank])
-            .transpose()
-            .reshape(&[heads * l.kv_rank, nope]),
+        ("kv_b_proj", "key") => latent_key(l, whole),
         _ => return Vec::new(),
     };
     vec![made]
 }
 
-fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
+/// The part of the projection up from latent vectors that makes keys, transposed for each head.
+pub(crate) fn latent_key(l: &Latent, whole: Recipe) -> Recipe {
+    let (heads, nope) = (l.heads, l.nope_dim);
+    block(whole, nope + l.value_dim, 0, nope)
+        .reshape(&[heads, nope, l.kv_rank])
+        .transpose()
+        .reshape(&[heads * l.kv_rank, nope])
+}
+
+fn delta_net(hidden: usize, d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((name, kind)) = weight.within("linear_attn.") else {
         return Vec::new();
     };
@@ -215,6 +315,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         return Vec::new();
     };
     let (keys, values) = (d.key_width(), d.value_width());
+    let mixed = 2 * keys + values;
     // The order of q, k and v in what they share.
     let shared = match name {
         "q" => Some((0, keys)),
@@ -227,7 +328,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         let Some((from, len)) = shared else {
             return Vec::new();
         };
-        let taps = range(stored("conv1d"), from, len);
+        let taps = piece(stored("conv1d"), kind, (mixed, d.kernel), from, len);
         return vec![taps.reshape(&[len * d.kernel])];
     }
     // Qwen3-Next fuses per key head, with its share of the value heads.
@@ -248,7 +349,7 @@ fn delta_net(d: &DeltaNet, weight: &Weight<'_>) -> Vec<Recipe> {
         _ => return Vec::new(),
     };
     let apart = match (shared, own) {
-        (Some((from, len)), _) => range(stored("in_proj_qkv"), from, len),
+        (Some((from, len)), _) => piece(stored("in_proj_qkv"), kind, (mixed, hidden), from, len),
         (None, own) => stored(own.unwrap_or(name)),
     };
     vec![apart, fused]
@@ -271,7 +372,7 @@ fn short_conv(hidden: usize, kernel: usize, weight: &Weight<'_>) -> Vec<Recipe> 
                 _ => return Vec::new(),
             };
             let fused = weight.stored(&format!("conv.in_proj{kind}"));
-            vec![range(fused, from, hidden)]
+            vec![piece(fused, kind, (3 * hidden, hidden), from, hidden)]
         }
         None => Vec::new(),
     }
@@ -307,28 +408,34 @@ pub(crate) fn each_expert(m: &Moe, weight: &Weight<'_>, name: impl Fn(usize) -> 
     Recipe::Stack((0..m.experts).map(|e| weight.stored(&name(e))).collect())
 }
 
-/// Gate and up as one matrix, gate first; `intermediate` rows each.
-pub(crate) fn fused_gate_up(intermediate: usize, weight: &Weight<'_>) -> Vec<Recipe> {
-    let from = match weight.part {
-        "mlp.gate_proj.weight" => 0,
-        "mlp.up_proj.weight" => intermediate,
+/// Gate and up as one matrix, gate first; `wide` rows each.
+pub(crate) fn fused_gate_up(hidden: usize, wide: usize, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("mlp.") else {
+        return Vec::new();
+    };
+    let from = match name {
+        "gate_proj" => 0,
+        "up_proj" => wide,
         _ => return Vec::new(),
     };
-    let fused = weight.stored("mlp.gate_up_proj.weight");
-    vec![range(fused, from, intermediate)]
+    let fused = weight.stored(&format!("mlp.gate_up_proj{kind}"));
+    vec![piece(fused, kind, (2 * wide, hidden), from, wide)]
 }
 
 /// Queries, keys and values as one matrix, in this order.
-pub(crate) fn fused_qkv(a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
+pub(crate) fn fused_qkv(hidden: usize, a: &Attention, weight: &Weight<'_>) -> Vec<Recipe> {
+    let Some((name, kind)) = weight.within("self_attn.") else {
+        return Vec::new();
+    };
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let (from, len) = match weight.part {
-        "self_attn.q_proj.weight" => (0, q),
-        "self_attn.k_proj.weight" => (q, kv),
-        "self_attn.v_proj.weight" => (q + kv, kv),
+    let (from, len) = match name {
+        "q_proj" => (0, q),
+        "k_proj" => (q, kv),
+        "v_proj" => (q + kv, kv),
         _ => return Vec::new(),
     };
-    let fused = weight.stored("self_attn.qkv_proj.weight");
-    vec![range(fused, from, len)]
+    let fused = weight.stored(&format!("self_attn.qkv_proj{kind}"));
+    vec![piece(fused, kind, (q + 2 * kv, hidden), from, len)]
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use graph::{Activation, Graph, GraphBuilder, GraphError, RouteGroups, RouteScore};
 
+use crate::paro::Paro;
 use crate::rope::Rope;
 use crate::wiring::Wiring;
 
@@ -43,6 +44,8 @@ pub struct ModelSpec {
     /// Distinct rotary settings; each becomes one table, shared by the layers that name it.
     pub ropes: Vec<Rope>,
     pub layers: Vec<LayerSpec>,
+    /// Where projections are kept in four bits behind rotations.
+    pub paro: Option<Paro>,
 }
 
 /// Which norms a layer has, by the names of their weights.

@@ -129,7 +129,7 @@ fn holds_real_numbers(stored: StoredType) -> bool {
 }
 
 /// The graph's weights have fixed dimensions only.
-fn fixed_dims(dims: &[Dim]) -> Vec<usize> {
+pub(crate) fn fixed_dims(dims: &[Dim]) -> Vec<usize> {
     let fixed = |d: &Dim| match d {
         Dim::Fixed(n) => Some(*n),
         _ => None,

@@ -5,8 +5,11 @@ mod ffn;
 mod latent;
 mod recurrent;
 
+use std::collections::HashMap;
+
 use graph::{Graph, GraphBuilder, GraphError, Op, RopeSpec, ValueId};
 
+use crate::paro::Paro;
 use crate::spec::{Ffn, LayerSpec, Mixer, ModelSpec};
 
 /// Names of the tensors outside the layers.
@@ -25,6 +28,8 @@ pub(crate) struct Wiring<'a> {
     context: usize,
     /// The table of each rotary setting.
     tables: Vec<ValueId>,
+    /// Rotated inputs of packed projections, by the input and the rotation.
+    rotated: HashMap<(ValueId, String), ValueId>,
 }
 
 /// Where a part of a layer lies: its nodes and its tensors.
@@ -59,6 +64,7 @@ impl<'a> Wiring<'a> {
             spec,
             context,
             tables: Vec::new(),
+            rotated: HashMap::new(),
         }
     }
 
@@ -210,11 +216,46 @@ impl<'a> Wiring<'a> {
     ) -> Result<ValueId, GraphError> {
         let n = out.iter().product();
         let tensor = part.tensor(name);
-        let mut inputs = vec![x, self.matrix(&format!("{tensor}.weight"), n, k)?];
+        let weight = format!("{tensor}.weight");
+        let x = self.rotate(&part.node(name), &weight, x, k)?;
+        let mut inputs = vec![x, self.matrix(&weight, n, k)?];
         if bias {
             inputs.push(self.vector(&format!("{tensor}.bias"), n)?);
         }
         self.b.op(&part.node(name), Op::Linear { out }, &inputs)
+    }
+
+    /// What the weight called `tensor` multiplies: `x` itself, or rotated where the weight is
+    /// kept for that. Projections of one input that share a rotation share its result.
+    fn rotate(
+        &mut self,
+        node: &str,
+        tensor: &str,
+        x: ValueId,
+        width: usize,
+    ) -> Result<ValueId, GraphError> {
+        let Some(paro) = &self.spec.paro else {
+            return Ok(x);
+        };
+        let Some(rotation) = paro.rotations.get(tensor) else {
+            return Ok(x);
+        };
+        let key = (x, rotation.clone());
+        if let Some(done) = self.rotated.get(&key) {
+            return Ok(*done);
+        }
+        let (rounds, group) = (paro.rounds, paro.group);
+        let [theta, pairs, scales] = Paro::tensors(rotation);
+        let inputs = [
+            x,
+            self.vector(&theta, rounds * width / 2)?,
+            self.vector(&pairs, rounds * width)?,
+            self.vector(&scales, width)?,
+        ];
+        let op = Op::Rotate { rounds, group };
+        let y = self.b.op(&format!("{node}.rotate"), op, &inputs)?;
+        self.rotated.insert(key, y);
+        Ok(y)
     }
 
     fn rope(&mut self, node: &str, rope: usize, x: ValueId) -> Result<ValueId, GraphError> {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{FAMILIES, load, tiny};
+use common::{ALL, WRAPPED, load, tiny, wrapped};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 use serde_json::{Value, json};
@@ -36,6 +36,52 @@ const FIELDS: &[&str] = &[
     "tie_word_embeddings",
     "use_sliding_window",
     "vocab_size",
+    // Of the derived families.
+    "attention_multiplier",
+    "attn_logit_softcapping",
+    "block_auto_adjust_ff_dim",
+    "block_ffn_dim_multiplier",
+    "block_multiple_of",
+    "conv_L_cache",
+    "conv_bias",
+    "decoder_sparse_step",
+    "embedding_multiplier",
+    "final_logit_softcapping",
+    "first_k_dense_replace",
+    "full_attention_interval",
+    "full_attn_idxs",
+    "hidden_activation",
+    "kv_lora_rank",
+    "linear_conv_kernel_dim",
+    "linear_key_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_value_head_dim",
+    "logits_scaling",
+    "mlp_only_layers",
+    "moe_intermediate_size",
+    "n_group",
+    "n_routed_experts",
+    "n_shared_experts",
+    "no_rope_layer_interval",
+    "no_rope_layers",
+    "norm_topk_prob",
+    "num_experts",
+    "num_experts_per_tok",
+    "num_local_experts",
+    "q_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "query_pre_attn_scalar",
+    "residual_multiplier",
+    "rope_interleave",
+    "rope_local_base_freq",
+    "routed_scaling_factor",
+    "shared_expert_intermediate_size",
+    "sliding_window_pattern",
+    "text_config",
+    "topk_group",
+    "v_head_dim",
 ];
 
 const ROPE_FIELDS: &[&str] = &[
@@ -43,12 +89,17 @@ const ROPE_FIELDS: &[&str] = &[
     "beta_fast",
     "beta_slow",
     "factor",
+    "full_attention",
     "high_freq_factor",
+    "long_factor",
     "low_freq_factor",
     "mscale",
     "mscale_all_dim",
     "original_max_position_embeddings",
+    "partial_rotary_factor",
     "rope_theta",
+    "short_factor",
+    "sliding_attention",
     "truncate",
     "type",
 ];
@@ -89,7 +140,7 @@ fn scalar() -> impl Strategy<Value = Value> {
 }
 
 fn rope() -> impl Strategy<Value = Value> {
-    let kind = prop::sample::select(vec!["default", "linear", "llama3", "yarn"]);
+    let kind = prop::sample::select(vec!["default", "linear", "llama3", "yarn", "longrope"]);
     let fields = prop::collection::vec((prop::sample::select(ROPE_FIELDS), scalar()), 0..5);
     (kind, fields).prop_map(|(kind, fields)| {
         let mut rope = json!({
@@ -121,11 +172,16 @@ fn consistent(model: &models::Model) -> Result<(), TestCaseError> {
         .map(|(_, v)| v.shape.fixed_len().unwrap() as u128)
         .sum();
     prop_assert_eq!(stored, u128::from(model.parameters));
-    prop_assert_eq!(model.graph.caches().count(), model.layers);
+    let layers: std::collections::BTreeSet<usize> =
+        model.graph.caches().map(|(_, c)| c.layer).collect();
+    prop_assert_eq!(layers.len(), model.layers);
     for rope in &model.spec.ropes {
-        prop_assert!(rope.inv_freq.iter().all(|f| f.is_finite()));
-        prop_assert_eq!(rope.inv_freq.len() * 2, model.spec.head_dim);
-        prop_assert!(rope.inv_freq.len() <= models::decoder::MAX_HEAD_DIM);
+        for context in [1, 1 << 30] {
+            let frequencies = rope.frequencies(context);
+            prop_assert!(frequencies.iter().all(|f| f.is_finite()));
+            prop_assert_eq!(frequencies.len() * 2, rope.rotary_dim);
+        }
+        prop_assert!(rope.rotary_dim <= models::spec::MAX_HEAD_DIM);
     }
     Ok(())
 }
@@ -133,18 +189,24 @@ fn consistent(model: &models::Model) -> Result<(), TestCaseError> {
 #[test]
 fn changed_configurations_never_panic() {
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: 2000,
+        cases: 4000,
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(2),
         ..ProptestConfig::default()
     });
     let accepted = Cell::new(0);
-    let family = prop::sample::select(FAMILIES.to_vec());
+    let bare = ALL.iter().map(|family| tiny(family));
+    let whole = bare.chain(WRAPPED.iter().map(|(family, _, _)| wrapped(family)));
+    let config = prop::sample::select(whole.collect::<Vec<_>>());
     runner
-        .run(&(family, changes()), |(family, changes)| {
-            let mut config = tiny(family);
+        .run(&(config, changes()), |(mut config, changes)| {
             for (field, value) in changes {
-                config[field] = value;
+                match config.get_mut("text_config") {
+                    Some(Value::Object(text)) if field != "text_config" => {
+                        text.insert(field.to_string(), value);
+                    }
+                    _ => config[field] = value,
+                }
             }
             match load(&config) {
                 Err(e) => {
@@ -160,5 +222,5 @@ fn changed_configurations_never_panic() {
         })
         .unwrap();
     // Changes that all fail would test the first check only.
-    assert!((100..1900).contains(&accepted.get()), "{}", accepted.get());
+    assert!((400..3600).contains(&accepted.get()), "{}", accepted.get());
 }

@@ -206,3 +206,80 @@ fn a_tied_head_may_be_repeated_but_not_differ() {
     }
     assert!(common::tiny("qwen2")["tie_word_embeddings"] == json!(true));
 }
+
+/// A store with tensors of these names and shapes.
+fn holding(tensors: &[(&str, &[usize])]) -> TensorStore {
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, shape)| vec![0; 4 * shape.iter().product::<usize>()])
+        .collect();
+    let list: Vec<TensorToWrite<'_>> = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, shape), bytes)| (*name, StoredType::F32, *shape, bytes.as_slice()))
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    write_safetensors(&folder.path().join("model.safetensors"), &list).unwrap();
+    formats::open_dir(folder.path()).unwrap()
+}
+
+fn shape_of(store: &TensorStore, name: &str) -> Vec<usize> {
+    let found = store.get(name).unwrap_or_else(|| panic!("no {name}"));
+    found.info.shape.clone()
+}
+
+#[test]
+fn experts_are_found_in_each_form() {
+    let model = common::load(&common::tiny("qwen3_moe")).unwrap();
+    let layer = "model.layers.1.mlp.experts";
+    let stacked = holding(&[
+        ("model.layers.1.mlp.experts.gate_up_proj", &[6, 20, 16]),
+        ("model.layers.1.mlp.experts.down_proj", &[6, 16, 10]),
+    ]);
+    let names: Vec<String> = (0..6)
+        .flat_map(|e| ["gate", "up", "down"].map(|p| format!("{layer}.{e}.{p}_proj.weight")))
+        .collect();
+    let apart: Vec<(&str, &[usize])> = names
+        .iter()
+        .map(|name| match name.contains("down") {
+            true => (name.as_str(), [16, 10].as_slice()),
+            false => (name.as_str(), [10, 16].as_slice()),
+        })
+        .collect();
+    for mut store in [stacked, holding(&apart)] {
+        // Other tensors of the model are missing, which is for `check_tensors` to say.
+        model.define_tensors(&mut store).unwrap();
+        for (part, shape) in [("gate", [60, 16]), ("up", [60, 16]), ("down", [96, 10])] {
+            let name = format!("{layer}.{part}_proj.weight");
+            assert_eq!(shape_of(&store, &name), shape, "{name}");
+        }
+    }
+    let text = model
+        .define_tensors(&mut holding(&apart[..17]))
+        .unwrap_err()
+        .to_string();
+    assert_has(
+        &text,
+        &["experts.5.down_proj.weight", "is not in the files"],
+    );
+}
+
+#[test]
+fn parts_of_another_size_are_named() {
+    let model = common::load(&common::tiny("phi3")).unwrap();
+    // Too many rows are as wrong as too few.
+    for rows in [47, 96] {
+        let fused = "model.layers.0.self_attn.qkv_proj.weight";
+        let mut store = holding(&[(fused, &[rows, 32])]);
+        let text = model.define_tensors(&mut store).unwrap_err().to_string();
+        assert_has(
+            &text,
+            &[
+                "self_attn.q_proj.weight",
+                &format!("[{rows}, 32]"),
+                "[64, 32]",
+                "configuration and weights are of different models",
+            ],
+        );
+    }
+}

@@ -1,8 +1,9 @@
-//! Ring 1 for model folders anywhere: each holds `golden.safetensors` beside the
-//! model, as `fixtures/generate.py --random` writes them.
+//! Ring 1 for models anywhere: a folder holds `golden.safetensors` beside the
+//! model, as `fixtures/generate.py --random` writes them; NAME.gguf has
+//! NAME.golden.safetensors beside it.
 //!
 //! ```text
-//! cargo run -p parity --example ring1_dir -- DIR... [--backend NAME]
+//! cargo run -p parity --example ring1_dir -- MODEL... [--backend NAME]
 //! ```
 
 use kernels as _;
@@ -27,7 +28,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     anyhow::ensure!(
         !dirs.is_empty(),
-        "name model folders that hold golden.safetensors"
+        "name model folders that hold golden.safetensors, or GGUF files with golden logits beside them"
     );
     let registry = Registry::collect()?;
     let feeds = [
@@ -38,7 +39,10 @@ fn main() -> anyhow::Result<ExitCode> {
     ];
     let mut failed = 0;
     for dir in &dirs {
-        let golden = dir.join("golden.safetensors");
+        let golden = match dir.is_dir() {
+            true => dir.join("golden.safetensors"),
+            false => dir.with_extension("golden.safetensors"),
+        };
         match ring1(dir, &golden, &registry, &backend, &feeds) {
             Ok(report) => {
                 let verdict = if report.passed() { "pass" } else { "FAIL" };

@@ -106,35 +106,52 @@ fn gpu_trees_match_the_oracle() {
     check(&reports);
 }
 
-/// The demonstration model on the trees that would run it: every kernel of every
-/// plan at the model's own sizes.
+/// Models of every kind of cache, mixer and feed-forward part.
+const MODELS: [&str; 8] = [
+    "ferris-9m",
+    "ferris-moe-2.7m",
+    "qwen3_5_moe-bf16",
+    "qwen3_next-bf16",
+    "deepseek_v3-bf16",
+    "gpt_oss-mxfp4",
+    "gemma2-f16",
+    "lfm2-bias-f16",
+];
+
+/// Every kernel of every plan at the model's own sizes. The demonstration model must
+/// run on every tree; the oracle runs all models, and so is compared with itself.
 #[test]
 fn planned_kernels_hold_at_a_models_own_sizes() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
-    let opened = Opened::open(&fixtures.join("ferris-9m")).expect("the model is in the repository");
     let registry = Registry::collect().expect("a sound registry");
     let oracle = ChainOracle::open(&registry).expect("a CPU");
-    for backend in trees(&registry, true) {
+    for backend in registry.backends().iter().filter(|b| b.api == "cpu") {
         let device = backend.open_device(&OpenOptions::default()).expect("a CPU");
         let options = LoadOptions::new(backend.name);
-        let plan = opened.plan(&registry, backend.name, device.info(), &options);
-        let program = plan.expect("a plan");
-        let mut seen = BTreeSet::new();
-        for step in program.plans.iter().flat_map(|p| &p.steps) {
-            let problem = &step.problem;
-            let (ops, ins) = (&problem.ops, &problem.inputs);
-            if !seen.insert(format!("{} {:?} {ops:?} {ins:?}", step.key, problem.rows)) {
-                continue;
+        for name in MODELS {
+            let opened =
+                Opened::open(&fixtures.join(name)).expect("the model is in the repository");
+            let program = match opened.plan(&registry, backend.name, device.info(), &options) {
+                Ok(program) => program,
+                Err(e) if name != MODELS[0] && backend.name != ORACLE => {
+                    println!("{name} on {}: {e}", backend.name);
+                    continue;
+                }
+                Err(e) => panic!("{name} on {}: {e}", backend.name),
+            };
+            let mut seen = BTreeSet::new();
+            for step in program.plans.iter().flat_map(|p| &p.steps) {
+                let problem = &step.problem;
+                let (ops, ins) = (&problem.ops, &problem.inputs);
+                if !seen.insert(format!("{} {:?} {ops:?} {ins:?}", step.key, problem.rows)) {
+                    continue;
+                }
+                let report = gate_problem(step.kernel, problem, device.as_ref(), &oracle, 1);
+                let report = report.expect("the gate runs");
+                assert!(report.passed() && report.cases == 1, "{name}: {report}");
             }
-            let report = gate_problem(step.kernel, problem, device.as_ref(), &oracle, 1);
-            let report = report.expect("the gate runs");
-            assert!(report.passed() && report.cases == 1, "{report}");
+            let uses = seen.len();
+            assert!(uses > 20, "{name} has only {uses} uses on {}", backend.name);
         }
-        assert!(
-            seen.len() > 20,
-            "{} has only {} uses",
-            backend.name,
-            seen.len()
-        );
     }
 }

@@ -22,6 +22,30 @@ const FEEDS: [Feed; 4] = [
     Feed::Together(23),
 ];
 
+/// How many random models each family has at least.
+const FAMILIES: &[(usize, &[&str])] = &[
+    (3, &["llama", "mistral", "qwen2", "qwen3"]),
+    (
+        2,
+        &["deepseek_v3", "gemma3_text", "gpt_oss", "lfm2", "phi3"],
+    ),
+    (
+        1,
+        &[
+            "gemma2",
+            "glm4",
+            "granite",
+            "mixtral",
+            "olmo2",
+            "qwen3_5_moe_text",
+            "qwen3_5_text",
+            "qwen3_moe",
+            "qwen3_next",
+            "smollm3",
+        ],
+    ),
+];
+
 fn registry() -> Registry {
     Registry::collect().expect("registered kernels")
 }
@@ -52,9 +76,11 @@ fn every_random_model_matches_transformers() {
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     // A family that lost its models would otherwise pass unseen.
-    for family in ["llama", "mistral", "qwen2", "qwen3"] {
-        let found = families.get(family).copied().unwrap_or(0);
-        assert!(found >= 3, "{family}: {found} models");
+    for (wanted, names) in FAMILIES {
+        for family in *names {
+            let found = families.get(family).copied().unwrap_or(0);
+            assert!(found >= *wanted, "{family}: {found} models");
+        }
     }
 }
 
@@ -175,7 +201,91 @@ fn broken_kernels_are_caught() {
             "qwen3-odd-f16",
             whole,
         ),
+        // What only derived families compute. A scale is no fault where a norm follows, as it does
+        // after the delta rule and after Gemma's MLP.
+        (OpKind::Scale, Fault::Scale(1.001), "granite-f16", whole),
+        (OpKind::SoftCap, Fault::Scale(1.001), "gemma2-f16", whole),
+        (
+            OpKind::Attention,
+            Fault::Window(1),
+            "gemma3_text-deep-f16",
+            whole,
+        ),
+        (
+            OpKind::Attention,
+            Fault::PositionBack,
+            "gpt_oss-bf16",
+            whole,
+        ),
+        (
+            OpKind::GatedMul(Activation::SwigluOai),
+            Fault::Scale(1.001),
+            "gpt_oss-mxfp4",
+            whole,
+        ),
+        (OpKind::Route, Fault::Scale(1.001), "qwen3_moe-bf16", whole),
+        (
+            OpKind::ExpertLinear,
+            Fault::Scale(1.001),
+            "mixtral-f16",
+            whole,
+        ),
+        (
+            OpKind::ExpertSum,
+            Fault::Scale(1.001),
+            "deepseek_v3-bf16",
+            whole,
+        ),
+        (
+            OpKind::HeadLinear,
+            Fault::Scale(1.001),
+            "deepseek_v3-noq-f16",
+            whole,
+        ),
+        (
+            OpKind::LatentAttention,
+            Fault::Scale(1.001),
+            "deepseek_v3-bf16",
+            whole,
+        ),
+        (
+            OpKind::LatentAttention,
+            Fault::PositionBack,
+            "deepseek_v3-noq-f16",
+            whole,
+        ),
+        (
+            OpKind::CausalConv,
+            Fault::Scale(1.001),
+            "lfm2-bias-f16",
+            whole,
+        ),
+        (
+            OpKind::GatedMul(Activation::Identity),
+            Fault::Scale(1.001),
+            "lfm2-bf16",
+            whole,
+        ),
+        (
+            OpKind::GatedMul(Activation::Sigmoid),
+            Fault::Scale(1.001),
+            "qwen3_next-bf16",
+            whole,
+        ),
+        (OpKind::Rope, Fault::Scale(1.01), "glm4-bf16", whole),
         // Seen only where a recording runs again.
+        (
+            OpKind::GatedDelta,
+            Fault::FrozenStep,
+            "qwen3_5_moe-bf16",
+            Feed::Chunks(64),
+        ),
+        (
+            OpKind::CausalConv,
+            Fault::FrozenStep,
+            "lfm2-bf16",
+            Feed::OneByOne,
+        ),
         (
             OpKind::Embed,
             Fault::FrozenStep,

@@ -2,7 +2,7 @@
 //! group/2 Givens rotations: with (i, j) the t-th pair of round r and θ its angle,
 //! xᵢ' = xᵢ·cos θ + xⱼ·sin θ, xⱼ' = xⱼ·cos θ − xᵢ·sin θ.
 //!
-//! x, y f32 [R, K], theta f32 [rounds·K/2], pairs f32 [rounds·K] (whole numbers,
+//! x, y f32 [R, …, K], theta f32 [rounds·K/2], pairs f32 [rounds·K] (whole numbers,
 //! local to their group: pair t of group g in round r is at r·K + g·group + 2t),
 //! scales f32 [K]. Angles in f32. Threads share the rows. The maths: ParoQuant.
 
@@ -19,7 +19,7 @@ fn record(mut step: Step<'_>) -> Result<()> {
     let (theta, pairs, scales) = (step.vector(1)?, step.vector(2)?, step.vector(3)?);
     let y = step.output()?;
     let meta = step.meta()?;
-    let width = x.len;
+    let width = scales.len();
     step.task(move |ctx| {
         // SAFETY: declared reads.
         let rows = unsafe { meta.view() }.count(from);
@@ -30,10 +30,11 @@ fn record(mut step: Step<'_>) -> Result<()> {
         for r in ctx.share(rows) {
             // SAFETY: a declared read, and this thread's own row of the output.
             let (x, y) = unsafe { (x.row(r), y.row_mut(r)) };
-            for ((y, x), s) in y.iter_mut().zip(x).zip(scales) {
+            for ((y, x), s) in y.iter_mut().zip(x).zip(scales.iter().cycle()) {
                 *y = x * s;
             }
             for (g, y) in y.chunks_exact_mut(group).enumerate() {
+                let g = g % (width / group);
                 for round in 0..rounds {
                     for t in 0..group / 2 {
                         let at = round * width + g * group + 2 * t;

@@ -4,8 +4,10 @@
 //! `simd_n16k2` (bf16): panel `[Kpad/2][16 n][2 k]`, Kpad = K rounded up to 32.
 //! A 64-byte vector is a k pair of 16 rows: the operand of VDPBF16PS; sixteen of
 //! them are a B tile of AMX. `simd_n16` (f16, f32): panel `[K'][16 n]`,
-//! K' = K rounded up to 2. Padding is zero.
+//! K' = K rounded up to 2. Padding is zero. `simd_q16` holds the block schemes: see
+//! [`super::q_scheme`].
 
+use super::q_scheme::{Kind, PanelParts, Q16};
 use registry::{WeightLayout, WeightShape};
 
 pub const N16K2: &str = "simd_n16k2";
@@ -40,6 +42,15 @@ pub fn elem_bytes(scheme: &str) -> Option<usize> {
         "f16" | "bf16" => Some(2),
         _ => None,
     }
+}
+
+/// Bytes of a panel of any layout of the tree; `None` if it cannot hold the scheme
+/// or this K.
+pub fn panel_size(layout: &str, scheme: &str, k: usize) -> Option<usize> {
+    if layout == Q16 {
+        return Some(PanelParts::find(Kind::of(scheme)?, k)?.bytes);
+    }
+    Some(panel_bytes(layout, elem_bytes(scheme)?, k))
 }
 
 /// Index of element (n, k) in its panel, in elements.

@@ -13,9 +13,13 @@
 // Rows in bf16 and whole tiles are for x86 alone.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
-use super::layout::{PANEL, elem_bytes, pad_k, panel_bytes};
+use super::int::IntSimd;
+use super::layout::{PANEL, elem_bytes, pad_k, panel_size};
 use super::math::{Norm, inverse_rms, silu};
 use super::plumbing::{Fits, Meta, Result, Rows, Step, real_rows};
+use super::q_codes::STEP;
+use super::q_scheme::{Kind, PanelParts};
+use super::q8::{self, Q8Step};
 use super::simd::{LANES, Simd};
 use graph::{Activation, Op, OpKind};
 use hal::cpu::{CpuSlice, TaskCtx};
@@ -38,13 +42,17 @@ pub enum PackAs {
     /// bf16 in tiles of 16 rows by 32, one after the other along K: A tiles of
     /// AMX.
     Bf16Tiles,
+    /// Rows of int8 with their scales: [`Q8Step`].
+    Q8,
 }
 
 impl PackAs {
-    const fn bytes(self) -> usize {
+    /// Bytes of a packed row of k elements.
+    const fn row_bytes(self, k: usize) -> usize {
         match self {
-            PackAs::F32 => 4,
-            PackAs::Bf16 | PackAs::Bf16Tiles => 2,
+            PackAs::F32 => pad_k(k) * 4,
+            PackAs::Bf16 | PackAs::Bf16Tiles => pad_k(k) * 2,
+            PackAs::Q8 => q8::row_bytes(k),
         }
     }
 }
@@ -75,8 +83,26 @@ impl Parts {
     }
 }
 
-/// Whether the operands of a problem of this family fit together.
+/// Whether the operands of a problem of this family fit together, plain weights.
 pub fn fits(p: &Problem) -> Fits {
+    shapes_fit(p, |scheme, _| match elem_bytes(scheme) {
+        Some(_) => Ok(()),
+        None => Err(format!("no codec for {scheme}")),
+    })
+}
+
+/// The same for weights in blocks.
+pub fn block_fits(p: &Problem) -> Fits {
+    shapes_fit(p, |scheme, k| {
+        let kind = Kind::of(scheme).ok_or_else(|| format!("no codec for {scheme}"))?;
+        match PanelParts::find(kind, k) {
+            Some(_) => Ok(()),
+            None => Err(format!("rows of {k} are no whole blocks of {scheme}")),
+        }
+    })
+}
+
+fn shapes_fit(p: &Problem, codec: impl Fn(&str, usize) -> Fits) -> Fits {
     let parts = Parts::of(p);
     let (op, input) = parts.x();
     let (_, x) = p.input(op, input).ok_or("x must come from outside")?;
@@ -85,9 +111,7 @@ pub fn fits(p: &Problem) -> Fits {
         if w.shape.len() != 2 || w.shape[1] != x.row_len() || w.shape.contains(&0) {
             return Err(format!("weight {:?} for rows of {}", w.shape, x.row_len()));
         }
-        if elem_bytes(w.scheme.0).is_none() {
-            return Err(format!("no codec for {}", w.scheme));
-        }
+        codec(w.scheme.0, w.shape[1])?;
     }
     if let Some(n) = parts.norm {
         let (_, w) = p
@@ -103,23 +127,44 @@ pub fn fits(p: &Problem) -> Fits {
     }
 }
 
-fn packing(p: &Problem, pack: PackAs, threads: usize) -> (bool, usize, usize) {
-    let parts = Parts::of(p);
-    let (op, input) = parts.x();
-    let k = p.input(op, input).map_or(0, |(_, x)| x.row_len());
-    let elements = p.rows.max.next_multiple_of(32) * pad_k(k);
+/// K of a problem's matrices.
+pub fn depth(p: &Problem) -> usize {
+    let (op, input) = Parts::of(p).x();
+    p.input(op, input).map_or(0, |(_, x)| x.row_len())
+}
+
+/// How the scratch is divided: a slot of packed activations for each thread, or
+/// one for all of them.
+struct Packing {
+    private: bool,
+    slot: usize,
+    bytes: usize,
+}
+
+fn packing(p: &Problem, pack: PackAs, threads: usize) -> Packing {
+    let k = depth(p);
     let private = p.rows.max * pad_k(k) <= PRIVATE_ELEMENTS;
-    let slot = if p.rows.max == 1 { pad_k(k) } else { elements };
-    let slot = (slot * pack.bytes()).next_multiple_of(64);
-    (private, slot, if private { slot * threads } else { slot })
+    let rows = match pack {
+        _ if p.rows.max == 1 => 1,
+        PackAs::Q8 => p.rows.max,
+        _ => p.rows.max.next_multiple_of(32),
+    };
+    let slot = (rows * pack.row_bytes(k)).next_multiple_of(64);
+    Packing {
+        private,
+        slot,
+        bytes: if private { slot * threads } else { slot },
+    }
 }
 
 pub fn workspace(p: &Problem, pack: PackAs) -> u64 {
-    packing(p, pack, p.device.threads).2 as u64
+    packing(p, pack, p.device.threads).bytes as u64
 }
 
 struct Mat {
     weights: CpuSlice<u8>,
+    /// The scheme, if it is one of blocks.
+    kind: Option<Kind>,
     n: usize,
     /// Bytes of a panel.
     panel: usize,
@@ -153,13 +198,18 @@ pub struct Job {
     from: RowsFrom,
     meta: Meta,
     pack: PackAs,
-    private: bool,
-    slot: usize,
+    packing: Packing,
     scratch: CpuSlice<u8>,
 }
 
 impl Job {
     pub fn of(step: &mut Step<'_>, pack: PackAs) -> Result<Job> {
+        Job::with_slots(step, pack, 0)
+    }
+
+    /// As [`Job::of`], with scratch of `own` bytes for each thread beside the
+    /// packed activations.
+    pub fn with_slots(step: &mut Step<'_>, pack: PackAs, own: usize) -> Result<Job> {
         let p = step.problem;
         let parts = Parts::of(p);
         let (op, input) = parts.x();
@@ -181,9 +231,8 @@ impl Job {
         let mut mats = Vec::new();
         for (i, &l) in parts.linears.iter().enumerate() {
             let (w, _) = step.operand(l, 1)?;
-            let elem = elem_bytes(w.scheme.0)
+            let panel = panel_size(w.layout, w.scheme.0, k)
                 .ok_or_else(|| step.refuse(format!("no codec for {}", w.scheme)))?;
-            let panel = panel_bytes(w.layout, elem, k);
             let n = w.shape[0];
             let bias = match p.input(l, 2) {
                 Some(_) => Some(step.vector(l, 2)?),
@@ -191,6 +240,7 @@ impl Job {
             };
             mats.push(Mat {
                 weights: step.matrix(l, 1, (panel * n.div_ceil(PANEL)) as u64)?,
+                kind: Kind::of(w.scheme.0),
                 n,
                 panel,
                 bias,
@@ -200,7 +250,8 @@ impl Job {
         let outs = (0..p.outputs.len())
             .map(|i| step.output(i))
             .collect::<Result<Vec<_>>>()?;
-        let (private, slot, bytes) = packing(p, pack, step.threads());
+        let packing = packing(p, pack, step.threads());
+        let bytes = packing.bytes + own * step.threads();
         let groups = groups(&mats, &end, step.threads());
         Ok(Job {
             x,
@@ -214,8 +265,7 @@ impl Job {
             from: step.rows_of(0),
             meta: step.meta()?,
             pack,
-            private,
-            slot,
+            packing,
             scratch: step.workspace(bytes)?,
         })
     }
@@ -234,22 +284,79 @@ impl Job {
     /// where they lie. Every thread must call it.
     #[inline(always)]
     pub fn packed<S: Simd>(&self, s: S, ctx: &TaskCtx, rows: usize) -> *const u8 {
-        let (slot, mine) = if self.private {
-            (ctx.thread * self.slot, 0..rows)
-        } else {
-            (0, ctx.share(rows))
-        };
-        assert!(slot + self.slot <= self.scratch.len());
-        let to = self.scratch.as_ptr().wrapping_add(slot);
+        let (to, mine) = self.slot(ctx, rows);
         for row in mine {
             // SAFETY: the slot holds `rows` packed rows and is written by this
             // thread alone or, when shared, row by row by one thread each.
             unsafe { self.pack_row(s, row, to) };
         }
-        if !self.private {
+        self.all_packed(ctx);
+        to
+    }
+
+    /// As [`Job::packed`], to int8.
+    #[inline(always)]
+    pub fn packed_q8<S: IntSimd>(&self, s: S, ctx: &TaskCtx, rows: usize) -> *const Q8Step {
+        let (to, mine) = self.slot(ctx, rows);
+        let to = to.cast::<Q8Step>();
+        for row in mine {
+            // SAFETY: as in `packed`; a row is whole steps.
+            unsafe { self.quantise_row(s, row, to.add(row * (self.k / STEP))) };
+        }
+        self.all_packed(ctx);
+        to
+    }
+
+    /// Where this thread packs, and which rows.
+    #[inline(always)]
+    fn slot(&self, ctx: &TaskCtx, rows: usize) -> (*mut u8, Range<usize>) {
+        let Packing { private, slot, .. } = self.packing;
+        let (at, mine) = match private {
+            true => (ctx.thread * slot, 0..rows),
+            false => (0, ctx.share(rows)),
+        };
+        assert!(at + slot <= self.scratch.len());
+        (self.scratch.as_ptr().wrapping_add(at), mine)
+    }
+
+    /// Waits for what other threads pack.
+    #[inline(always)]
+    fn all_packed(&self, ctx: &TaskCtx) {
+        if !self.packing.private {
             ctx.barrier.wait();
         }
-        to
+    }
+
+    /// This thread's own scratch, of the size given to [`Job::with_slots`].
+    #[inline(always)]
+    pub fn own_slot(&self, ctx: &TaskCtx, bytes: usize) -> *mut u8 {
+        let at = self.packing.bytes + ctx.thread * bytes;
+        assert!(at + bytes <= self.scratch.len());
+        self.scratch.as_ptr().wrapping_add(at)
+    }
+
+    #[inline(always)]
+    unsafe fn quantise_row<S: IntSimd>(&self, s: S, row: usize, to: *mut Q8Step) {
+        let x = self.x.at(row).cast_const();
+        // SAFETY: k elements, whole steps, lie in the row and in the norm's
+        // weight; the caller vouches for the packed row.
+        unsafe {
+            let inverse = match &self.norm {
+                Some(norm) => inverse_rms(s, x, self.k, norm.eps),
+                None => 1.0,
+            };
+            for i in 0..self.k / STEP {
+                let at = i * STEP;
+                let pair = match &self.norm {
+                    Some(norm) => [
+                        norm.apply(s, x, at, LANES, inverse),
+                        norm.apply(s, x, at + LANES, LANES, inverse),
+                    ],
+                    None => [s.load(x.add(at)), s.load(x.add(at + LANES))],
+                };
+                q8::quantise(s, pair, to.add(i));
+            }
+        }
     }
 
     #[inline(always)]
@@ -279,6 +386,8 @@ impl Job {
                         let at = tile * 512 + row % 16 * 32 + i % 32;
                         s.store_bf16(to.cast::<u16>().add(at), v);
                     }
+                    // Those have steps of two vectors.
+                    PackAs::Q8 => {}
                 }
             }
             i += LANES;
@@ -292,7 +401,7 @@ impl Job {
         ctx: &TaskCtx,
         rows: usize,
     ) -> impl Iterator<Item = (Range<usize>, &Group)> {
-        let row_bytes = self.kpad * self.pack.bytes();
+        let row_bytes = self.pack.row_bytes(self.k);
         let mut block = (BLOCK_BYTES / row_bytes).max(32) / 32 * 32;
         while block > 32 && rows.div_ceil(block) * self.groups.len() < 4 * ctx.threads {
             block = (block / 2).next_multiple_of(32);
@@ -311,6 +420,15 @@ impl Job {
         let (mat, panel) = group.at[i];
         let mat = &self.mats[mat];
         mat.weights.as_ptr().wrapping_add(panel * mat.panel)
+    }
+
+    /// The block scheme of a group's panels. Patterns that pair matrices are
+    /// registered for pairs of one scheme.
+    #[inline(always)]
+    pub fn kind(&self, group: &Group) -> Option<Kind> {
+        let [first, second] = group.at.map(|(mat, _)| self.mats[mat].kind);
+        debug_assert_eq!(first, second);
+        first
     }
 
     /// What is to be done with a group's products, looked up once for all rows.

@@ -4,9 +4,11 @@
 use super::layout::{N16, N16K2};
 use super::matmul::{self, PackAs};
 use super::matmul_f32;
+use super::matmul_q8;
 #[cfg(target_arch = "x86_64")]
 use super::plumbing::{Fits, needs};
 use super::plumbing::{SimdKernel, Step};
+use super::q_scheme::Q16;
 use crate::BACKEND;
 #[cfg(target_arch = "x86_64")]
 use registry::Problem;
@@ -111,6 +113,69 @@ pub const fn amx(pattern: &'static Pattern, rank: i32) -> SimdKernel {
         super::matmul_amx::record,
     )
 }
+
+/// Largest |Δ| of the same kernels with int8: a rounding that falls the other way
+/// is a step of 1/127 of its block's largest activation.
+const NORMED_Q8: f32 = 1.5e-2;
+
+/// int8 activations and weights in blocks: any CPU.
+pub const fn int8(
+    pattern: &'static Pattern,
+    quant: &'static [&'static str],
+    rank: i32,
+) -> SimdKernel {
+    let normed = matches!(pattern.ops[0].kind, graph::OpKind::RmsNorm);
+    SimdKernel {
+        every_attribute: false,
+        spec: KernelSpec {
+            backend: BACKEND,
+            pattern,
+            quant,
+            variant: "int8",
+            act: Act::Q8_32,
+            rank,
+            layouts: &[Q16],
+            tolerance: if normed { NORMED_Q8 } else { 2e-5 },
+        },
+        fits: matmul::block_fits,
+        workspace: matmul_q8::workspace,
+        record: matmul_q8::record,
+    }
+}
+
+/// Registers `int8` for each block scheme, one for all matrices of the pattern, and
+/// for the lists of schemes that follow.
+macro_rules! int8_kernels {
+    ($pattern:expr, rank $rank:expr $(, $mix:ident = [$($part:literal),+])*) => {
+        use $crate::common::matmul_kernels as kernels;
+        use $crate::common::plumbing::SimdKernel;
+
+        macro_rules! every {
+            ($name:ident $scheme:literal) => {
+                static $name: SimdKernel = kernels::int8($pattern, &[$scheme], $rank);
+                registry::register!($name);
+            };
+        }
+        every!(Q4_0 "q4_0");
+        every!(Q4_1 "q4_1");
+        every!(Q5_0 "q5_0");
+        every!(Q5_1 "q5_1");
+        every!(Q8_0 "q8_0");
+        every!(Q2_K "q2_k");
+        every!(Q3_K "q3_k");
+        every!(Q4_K "q4_k");
+        every!(Q5_K "q5_k");
+        every!(Q6_K "q6_k");
+        every!(IQ4_NL "iq4_nl");
+        every!(IQ4_XS "iq4_xs");
+        every!(MXFP4 "mxfp4");
+        $(
+            static $mix: SimdKernel = kernels::int8($pattern, &[$($part),+], $rank);
+            registry::register!($mix);
+        )*
+    };
+}
+pub(crate) use int8_kernels;
 
 /// Registers `packed` for f32, f16 and bf16 weights, and `bf16_dot` and `amx`,
 /// from `rank` on.

@@ -1,6 +1,7 @@
 //! From the kernel contract to a [`Body`] over slices: what all kernels of the
 //! tree share.
 
+use super::int::IntBody;
 use super::simd::{Body, Level};
 use crate::BACKEND;
 #[cfg(target_arch = "x86_64")]
@@ -274,6 +275,12 @@ impl<'a> Step<'a> {
     pub fn body<B: Body>(&mut self, body: B) -> Result<()> {
         let level = self.level;
         self.task(move |ctx| level.run(&body, ctx))
+    }
+
+    /// As [`Step::body`], for bodies with byte products.
+    pub fn int_body<B: IntBody>(&mut self, body: B) -> Result<()> {
+        let level = self.level;
+        self.task(move |ctx| level.run_int(&body, ctx))
     }
 
     pub fn task(&mut self, run: impl Fn(&TaskCtx) + Send + Sync + 'static) -> Result<()> {

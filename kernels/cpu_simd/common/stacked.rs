@@ -9,6 +9,7 @@ use super::elem::Elem;
 use super::plumbing::{Fits, Meta, Result, Rows, SimdKernel, Step, real_rows};
 use super::simd::{Body, LANES, Simd};
 use formats::StoredType;
+use graph::Op;
 use hal::cpu::{CpuSlice, TaskCtx};
 use registry::{Pattern, Problem, ROW_MAJOR, RowsFrom, Scheme};
 
@@ -27,6 +28,17 @@ fn codec(scheme: Scheme) -> Option<Codec> {
     found.map(Codec::Blocks)
 }
 
+/// Which activations a part meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// Those whose experts, input 2, name it.
+    Chosen,
+    /// Its own slice of every row.
+    Own,
+    /// Every row: there is but one part.
+    All,
+}
+
 struct Stacked {
     x: Rows<f32>,
     weights: CpuSlice<u8>,
@@ -35,6 +47,7 @@ struct Stacked {
     chosen: Option<Rows<u32>>,
     bias: Option<CpuSlice<f32>>,
     y: Rows<f32>,
+    from: RowsFrom,
     parts: usize,
     n: usize,
     k: usize,
@@ -132,7 +145,7 @@ impl Stacked {
 impl Body for Stacked {
     #[inline(always)]
     fn run<S: Simd>(&self, s: S, ctx: &TaskCtx) {
-        let rows = real_rows(&self.meta.view(), RowsFrom::Batch, self.y.count);
+        let rows = real_rows(&self.meta.view(), self.from, self.y.count);
         let parts = self.uses(rows);
         let pad = self.k.next_multiple_of(LANES);
         assert!((ctx.thread + 1) * pad <= self.scratch.len());
@@ -160,7 +173,11 @@ fn sizes(p: &Problem) -> Option<(usize, usize, usize)> {
     let &[rows, k] = w.shape.as_slice() else {
         return None;
     };
-    let n = *p.ops[0].shape.last()?;
+    let n = match p.ops[0].op {
+        // Of one part, whatever dimensions its rows have.
+        Op::Linear { .. } => rows,
+        _ => *p.ops[0].shape.last()?,
+    };
     (n > 0 && rows.is_multiple_of(n)).then_some((rows / n, n, k))
 }
 
@@ -178,8 +195,7 @@ fn workspace(p: &Problem) -> u64 {
     (4 * k.next_multiple_of(LANES) * p.device.threads) as u64
 }
 
-/// Records either op: `experts` says which input holds the rows' experts.
-pub fn record(step: &mut Step<'_>, experts: Option<usize>) -> Result<()> {
+pub fn record(step: &mut Step<'_>, users: Users) -> Result<()> {
     let Some((parts, n, k)) = sizes(step.problem) else {
         return Err(step.refuse("a stack of matrices [N, K] was expected"));
     };
@@ -193,14 +209,16 @@ pub fn record(step: &mut Step<'_>, experts: Option<usize>) -> Result<()> {
         x: step.activation(0, 0)?,
         weights: step.matrix(0, 1, bytes)?,
         codec,
-        chosen: match experts {
-            Some(i) => Some(step.ids(0, i)?),
-            None => None,
+        chosen: match users {
+            Users::Chosen => Some(step.ids(0, 2)?),
+            Users::Own | Users::All => None,
         },
-        bias: match experts.is_some() && step.has(0, 3) {
-            true => Some(step.vector(0, 3)?),
-            false => None,
+        bias: match users {
+            Users::Chosen if step.has(0, 3) => Some(step.vector(0, 3)?),
+            Users::All if step.has(0, 2) => Some(step.vector(0, 2)?),
+            _ => None,
         },
+        from: step.rows_of(0),
         y: step.output(0)?,
         parts,
         n,

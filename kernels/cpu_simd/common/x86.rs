@@ -35,6 +35,28 @@ macro_rules! memory_intrinsics {
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
+impl Avx512 {
+    /// # Safety
+    /// The CPU has AVX-512 F, BW, VL, DQ.
+    #[inline(always)]
+    pub unsafe fn new() -> Self {
+        Avx512(())
+    }
+}
+
+/// As [`Avx512`], with VNNI.
+#[derive(Clone, Copy)]
+pub struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    /// # Safety
+    /// The CPU has AVX-512 F, BW, VL, DQ, VNNI.
+    #[inline(always)]
+    pub unsafe fn new() -> Self {
+        Avx512Vnni(())
+    }
+}
+
 /// As [`Avx512`], with the BF16 conversions: subnormal numbers become zero, as
 /// they do in the products that follow.
 #[derive(Clone, Copy)]
@@ -176,6 +198,7 @@ impl Simd for $name {
 }
 
 avx512!(Avx512, round_bf16_512);
+avx512!(Avx512Vnni, round_bf16_512);
 avx512!(Avx512Bf16, convert_bf16_512);
 
 #[inline(always)]
@@ -194,9 +217,18 @@ unsafe fn fold8(a: __m256) -> f32 {
     }
 }
 
-/// AVX2, FMA, F16C.
+/// AVX2, FMA, F16C, and AVX-VNNI where `VNNI` says so.
 #[derive(Clone, Copy)]
-pub struct Avx2(());
+pub struct Avx2<const VNNI: bool = false>(());
+
+impl<const VNNI: bool> Avx2<VNNI> {
+    /// # Safety
+    /// The CPU has AVX2, FMA, F16C, and AVX-VNNI if `VNNI`.
+    #[inline(always)]
+    pub unsafe fn new() -> Self {
+        Avx2(())
+    }
+}
 
 type Two = [__m256; 2];
 
@@ -228,7 +260,7 @@ unsafe fn round_bf16_256(v: __m256) -> __m256i {
     }
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = Two;
     const WIDE: bool = false;
 
@@ -318,7 +350,7 @@ impl Simd for Avx2 {
 /// The CPU has AVX2, FMA, F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn run_avx2<B: Body>(body: &B, ctx: &TaskCtx) {
-    body.run(Avx2(()), ctx);
+    body.run(Avx2::<false>(()), ctx);
 }
 
 /// # Safety
@@ -338,7 +370,7 @@ mod tests {
     fn sums_fold_in_the_portable_order() {
         let a: [f32; LANES] = std::array::from_fn(|i| 1.0 / (i as f32 + 1.0));
         if hal::cpu::detect() >= hal::cpu::IsaLevel::Avx2 {
-            let s = Avx2(());
+            let s = Avx2::<false>(());
             // SAFETY: sixteen lanes of an array.
             assert_eq!(s.sum(unsafe { s.load(a.as_ptr()) }), fold(a));
         }

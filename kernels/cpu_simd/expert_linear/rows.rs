@@ -7,11 +7,11 @@
 //! parity:    2e-5
 
 use crate::common::plumbing::{Result, SimdKernel, Step};
-use crate::common::stacked;
+use crate::common::stacked::{self, Users};
 use registry::Pattern;
 
 fn record(step: &mut Step<'_>) -> Result<()> {
-    stacked::record(step, Some(2))
+    stacked::record(step, Users::Chosen)
 }
 
 const fn of(quant: &'static [&'static str]) -> SimdKernel {

@@ -11,7 +11,7 @@
 use graph::{Activation, OpKind};
 use registry::{Pattern, PatternOp, Src};
 
-static PATTERN: Pattern = Pattern {
+pub(super) static PATTERN: Pattern = Pattern {
     ops: &[
         PatternOp {
             kind: OpKind::Linear,

@@ -1,6 +1,6 @@
 //! rotate / f32 / simd (cpu_simd)
 //! op:        x·scales, then in each group `rounds` times group/2 Givens rotations
-//! shapes:    x, y [R, K]; theta [rounds·K/2]; pairs [rounds·K]; scales [K]
+//! shapes:    x, y [R, …, K]; theta [rounds·K/2]; pairs [rounds·K]; scales [K]
 //! dtypes:    f32
 //! partition: threads share (group, run of 16 rows): sixteen rows are turned side by
 //!            side, so that an angle's sine is taken once for them
@@ -31,7 +31,11 @@ impl Body for Rotate {
     #[inline(always)]
     fn run<S: Simd>(&self, s: S, ctx: &TaskCtx) {
         let rows = real_rows(&self.meta.view(), self.from, self.y.count);
-        let (width, group) = (self.x.len, self.group);
+        let (width, group) = (self.scales.len(), self.group);
+        // Vectors of K: one or more for each row.
+        let per_row = self.x.len / width;
+        let rows = rows * per_row;
+        let place = |r: usize| (r / per_row, r % per_row * width);
         let runs = rows.div_ceil(LANES);
         assert!((ctx.thread + 1) * group * LANES <= self.scratch.len());
         let tile = self
@@ -52,7 +56,8 @@ impl Body for Rotate {
                 for d in 0..group {
                     let mut lanes = [0f32; LANES];
                     for (r, lane) in lanes[..count].iter_mut().enumerate() {
-                        *lane = *self.x.at(first + r).add(g + d);
+                        let (row, at) = place(first + r);
+                        *lane = *self.x.at(row).add(at + g + d);
                     }
                     let x = s.load(lanes.as_ptr());
                     s.store(tile.add(d * LANES), s.mul(x, s.splat(scales[g + d])));
@@ -71,7 +76,8 @@ impl Body for Rotate {
                 for d in 0..group {
                     let lanes = s.to_array(s.load(tile.add(d * LANES)));
                     for (r, lane) in lanes[..count].iter().enumerate() {
-                        *self.y.at(first + r).add(g + d) = *lane;
+                        let (row, at) = place(first + r);
+                        *self.y.at(row).add(at + g + d) = *lane;
                     }
                 }
             }

@@ -31,14 +31,15 @@ struct Report {
     parameters: u64,
     layers: usize,
     hidden_size: usize,
-    intermediate_size: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    /// What the layers are, in words → how many are so.
+    layer_kinds: BTreeMap<String, usize>,
     vocab_size: usize,
     context_length: usize,
     tied_embeddings: bool,
     rope: String,
+    /// Parts of the model that are not read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<&'static str>,
     /// Window size → layers that have it.
     windows: BTreeMap<usize, usize>,
     files: usize,
@@ -116,9 +117,12 @@ fn report(
 ) -> anyhow::Result<Report> {
     let (model, files) = (&opened.model, &opened.files);
     let spec = &model.spec;
-    let mut windows = BTreeMap::new();
-    for window in spec.layers.iter().filter_map(|l| l.window) {
-        *windows.entry(window).or_default() += 1;
+    let (mut windows, mut layer_kinds) = (BTreeMap::new(), BTreeMap::new());
+    for layer in &spec.layers {
+        *layer_kinds.entry(layer.to_string()).or_default() += 1;
+        if let Some(window) = layer.window() {
+            *windows.entry(window).or_default() += 1;
+        }
     }
     let tokenizer = files.tokenizer()?;
     if let Some(tokenizer) = &tokenizer {
@@ -131,14 +135,12 @@ fn report(
         parameters: model.parameters,
         layers: model.layers,
         hidden_size: model.hidden_size,
-        intermediate_size: spec.intermediate_size,
-        heads: spec.heads,
-        kv_heads: spec.kv_heads,
-        head_dim: spec.head_dim,
+        layer_kinds,
         vocab_size: model.vocab_size,
         context_length: model.context_length,
         tied_embeddings: spec.tied_embeddings,
         rope: model.rope.clone(),
+        left_out: model.left_out,
         windows,
         files: files.tensors.files().len(),
         tensor_bytes: files.tensors.total_bytes(),
@@ -225,15 +227,18 @@ fn text(r: &Report) -> Result<String, std::fmt::Error> {
     )?;
     line(
         "sizes",
-        format!(
-            "{} layers, hidden {}, intermediate {}, {} heads on {} of {}",
-            r.layers, r.hidden_size, r.intermediate_size, r.heads, r.kv_heads, r.head_dim
-        ),
+        format!("{} layers, hidden {}", r.layers, r.hidden_size),
     )?;
+    for (kind, layers) in &r.layer_kinds {
+        line("layers", format!("{layers} of {kind}"))?;
+    }
     let tied = if r.tied_embeddings { ", tied" } else { "" };
     line("vocabulary", format!("{}{tied}", r.vocab_size))?;
     line("context", format!("{} tokens", r.context_length))?;
     line("rope", r.rope.clone())?;
+    if let Some(parts) = r.left_out {
+        line("left out", format!("{parts}: only text is read"))?;
+    }
     for (window, layers) in &r.windows {
         line("window", format!("{window} tokens in {layers} layers"))?;
     }

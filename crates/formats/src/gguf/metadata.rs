@@ -17,11 +17,21 @@ use crate::tensors::MappedFile;
 pub struct Metadata {
     file: Arc<MappedFile>,
     keys: BTreeMap<String, Place>,
+    /// Tensors of all parts.
+    tensors: usize,
 }
 
 impl Metadata {
-    pub(super) fn new(file: Arc<MappedFile>, keys: BTreeMap<String, Place>) -> Self {
-        Self { file, keys }
+    pub(super) fn new(
+        file: Arc<MappedFile>,
+        keys: BTreeMap<String, Place>,
+        tensors: usize,
+    ) -> Self {
+        Self {
+            file,
+            keys,
+            tensors,
+        }
     }
 
     /// The value of a key.
@@ -110,9 +120,15 @@ impl<'a> MetadataView<'a> {
         self.opt_usize_in(key, 1..=MAX_DIM)
     }
 
-    /// A number of layers: a whole number from 1 to [`MAX_LAYERS`].
+    /// A number of layers: a whole number from 1 to [`MAX_LAYERS`], and no more than the file has
+    /// tensors (if it has any), so that nothing is made for layers that cannot be there.
     pub fn layers(&self, key: &str) -> Result<usize> {
-        self.usize_in(key, 1..=MAX_LAYERS)
+        let range = match self.metadata.tensors {
+            0 => 1..=MAX_LAYERS,
+            tensors => 1..=MAX_LAYERS.min(tensors),
+        };
+        let found = self.opt_usize_in(key, range.clone())?;
+        self.required(key, &whole(&range), found)
     }
 
     /// A whole number in `range`.

@@ -24,22 +24,22 @@ pub(super) fn open(path: &Path) -> Result<GgufFile> {
         names = Some(naming);
     }
     let Part { file, header } = first;
-    let metadata = Metadata::new(Arc::clone(&file), header.keys);
     let path = file.path().to_path_buf();
 
     let mut joined = Joined::default();
-    joined.add(file, header.tensors)?;
+    joined.add(Arc::clone(&file), header.tensors)?;
     if let Some(naming) = names {
         for number in 1..split.count {
             let part = naming.open(number)?;
             joined.add(part.file, part.header.tensors)?;
         }
-        let wanted = metadata.view().opt_usize_in(TENSORS, 0..=usize::MAX)?;
-        let found = joined.tensors.len();
-        if let Some(wanted) = wanted.filter(|&wanted| wanted != found) {
-            let problem = GgufProblem::PartTensors { wanted, found };
-            return Err(Error::gguf(&path, problem));
-        }
+    }
+    let found = joined.tensors.len();
+    let metadata = Metadata::new(file, header.keys, found);
+    let wanted = metadata.view().opt_usize_in(TENSORS, 0..=usize::MAX)?;
+    if let Some(wanted) = wanted.filter(|&wanted| split.count > 1 && wanted != found) {
+        let problem = GgufProblem::PartTensors { wanted, found };
+        return Err(Error::gguf(&path, problem));
     }
     Ok(GgufFile {
         path,
@@ -82,7 +82,11 @@ impl Part {
     }
 
     fn split(&self) -> Result<Split> {
-        let metadata = Metadata::new(Arc::clone(&self.file), self.header.keys.clone());
+        let metadata = Metadata::new(
+            Arc::clone(&self.file),
+            self.header.keys.clone(),
+            self.header.tensors.len(),
+        );
         let view = metadata.view();
         let most = usize::from(u16::MAX);
         let count = view.opt_usize_in(COUNT, 0..=most)?.unwrap_or(1).max(1);

@@ -230,36 +230,28 @@ impl Paro {
         rows: Range<usize>,
         places: impl Iterator<Item = &'o mut [u8; ParoBlock::BYTES]>,
     ) {
-        let mut scratch = Vec::new();
         // The words that hold the rows' nibbles, of one row of such words.
         let words = rows.start / 8..rows.end.div_ceil(8);
+        let at = |row: usize| (row * (self.n / 8) + words.start) * 4;
         let nibble = |line: &[u8], row: usize| {
             let word = line.as_chunks().0[row / 8 - words.start];
             (u32::from_le_bytes(word) >> (4 * PARO_NIBBLE[row % 8]) & 15) as u8
         };
-        let line = |node: &Node, row: usize, scratch: &mut Vec<u8>| {
-            let at = (row * (self.n / 8) + words.start) * 4;
-            node.read(files, at, words.len() * 4, scratch).to_vec()
-        };
-        let zeros = line(&self.qzeros, group, &mut scratch);
-        let scales = self
-            .scales
-            .read(
-                files,
-                (group * self.n + rows.start) * 2,
-                rows.len() * 2,
-                &mut scratch,
-            )
-            .to_vec();
+        let (mut scratch, mut more) = (Vec::new(), Vec::new());
+        let len = words.len() * 4;
+        let zeros = self.qzeros.read(files, at(group), len, &mut scratch);
+        let first = (group * self.n + rows.start) * 2;
+        let scales = self.scales.read(files, first, rows.len() * 2, &mut more);
         let mut places: Vec<_> = places.collect();
         for (i, place) in places.iter_mut().enumerate() {
             let scale = scales.as_chunks().0[i];
-            **place = ParoBlock::empty(scale, nibble(&zeros, rows.start + i));
+            **place = ParoBlock::empty(scale, nibble(zeros, rows.start + i));
         }
         for k in 0..PARO_GROUP {
-            let weights = line(&self.qweight, group * PARO_GROUP + k, &mut scratch);
+            let weights = at(group * PARO_GROUP + k);
+            let weights = self.qweight.read(files, weights, len, &mut scratch);
             for (i, place) in places.iter_mut().enumerate() {
-                ParoBlock::set(place, k, nibble(&weights, rows.start + i));
+                ParoBlock::set(place, k, nibble(weights, rows.start + i));
             }
         }
     }

@@ -202,6 +202,7 @@ fn load_bpe(vocabulary: &Vocabulary<'_>, metadata: &Metadata) -> Result<Parts> {
     let model = BPE::builder()
         .vocab_and_merges(ids.collect::<tokenizers::models::bpe::Vocab>(), merges)
         .ignore_merges(pre.ignore_merges)
+        .cache_capacity(super::cached_pieces(vocabulary.tokens.len()))
         .build()
         .map_err(|e| fail(format!("its merges do not fit its vocabulary: {e}")))?;
     let mut inner = Inner::new(Core::Library(Box::new(ModelWrapper::BPE(model))));

@@ -177,6 +177,7 @@ fn parse_model(raw: &RawValue) -> Result<(ModelWrapper, usize), String> {
     }
     let merges = bpe.merges.into_iter().map(|Merge(a, b)| (a, b)).collect();
     let mut builder = BPE::builder()
+        .cache_capacity(super::cached_pieces(size))
         .vocab_and_merges(bpe.vocab, merges)
         .fuse_unk(bpe.fuse_unk.unwrap_or(false))
         .byte_fallback(bpe.byte_fallback.unwrap_or(false))

@@ -1,11 +1,13 @@
 //! The pre-tokenizers that `tokenizer.ggml.pre` names.
 //!
-//! GGUF stores the name of a split and not the split itself. The expressions are those of the
+//! GGUF stores the name of a split and not the split itself. The steps are those of the
 //! tokenizer.json files that the names stand for; each is applied to the pieces that the one
 //! before left, and what it does not match stays a piece of its own.
 
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::punctuation::Punctuation;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::SplitDelimiterBehavior;
@@ -14,7 +16,7 @@ use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
 /// How text is prepared for merging.
 pub(super) struct Pre {
     names: &'static [&'static str],
-    splits: &'static [&'static str],
+    steps: &'static [Step],
     /// Whether a piece that is a token is not merged from its characters.
     pub ignore_merges: bool,
     /// Whether a beginning token is added where the file does not say.
@@ -23,9 +25,25 @@ pub(super) struct Pre {
     compose: bool,
 }
 
+/// One way of taking pieces apart.
+enum Step {
+    /// What the expression matches is a piece.
+    Match(&'static str),
+    /// Each digit, of any script, is a piece.
+    EachDigit,
+    /// Digits that are neighbours are a piece.
+    Numbers,
+    /// Punctuation that is together is a piece.
+    Punctuation,
+    /// GPT-2's split. Its bytes become characters here, so that later steps see those.
+    Gpt2,
+}
+
+use Step::{EachDigit, Gpt2, Match, Numbers};
+
 const PLAIN: Pre = Pre {
     names: &[],
-    splits: &[],
+    steps: &[],
     ignore_merges: false,
     add_bos: false,
     compose: false,
@@ -41,7 +59,8 @@ const DEEPSEEK3: &str = r#"[!"\#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r
 const SEED: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
 const BAILING: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
 const BLOOM: &str = r" ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{964}\x{6D4}\x{60C})]+";
-const DIGIT: &str = r"\p{N}";
+const DEEPSEEK_PUNCTUATION: &str =
+    r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+";
 const THREE_DIGITS: &str = r"[0-9][0-9][0-9]";
 const NEWLINE: &str = r"[\r\n]";
 const CJK: &str = r"[\x{4E00}-\x{9FA5}\x{800}-\x{4E00}\x{AC00}-\x{D7FF}]+";
@@ -71,13 +90,13 @@ const DEEPSEEK_LETTERS: &str = concat!(
 const ALL: &[Pre] = &[
     Pre {
         names: &["qwen2"],
-        splits: &[QWEN2],
+        steps: &[Match(QWEN2)],
         compose: true,
         ..PLAIN
     },
     Pre {
         names: &["qwen35"],
-        splits: &[QWEN35],
+        steps: &[Match(QWEN35)],
         compose: true,
         ..PLAIN
     },
@@ -89,8 +108,9 @@ const ALL: &[Pre] = &[
             "stablelm2",
             "hunyuan",
             "grok-2",
+            "solar-open",
         ],
-        splits: &[QWEN2],
+        steps: &[Match(QWEN2)],
         ..PLAIN
     },
     Pre {
@@ -104,24 +124,24 @@ const ALL: &[Pre] = &[
             "midm-2.0",
             "lfm2",
         ],
-        splits: &[LLAMA3],
+        steps: &[Match(LLAMA3)],
         ignore_merges: true,
         add_bos: true,
         ..PLAIN
     },
     Pre {
         names: &["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"],
-        splits: &[LLAMA3],
+        steps: &[Match(LLAMA3)],
         ..PLAIN
     },
     Pre {
-        names: &["gpt-4o", "llama4", "minimax-m2"],
-        splits: &[GPT4O],
+        names: &["gpt-4o", "llama4", "minimax-m2", "kanana2"],
+        steps: &[Match(GPT4O)],
         ..PLAIN
     },
     Pre {
         names: &["tekken"],
-        splits: &[TEKKEN],
+        steps: &[Match(TEKKEN)],
         ignore_merges: true,
         add_bos: true,
         ..PLAIN
@@ -140,77 +160,94 @@ const ALL: &[Pre] = &[
             "a.x-4.0",
             "mellum",
         ],
-        splits: &[GPT2],
+        steps: &[Gpt2],
         ..PLAIN
     },
     Pre {
         names: &[
             "starcoder",
             "refact",
-            "command-r",
             "smollm",
+            "mellum2",
             "codeshell",
             "exaone",
             "minerva-7b",
         ],
-        splits: &[DIGIT, GPT2],
+        steps: &[EachDigit, Gpt2],
+        ..PLAIN
+    },
+    Pre {
+        names: &["command-r"],
+        steps: &[EachDigit, Gpt2],
+        compose: true,
         ..PLAIN
     },
     Pre {
         names: &["deepseek-v3", "hunyuan-dense"],
-        splits: &[
-            r"\p{N}{1,3}",
-            r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+",
-            DEEPSEEK3,
+        steps: &[
+            Match(r"\p{N}{1,3}"),
+            Match(r"[\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+"),
+            Match(DEEPSEEK3),
         ],
         ..PLAIN
     },
     Pre {
         names: &["deepseek-llm"],
-        splits: &[
-            NEWLINE,
-            DEEPSEEK_LETTERS,
-            r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+",
-            r"\s+$",
-            CJK,
-            r"\p{N}+",
+        steps: &[
+            Match(NEWLINE),
+            Match(DEEPSEEK_LETTERS),
+            Match(DEEPSEEK_PUNCTUATION),
+            Match(r"\s+$"),
+            Match(CJK),
+            EachDigit,
         ],
         ..PLAIN
     },
     Pre {
         names: &["deepseek-coder"],
-        splits: &[NEWLINE, r"\s?\p{L}+", r"\s?\p{P}+", CJK, DIGIT],
+        steps: &[
+            Match(NEWLINE),
+            Match(r"\s?\p{L}+"),
+            Match(r"\s?\p{P}+"),
+            Match(CJK),
+            EachDigit,
+        ],
         ..PLAIN
     },
     Pre {
         names: &["falcon"],
-        splits: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, THREE_DIGITS],
+        steps: &[Step::Punctuation, Gpt2, Numbers, Match(THREE_DIGITS)],
         ..PLAIN
     },
     Pre {
         names: &["bloom", "poro-chat", "gpt3-finnish"],
-        splits: &[BLOOM],
+        steps: &[Match(BLOOM)],
         ..PLAIN
     },
     Pre {
         names: &["viking"],
-        splits: &[BLOOM, DIGIT],
+        steps: &[Match(BLOOM), EachDigit],
         ..PLAIN
     },
     Pre {
         names: &["seed-coder"],
-        splits: &[SEED],
+        steps: &[Match(SEED)],
         ..PLAIN
     },
     Pre {
         names: &["bailingmoe", "bailingmoe2", "llada-moe"],
-        splits: &[BAILING],
+        steps: &[Match(BAILING)],
         ..PLAIN
     },
     // Files from before the key existed have this split too.
     Pre {
         names: &["default", ""],
-        splits: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", THREE_DIGITS],
+        steps: &[
+            Match(r"[\p{P}\$\+<=>\^~\|]+"),
+            Match(GPT2),
+            Match(r"\p{N}+"),
+            Match(THREE_DIGITS),
+        ],
         ..PLAIN
     },
 ];
@@ -232,20 +269,39 @@ impl Pre {
         self.compose.then(|| NormalizerWrapper::NFC(NFC))
     }
 
-    /// The splits, and then each byte as a character of the byte-level alphabet.
+    /// The steps, and each byte as a character of the byte-level alphabet.
     pub(super) fn pre_tokenizer(&self) -> Result<PreTokenizerWrapper, String> {
-        let mut steps = Vec::with_capacity(self.splits.len() + 1);
-        for split in self.splits {
-            let pattern = SplitPattern::Regex((*split).to_string());
-            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
-                .map_err(|e| format!("its pre-tokenizer is not understood: {e}"))?;
-            steps.push(PreTokenizerWrapper::Split(split));
+        let steps: Result<Vec<_>, String> = self.steps.iter().map(Step::build).collect();
+        let mut steps = steps?;
+        if !self.steps.iter().any(|step| matches!(step, Gpt2)) {
+            steps.push(bytes(false));
         }
-        steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(
-            false, true, false,
-        )));
         Ok(PreTokenizerWrapper::Sequence(Sequence::new(steps)))
     }
+}
+
+impl Step {
+    fn build(&self) -> Result<PreTokenizerWrapper, String> {
+        Ok(match self {
+            Match(expression) => {
+                let pattern = SplitPattern::Regex((*expression).to_string());
+                let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+                    .map_err(|e| format!("its pre-tokenizer is not understood: {e}"))?;
+                PreTokenizerWrapper::Split(split)
+            }
+            EachDigit => PreTokenizerWrapper::Digits(Digits::new(true)),
+            Numbers => PreTokenizerWrapper::Digits(Digits::new(false)),
+            Self::Punctuation => PreTokenizerWrapper::Punctuation(Punctuation::new(
+                SplitDelimiterBehavior::Contiguous,
+            )),
+            Gpt2 => bytes(true),
+        })
+    }
+}
+
+/// Each byte as a character, with GPT-2's split before or not.
+fn bytes(split: bool) -> PreTokenizerWrapper {
+    PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, split))
 }
 
 #[cfg(test)]
@@ -269,8 +325,22 @@ mod tests {
     fn every_expression_compiles_and_loses_nothing() {
         let text =
             "It's 12345 x²  naïve\u{301}\r\n\n\t日本語かな 한국어 ¿Qué? «…»  🦀's `code`//\n ";
-        for name in ALL.iter().flat_map(|pre| pre.names) {
-            assert_eq!(pieces(name, text).concat(), text, "{name}");
+        // Pieces in the alphabet of bytes: some splits take a character's bytes apart.
+        let bytes_of = |pre: PreTokenizerWrapper| {
+            let mut split = PreTokenizedString::from(text);
+            pre.pre_tokenize(&mut split).unwrap();
+            let parts = split.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+            let texts: Vec<&str> = parts.iter().map(|(text, ..)| *text).collect();
+            texts.concat()
+        };
+        let whole = bytes_of(bytes(false));
+        for pre in ALL {
+            assert_eq!(
+                bytes_of(pre.pre_tokenizer().unwrap()),
+                whole,
+                "{:?}",
+                pre.names
+            );
         }
     }
 
@@ -347,7 +417,7 @@ mod tests {
         );
         assert_eq!(
             pieces("deepseek-llm", "a b\n日本 12."),
-            ["a", " b", "\n", "日本", " ", "12", "."]
+            ["a", " b", "\n", "日本", " ", "1", "2", "."]
         );
     }
 }

@@ -8,6 +8,7 @@ use graph::{RouteGroups, RouteScore};
 use super::qwen3_moe::read_top_k;
 use crate::error::{ModelError, Result};
 use crate::family::Family;
+use crate::gguf::{Experts, GgufArchitecture, GgufFile};
 use crate::guard::{self, Feature, Off, is_null};
 use crate::read::{Defaults, factor_or, inverse_root, read_heads, size_or};
 use crate::rope::{Rope, RopeDefaults};
@@ -23,6 +24,39 @@ inventory::submit! {
         computes: &["n_routed_experts", "num_local_experts", "rope_interleave"],
         ..Family::new("deepseek_v3", &["DeepseekV3ForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["expert_count", "rope.scaling.yarn_log_multiplier", "nextn_predict_layers"],
+        ..GgufArchitecture::new("deepseek2", read_gguf, file!())
+    }
+}
+
+/// Files of DeepSeek-V2, whose routers score by softmax and have no biases, share the architecture.
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let mut spec = file.frame()?;
+    let (latent, rope) = file.latent()?;
+    spec.ropes = vec![rope];
+    let biased = (0..file.layers).any(|i| file.has(i, "exp_probs_b.bias"));
+    let experts = Experts {
+        score: match biased {
+            true => RouteScore::Sigmoid,
+            false => RouteScore::Softmax,
+        },
+        normalise: false,
+        selection_bias: biased,
+        ..Experts::SOFTMAX
+    };
+    let moe = file.experts(&spec, &experts)?;
+    let layer = |i| {
+        Ok(LayerSpec {
+            mixer: Mixer::Latent(latent.clone()),
+            ffn: file.ffn(i, Some(&moe))?,
+        })
+    };
+    spec.layers = (0..file.layers).map(layer).collect::<Result<_>>()?;
+    Ok(spec)
 }
 
 const DEFAULTS: Defaults = Defaults {

@@ -6,6 +6,7 @@ use graph::Activation;
 
 use crate::error::Result;
 use crate::family::Family;
+use crate::gguf::{self, GgufArchitecture, GgufFile};
 use crate::guard;
 use crate::read::{Defaults, KvHeads, inverse_root, opt_factor};
 use crate::spec::{ModelSpec, Norms};
@@ -16,6 +17,47 @@ inventory::submit! {
         computes: &["attn_logit_softcapping", "final_logit_softcapping"],
         ..Family::new("gemma2", &["Gemma2ForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &[
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+            "attention.scale",
+        ],
+        ..GgufArchitecture::new("gemma2", read_gguf, file!())
+    }
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let mut spec = read_gguf_base(file, LARGEST_LAYERS)?;
+    spec.set_windows(&file.windows(Some(4096), 2)?);
+    let cap = file.factor("attn_logit_softcapping")?;
+    spec.each_attention(|_, a| a.softcap = cap);
+    Ok(spec)
+}
+
+/// Layers of the model whose attention scale is that of hidden_size / heads.
+const LARGEST_LAYERS: usize = 46;
+
+/// What the files of Gemma 2 and Gemma 3 share. They do not say the attention scale: it is that of
+/// the head size in all models published but the one of `largest` layers.
+pub(super) fn read_gguf_base(file: &GgufFile<'_>, largest: usize) -> Result<ModelSpec> {
+    let mut spec = file.decoder()?;
+    spec.activation = Activation::GeluTanh;
+    spec.norms = gguf::SANDWICH;
+    spec.embedding_scale = (spec.hidden_size as f64).sqrt() as f32;
+    spec.logits_softcap = file.factor("final_logit_softcapping")?;
+    let given = file.factor("attention.scale")?;
+    let (hidden_size, layers) = (spec.hidden_size, spec.layers.len());
+    spec.each_attention(|_, a| {
+        if layers == largest {
+            a.scale = inverse_root(hidden_size as f64 / a.heads as f64);
+        }
+        a.scale = given.unwrap_or(a.scale);
+    });
+    Ok(spec)
 }
 
 /// What absent fields mean; Gemma 3 overrides.

@@ -7,6 +7,7 @@ use formats::config::MAX_LAYERS;
 use super::gemma2::{self, softcap};
 use crate::error::Result;
 use crate::family::{Family, TextOf};
+use crate::gguf::{GgufArchitecture, GgufFile};
 use crate::read::{Defaults, size_or};
 use crate::rope::{LayerRope, Rope};
 use crate::spec::{ModelSpec, QkNorm};
@@ -31,6 +32,25 @@ inventory::submit! {
         ..Family::new("gemma3", &["Gemma3ForConditionalGeneration"], read, file!())
     }
 }
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["final_logit_softcapping", "attention.scale", "rope.freq_base_swa"],
+        ..GgufArchitecture::new("gemma3", read_gguf, file!())
+    }
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let mut spec = gemma2::read_gguf_base(file, LARGEST_LAYERS)?;
+    spec.set_windows(&file.windows(None, 6)?);
+    let dim = spec.attentions().next().map_or(0, |a| a.head_dim);
+    spec.ropes.push(file.sliding_rope(dim)?);
+    set_layer_ropes(&mut spec);
+    Ok(spec)
+}
+
+/// Layers of the model whose attention scale is that of hidden_size / heads.
+const LARGEST_LAYERS: usize = 62;
 
 const COMPUTES: &[&str] = &["final_logit_softcapping"];
 
@@ -75,17 +95,18 @@ fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {
         let rope = Rope::read_of_layers(config, kind, dim, spec.context_length)?;
         spec.ropes.push(rope);
     }
+    set_layer_ropes(&mut spec);
+    spec.logits_softcap = softcap(config, "final_logit_softcapping", None)?;
+    Ok(spec)
+}
+
+/// The first setting for full layers, the second for those that slide. A model of few layers may
+/// have but one kind of them, and a table that nobody reads is none.
+fn set_layer_ropes(spec: &mut ModelSpec) {
     spec.each_attention(|_, a| {
         a.rope = Some(usize::from(a.window.is_some()));
         a.qk_norm = QkNorm::Head;
     });
-    spec.logits_softcap = softcap(config, "final_logit_softcapping", None)?;
-    drop_unused_ropes(&mut spec);
-    Ok(spec)
-}
-
-/// A model of few layers may have but one kind of them, and a table that nobody reads is none.
-fn drop_unused_ropes(spec: &mut ModelSpec) {
     for rope in (0..spec.ropes.len()).rev() {
         if spec.attentions().any(|a| a.rope == Some(rope)) {
             continue;

@@ -1,10 +1,12 @@
 //! GLM-4: norms before and after each part, half of each head rotating in pairs of neighbours,
 //! fused gate and up.
 
+use formats::config::MAX_DIM;
 use formats::{ConfigView, Recipe};
 
 use crate::error::Result;
 use crate::family::Family;
+use crate::gguf::{self, GgufArchitecture, GgufFile};
 use crate::read::{Defaults, KvHeads};
 use crate::rope::RopeDefaults;
 use crate::sources::{Weight, fused_gate_up};
@@ -16,6 +18,28 @@ inventory::submit! {
         sources,
         ..Family::new("glm4", &["Glm4ForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["rope.dimension_sections", "nextn_predict_layers"],
+        ..GgufArchitecture::new("glm4", read_gguf, file!())
+    }
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let mut spec = file.decoder()?;
+    spec.norms = gguf::SANDWICH;
+    // Files of models whose positions have sections hold the pairs apart; the sections themselves
+    // do not matter to text.
+    let sections = file
+        .keys
+        .opt_usizes_in("rope.dimension_sections", 0..=MAX_DIM)?;
+    let sections = sections.is_some_and(|all| all.iter().any(|n| *n > 0));
+    for rope in &mut spec.ropes {
+        rope.interleaved = !sections;
+    }
+    Ok(spec)
 }
 
 const DEFAULTS: Defaults = Defaults {
@@ -54,7 +78,7 @@ fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {
 fn sources(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     let layer = weight.layer.and_then(|i| spec.layers.get(i));
     match layer.map(|l| &l.ffn) {
-        Some(Ffn::Dense(d)) => fused_gate_up(d.intermediate, weight),
+        Some(Ffn::Dense(d)) => fused_gate_up(spec.hidden_size, d.intermediate, weight),
         _ => Vec::new(),
     }
 }

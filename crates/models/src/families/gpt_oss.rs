@@ -1,12 +1,13 @@
 //! GPT-OSS: attention with sinks, every other layer sliding; mixtures with biases whose matrices
 //! lie transposed, gate and up by turns, or in MXFP4.
 
-use formats::{ConfigView, Recipe, RowPattern};
+use formats::{ConfigView, Recipe, RowPattern, StoredType};
 use graph::{Activation, RouteScore};
 
 use super::qwen3_moe::read_top_k;
 use crate::error::Result;
 use crate::family::Family;
+use crate::gguf::{self, Experts, GgufArchitecture, GgufFile};
 use crate::guard::{self, Feature, Off};
 use crate::read::{Defaults, KvHeads, size_or};
 use crate::rope::{Rope, RopeDefaults, RopeScaling};
@@ -18,9 +19,43 @@ inventory::submit! {
     Family {
         sources,
         computes: &["num_local_experts"],
-        quantised: &["mxfp4"],
+        quantised: &[StoredType::MXFP4],
         ..Family::new("gpt_oss", &["GptOssForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["expert_count"],
+        ..GgufArchitecture::new("gpt-oss", read_gguf, file!())
+    }
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let experts = Experts {
+        biases: true,
+        ..Experts::SOFTMAX
+    };
+    let moe = Moe {
+        activation: Activation::SwigluOai,
+        ..file.experts(&file.frame()?, &experts)?
+    };
+    let mut spec = file.decoder_with(Some(&moe))?;
+    spec.norms = gguf::PRE_POST_NAMED;
+    spec.each_attention(|_, a| {
+        a.qkv_bias = true;
+        a.o_bias = true;
+        a.sinks = true;
+    });
+    spec.set_windows(&file.windows(None, 2)?);
+    // No key says that the ends of the blend are not rounded.
+    for rope in &mut spec.ropes {
+        if let RopeScaling::Yarn { truncate, .. } = &mut rope.scaling {
+            *truncate = false;
+            *rope = Rope::new(rope.theta, rope.rotary_dim, rope.scaling).unwrap_or(rope.clone());
+        }
+    }
+    Ok(spec)
 }
 
 const DEFAULTS: Defaults = Defaults {

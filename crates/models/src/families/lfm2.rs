@@ -5,11 +5,12 @@ use formats::{ConfigView, Recipe};
 
 use crate::error::{ModelError, Result};
 use crate::family::Family;
+use crate::gguf::{GgufArchitecture, GgufFile};
 use crate::guard;
 use crate::read::{Defaults, KvHeads, size_or};
 use crate::rope::RopeDefaults;
 use crate::sources::Weight;
-use crate::spec::{Dense, Ffn, MAX_KERNEL, Mixer, ModelSpec, Norms, QkNorm, ShortConv};
+use crate::spec::{Dense, Ffn, LayerSpec, MAX_KERNEL, Mixer, ModelSpec, Norms, QkNorm, ShortConv};
 use crate::windows;
 
 inventory::submit! {
@@ -17,6 +18,28 @@ inventory::submit! {
         sources,
         ..Family::new("lfm2", &["Lfm2ForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture::new("lfm2", read_gguf, file!())
+}
+
+/// Layers without key and value heads convolve.
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let mut spec = file.frame()?;
+    let kv_heads = file.kv_heads()?;
+    let attends = |i: usize| kv_heads.as_ref().is_none_or(|counts| counts[i] > 0);
+    for i in 0..file.layers {
+        let mixer = match attends(i) {
+            true => Mixer::Attention(file.attention(i)?),
+            false => Mixer::Conv(file.short_conv(i)?),
+        };
+        let ffn = file.ffn(i, None)?;
+        spec.layers.push(LayerSpec { mixer, ffn });
+    }
+    spec.each_attention(|_, a| a.qk_norm = QkNorm::Head);
+    file.finish(&mut spec)?;
+    Ok(spec)
 }
 
 const DEFAULTS: Defaults = Defaults {

@@ -4,7 +4,7 @@ use formats::ConfigView;
 
 use crate::error::Result;
 use crate::family::Family;
-use crate::gguf::GgufArchitecture;
+use crate::gguf::{Experts, GgufArchitecture, GgufFile};
 use crate::read::Defaults;
 use crate::spec::ModelSpec;
 use crate::{guard, windows};
@@ -13,13 +13,19 @@ inventory::submit! {
     Family::new("llama", &["LlamaForCausalLM"], read, file!())
 }
 
-// Also what Mistral and other families without a difference are converted to.
+// Also what Mistral, Mixtral and other families without a difference are converted to.
 inventory::submit! {
     GgufArchitecture {
-        name: "llama",
         qk_interleaved: true,
-        adjust: |_| {},
-        source: file!(),
+        computes: &["expert_count"],
+        ..GgufArchitecture::new("llama", read_gguf, file!())
+    }
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    match file.keys.opt_f64("expert_count")? {
+        None | Some(0.0) => file.decoder(),
+        Some(_) => file.decoder_with(Some(&file.experts(&file.frame()?, &Experts::SOFTMAX)?)),
     }
 }
 

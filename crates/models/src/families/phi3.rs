@@ -5,6 +5,7 @@ use formats::{ConfigView, Recipe};
 
 use crate::error::{ModelError, Result};
 use crate::family::Family;
+use crate::gguf::GgufArchitecture;
 use crate::read::Defaults;
 use crate::rope::{RopeDefaults, RopeScaling};
 use crate::sources::{Weight, fused_gate_up, fused_qkv};
@@ -16,6 +17,10 @@ inventory::submit! {
         sources,
         ..Family::new("phi3", &["Phi3ForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture::new("phi3", |file| file.decoder(), file!())
 }
 
 const DEFAULTS: Defaults = Defaults {
@@ -55,7 +60,7 @@ fn sources(spec: &ModelSpec, weight: &Weight<'_>) -> Vec<Recipe> {
     let Some((Mixer::Attention(a), Ffn::Dense(d))) = layer.map(|l| (&l.mixer, &l.ffn)) else {
         return Vec::new();
     };
-    let mut made = fused_qkv(a, weight);
-    made.extend(fused_gate_up(d.intermediate, weight));
+    let mut made = fused_qkv(spec.hidden_size, a, weight);
+    made.extend(fused_gate_up(spec.hidden_size, d.intermediate, weight));
     made
 }

@@ -5,7 +5,7 @@ use formats::ConfigView;
 
 use crate::error::Result;
 use crate::family::Family;
-use crate::gguf::GgufArchitecture;
+use crate::gguf::{GgufArchitecture, GgufFile};
 use crate::read::{Defaults, KvHeads};
 use crate::spec::ModelSpec;
 use crate::{guard, windows};
@@ -15,12 +15,13 @@ inventory::submit! {
 }
 
 inventory::submit! {
-    GgufArchitecture {
-        name: "qwen2",
-        qk_interleaved: false,
-        adjust: |spec| spec.each_attention(|_, a| a.qkv_bias = true),
-        source: file!(),
-    }
+    GgufArchitecture::new("qwen2", read_gguf, file!())
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let mut spec = file.decoder()?;
+    spec.each_attention(|_, a| a.qkv_bias = true);
+    Ok(spec)
 }
 
 /// What absent fields mean; derived families override.

@@ -5,7 +5,7 @@ use formats::ConfigView;
 use super::qwen2;
 use crate::error::Result;
 use crate::family::Family;
-use crate::gguf::GgufArchitecture;
+use crate::gguf::{GgufArchitecture, GgufFile};
 use crate::read::Defaults;
 use crate::spec::{ModelSpec, QkNorm};
 
@@ -14,12 +14,13 @@ inventory::submit! {
 }
 
 inventory::submit! {
-    GgufArchitecture {
-        name: "qwen3",
-        qk_interleaved: false,
-        adjust: |spec| spec.each_attention(|_, a| a.qk_norm = QkNorm::Head),
-        source: file!(),
-    }
+    GgufArchitecture::new("qwen3", read_gguf, file!())
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let mut spec = file.decoder()?;
+    spec.each_attention(|_, a| a.qk_norm = QkNorm::Head);
+    Ok(spec)
 }
 
 fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {

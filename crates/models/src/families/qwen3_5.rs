@@ -5,9 +5,10 @@
 use formats::ConfigView;
 
 use super::qwen3_moe::{EXPERTS, Sizes};
-use super::qwen3_next::{self, read_dense, read_hybrid, read_shared_moe};
+use super::qwen3_next::{self, read_dense, read_gguf, read_hybrid, read_shared_moe};
 use crate::error::{ModelError, Result};
 use crate::family::{Family, TextOf};
+use crate::gguf::GgufArchitecture;
 use crate::guard::{self, Feature, Off};
 use crate::read::{Defaults, KvHeads};
 use crate::spec::{Ffn, ModelSpec};
@@ -46,6 +47,21 @@ inventory::submit! {
             read_moe,
             file!(),
         )
+    }
+}
+
+// Sections of the rotation do not matter to text.
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["rope.dimension_sections", "nextn_predict_layers"],
+        ..GgufArchitecture::new("qwen35", |file| read_gguf(file, true, false), file!())
+    }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["expert_count", "rope.dimension_sections", "nextn_predict_layers"],
+        ..GgufArchitecture::new("qwen35moe", |file| read_gguf(file, true, true), file!())
     }
 }
 

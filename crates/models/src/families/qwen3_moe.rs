@@ -7,8 +7,9 @@ use graph::RouteScore;
 use super::{qwen2, qwen3};
 use crate::error::{ModelError, Result};
 use crate::family::Family;
+use crate::gguf::{Experts, GgufArchitecture, GgufFile};
 use crate::read::{Defaults, KvHeads, size_or};
-use crate::spec::{Ffn, MAX_EXPERTS, ModelSpec, Moe};
+use crate::spec::{Ffn, MAX_EXPERTS, ModelSpec, Moe, QkNorm};
 use crate::{guard, windows};
 
 inventory::submit! {
@@ -16,6 +17,20 @@ inventory::submit! {
         computes: EXPERTS,
         ..Family::new("qwen3_moe", &["Qwen3MoeForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["expert_count"],
+        ..GgufArchitecture::new("qwen3moe", read_gguf, file!())
+    }
+}
+
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let moe = file.experts(&file.frame()?, &Experts::SOFTMAX)?;
+    let mut spec = file.decoder_with(Some(&moe))?;
+    spec.each_attention(|_, a| a.qk_norm = QkNorm::Head);
+    Ok(spec)
 }
 
 /// What the number of experts is called: the second is what transformers 5 writes.

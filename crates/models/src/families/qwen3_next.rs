@@ -7,11 +7,13 @@ use super::qwen3_moe::{EXPERTS, Sizes, read_moe, set_sparse};
 use super::{qwen2, qwen3};
 use crate::error::{ModelError, Result};
 use crate::family::Family;
+use crate::gguf::{self, Experts, GgufArchitecture, GgufFile};
 use crate::guard::{self, Feature, Off};
 use crate::read::{Defaults, KvHeads, size_or};
 use crate::rope::RopeDefaults;
 use crate::spec::{
-    DeltaNet, Dense, Ffn, MAX_HEAD_DIM, MAX_HEADS, MAX_KERNEL, Mixer, ModelSpec, Moe, Shared,
+    DeltaNet, Dense, Ffn, LayerSpec, MAX_HEAD_DIM, MAX_HEADS, MAX_KERNEL, Mixer, ModelSpec, Moe,
+    QkNorm, Shared,
 };
 use crate::windows;
 
@@ -20,6 +22,42 @@ inventory::submit! {
         computes: EXPERTS,
         ..Family::new("qwen3_next", &["Qwen3NextForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        computes: &["expert_count", "nextn_predict_layers"],
+        ..GgufArchitecture::new("qwen3next", |file| read_gguf(file, false, true), file!())
+    }
+}
+
+/// Qwen3-Next and Qwen3.5, whose files order value heads otherwise; with and without experts.
+pub(super) fn read_gguf(file: &GgufFile<'_>, tiled: bool, experts: bool) -> Result<ModelSpec> {
+    let mut spec = file.frame()?;
+    spec.norms = gguf::PRE_POST_NAMED;
+    let sizes = Experts {
+        shared_gate: true,
+        ..Experts::SOFTMAX
+    };
+    let moe = match experts {
+        true => Some(file.experts(&spec, &sizes)?),
+        false => None,
+    };
+    let delta = file.delta_net(tiled)?;
+    for (i, recurrent) in file.recurrent()?.into_iter().enumerate() {
+        let mixer = match recurrent {
+            true => Mixer::Delta(delta.clone()),
+            false => Mixer::Attention(file.attention(i)?),
+        };
+        let ffn = file.ffn(i, moe.as_ref())?;
+        spec.layers.push(LayerSpec { mixer, ffn });
+    }
+    spec.each_attention(|_, a| {
+        a.qk_norm = QkNorm::Head;
+        a.output_gate = true;
+    });
+    file.finish(&mut spec)?;
+    Ok(spec)
 }
 
 /// What absent fields mean, in Qwen3.5, too.

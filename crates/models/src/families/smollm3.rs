@@ -5,6 +5,7 @@ use formats::config::MAX_LAYERS;
 
 use crate::error::{ModelError, Result};
 use crate::family::Family;
+use crate::gguf::{GgufArchitecture, GgufFile};
 use crate::read::{Defaults, KvHeads, size_or};
 use crate::rope::RopeDefaults;
 use crate::spec::ModelSpec;
@@ -15,6 +16,29 @@ inventory::submit! {
         computes: &["no_rope_layers", "no_rope_layer_interval"],
         ..Family::new("smollm3", &["SmolLM3ForCausalLM"], read, file!())
     }
+}
+
+inventory::submit! {
+    GgufArchitecture {
+        qk_interleaved: true,
+        computes: &["attention.rope_pattern"],
+        ..GgufArchitecture::new("smollm3", read_gguf, file!())
+    }
+}
+
+/// Which layers rotate, few files say: it is all but every fourth.
+fn read_gguf(file: &GgufFile<'_>) -> Result<ModelSpec> {
+    let mut spec = file.decoder()?;
+    let pattern = file.flags("attention.rope_pattern")?;
+    let rotates = |i: usize| match &pattern {
+        Some(flags) => flags[i],
+        None => !(i + 1).is_multiple_of(4),
+    };
+    spec.each_attention(|i, a| a.rope = a.rope.filter(|_| rotates(i)));
+    if spec.attentions().all(|a| a.rope.is_none()) {
+        spec.ropes.clear();
+    }
+    Ok(spec)
 }
 
 const DEFAULTS: Defaults = Defaults {

@@ -101,11 +101,9 @@ impl Wiring<'_> {
     ) -> Result<ValueId, GraphError> {
         let tensor = part.tensor(name);
         let rows = experts * n;
-        let mut inputs = vec![
-            x,
-            self.matrix(&format!("{tensor}.weight"), rows, k)?,
-            chosen,
-        ];
+        let weight = format!("{tensor}.weight");
+        let x = self.rotate(&part.node(name), &weight, x, k)?;
+        let mut inputs = vec![x, self.matrix(&weight, rows, k)?, chosen];
         if bias {
             inputs.push(self.vector(&format!("{tensor}.bias"), rows)?);
         }

@@ -3,8 +3,9 @@
     python generate.py        (transformers 5.17.0, torch 2.11.0)
 
 Each configuration is written as a config.json, read back with AutoConfig and instantiated, so that
-spellings, defaults and precedence are transformers' own. Recorded: every parameter's shape, each
-layer's window, the rotary frequencies and their attention factor.
+spellings, defaults and precedence are transformers' own. Recorded: the shape of every tensor that
+it writes to a file, the window and the scale of each layer that attends, the rotary frequencies and
+their attention factors.
 """
 
 import json
@@ -12,7 +13,9 @@ import pathlib
 import tempfile
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 SMALL = {
     "vocab_size": 40,
@@ -27,7 +30,36 @@ ARCHITECTURES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3": "Gemma3ForConditionalGeneration",
+    "phi3": "Phi3ForCausalLM",
+    "qwen3_next": "Qwen3NextForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
+    "qwen3_5": "Qwen3_5ForConditionalGeneration",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+    "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
+    "mixtral": "MixtralForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+    "lfm2": "Lfm2ForCausalLM",
 }
+# Families whose own special tokens lie outside a vocabulary of 40.
+NO_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+ABSENT = object()
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+DELTA = {"head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+         "linear_key_head_dim": 6, "linear_value_head_dim": 10}
+LATENT = {"num_key_value_heads": ABSENT, "n_routed_experts": 8, "num_experts_per_tok": 2,
+          "moe_intermediate_size": 24, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
+          "kv_lora_rank": 20, "q_lora_rank": 12, "qk_nope_head_dim": 10, "qk_rope_head_dim": 8,
+          "v_head_dim": 6}
+
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 32.0,
@@ -35,12 +67,27 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-ABSENT = object()
 
 
 def case(name, family, **fields):
-    config = {"model_type": family, "architectures": [ARCHITECTURES[family]], **SMALL, **fields}
-    return name, {k: v for k, v in config.items() if v is not ABSENT}
+    own = {} if family in ("llama", "mistral", "qwen2", "qwen3") else NO_TOKENS
+    return name, named(family, **SMALL, **own) | fields
+
+
+def named(family, **fields):
+    return {"model_type": family, "architectures": [ARCHITECTURES[family]], **fields}
+
+
+def wrapped(name, family, text, **fields):
+    """A configuration of several modalities, with the smallest tower that is accepted."""
+    tower = {"hidden_size": 16, "intermediate_size": 16, "patch_size": 4}
+    if family == "gemma3":
+        tower |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8}
+        fields |= {"mm_tokens_per_image": 4}
+    else:
+        tower |= {"depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16}
+    inner = {k: v for k, v in (SMALL | NO_TOKENS | text).items() if v is not ABSENT}
+    return name, named(family, text_config=inner, vision_config=tower, **fields)
 
 
 def yarn(**more):
@@ -111,30 +158,146 @@ CASES = [
          rope_scaling=yarn(beta_fast=1.0, beta_slow=1.0, truncate=False)),
     case("yarn-original-default", "qwen3", head_dim=16, max_position_embeddings=512,
          rope_scaling={"type": "yarn", "factor": 2.0}),
+    # Mixtures of experts.
+    case("qwen3_moe-minimal", "qwen3_moe", num_attention_heads=8, num_key_value_heads=ABSENT,
+         **EXPERTS),
+    case("qwen3_moe-sparse", "qwen3_moe", num_hidden_layers=4, decoder_sparse_step=2,
+         mlp_only_layers=[3], head_dim=12, attention_bias=True, use_sliding_window=True,
+         sliding_window=11, **EXPERTS),
+    case("qwen3_moe-none", "qwen3_moe", num_experts=0),
+    case("mixtral-minimal", "mixtral", num_attention_heads=8, num_key_value_heads=ABSENT),
+    case("mixtral-window", "mixtral", num_local_experts=3, sliding_window=9, head_dim=6,
+         tie_word_embeddings=True),
+    case("gpt_oss-minimal", "gpt_oss", num_attention_heads=16, num_key_value_heads=ABSENT,
+         num_local_experts=4),
+    case("gpt_oss-no-bias", "gpt_oss", head_dim=16, num_local_experts=5, attention_bias=False,
+         sliding_window=17, layer_types=["full_attention", "sliding_attention"],
+         rope_scaling=yarn(truncate=False), rope_theta=3e4),
+    # Gemma.
+    case("gemma2-minimal", "gemma2", num_hidden_layers=3, num_key_value_heads=ABSENT),
+    case("gemma2-more", "gemma2", head_dim=12, attention_bias=True, sliding_window=6,
+         query_pre_attn_scalar=20, layer_types=["full_attention", "sliding_attention"],
+         tie_word_embeddings=False),
+    case("gemma3_text-minimal", "gemma3_text", num_hidden_layers=7),
+    case("gemma3_text-old", "gemma3_text", num_hidden_layers=3, sliding_window_pattern=2,
+         head_dim=16, sliding_window=8, rope_theta=5e5, rope_local_base_freq=7e3,
+         rope_scaling={"rope_type": "linear", "factor": 8.0}),
+    case("gemma3_text-new", "gemma3_text", head_dim=16, query_pre_attn_scalar=24,
+         layer_types=["full_attention", "sliding_attention"],
+         rope_parameters={"full_attention": yarn(rope_theta=2e5),
+                          "sliding_attention": {"rope_type": "default", "rope_theta": 3e3}}),
+    wrapped("gemma3-bare", "gemma3", {"head_dim": 16, "vocab_size": 50, "num_hidden_layers": 6,
+                                      "num_attention_heads": ABSENT, "num_key_value_heads": ABSENT,
+                                      "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}),
+    # Fused projections and parts of heads that rotate.
+    case("phi3-minimal", "phi3", num_key_value_heads=ABSENT),
+    case("phi3-partial", "phi3", sliding_window=12, partial_rotary_factor=0.75,
+         hidden_size=64, rope_theta=2e4),
+    case("phi3-longrope", "phi3", max_position_embeddings=131072,
+         original_max_position_embeddings=64, partial_rotary_factor=0.5, hidden_size=64,
+         rope_scaling={"type": "longrope", "short_factor": [1.0, 1.25, 1.5, 2.0],
+                       "long_factor": [1.5, 3.0, 6.0, 20.0]}),
+    case("phi3-su", "phi3", max_position_embeddings=8192,
+         rope_scaling={"type": "su", "original_max_position_embeddings": 2048,
+                       "short_factor": [1.0, 1.1, 1.2, 1.3],
+                       "long_factor": [2.0, 3.0, 4.0, 5.0]}),
+    case("llama-longrope", "llama", max_position_embeddings=512,
+         rope_scaling={"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+                       "original_max_position_embeddings": 128, "factor": 4.0}),
+    case("glm4-minimal", "glm4", num_attention_heads=4, num_key_value_heads=ABSENT),
+    case("glm4-partial", "glm4", head_dim=16, attention_bias=False, partial_rotary_factor=0.25),
+    # Dense families.
+    case("olmo2-minimal", "olmo2", num_key_value_heads=ABSENT),
+    case("olmo2-grouped", "olmo2", attention_bias=True, rope_theta=5e5,
+         tie_word_embeddings=True),
+    case("granite-minimal", "granite"),
+    case("granite-multipliers", "granite", attention_multiplier=0.0625, embedding_multiplier=12,
+         residual_multiplier=0.22, logits_scaling=8, attention_bias=True, mlp_bias=True),
+    case("smollm3-minimal", "smollm3", num_hidden_layers=5, num_attention_heads=8,
+         num_key_value_heads=ABSENT),
+    case("smollm3-windows", "smollm3", num_hidden_layers=4, no_rope_layer_interval=2,
+         use_sliding_window=True, sliding_window=13, attention_bias=True, mlp_bias=True),
+    case("smollm3-listed", "smollm3", no_rope_layers=[0, 1], tie_word_embeddings=False),
+    # Recurrent layers.
+    case("qwen3_next-minimal", "qwen3_next", num_hidden_layers=5, **EXPERTS,
+         shared_expert_intermediate_size=20, linear_num_key_heads=2, linear_num_value_heads=2),
+    case("qwen3_next-sparse", "qwen3_next", num_hidden_layers=3, full_attention_interval=3,
+         decoder_sparse_step=2, attention_bias=True, partial_rotary_factor=0.5,
+         shared_expert_intermediate_size=20, linear_conv_kernel_dim=3, **EXPERTS, **DELTA),
+    case("qwen3_5_text-minimal", "qwen3_5_text", num_attention_heads=8, num_key_value_heads=ABSENT,
+         num_hidden_layers=4, linear_num_key_heads=2, linear_num_value_heads=4),
+    case("qwen3_5_moe_text-listed", "qwen3_5_moe_text", **EXPERTS, **DELTA,
+         shared_expert_intermediate_size=20, tie_word_embeddings=True,
+         intermediate_size=ABSENT, layer_types=["full_attention", "linear_attention"],
+         rope_parameters={"rope_type": "default", "rope_theta": 1e7, "mrope_section": [1, 1, 0],
+                          "mrope_interleaved": True}),
+    wrapped("qwen3_5-tied", "qwen3_5", {**DELTA, "num_hidden_layers": 4}, tie_word_embeddings=True),
+    wrapped("qwen3_5_moe-wrapped", "qwen3_5_moe",
+            {**EXPERTS, **DELTA, "shared_expert_intermediate_size": 20, "num_hidden_layers": 4}),
+    case("lfm2-minimal", "lfm2", num_attention_heads=8, num_key_value_heads=ABSENT,
+         intermediate_size=600),
+    case("lfm2-listed", "lfm2", num_hidden_layers=3, full_attn_idxs=[1], conv_bias=True,
+         block_multiple_of=32, block_ffn_dim_multiplier=1.3, tie_embedding=False, conv_L_cache=4),
+    case("lfm2-as-given", "lfm2", layer_types=["conv", "full_attention"], block_ff_dim=56,
+         block_auto_adjust_ff_dim=False),
+    # Latent attention.
+    case("deepseek_v3-minimal", "deepseek_v3", **LATENT),
+    case("deepseek_v3-direct", "deepseek_v3", **{**LATENT, "q_lora_rank": None}, num_hidden_layers=3,
+         attention_bias=True, n_shared_experts=2, rope_interleave=False,
+         rope_scaling=yarn(mscale=0.8, mscale_all_dim=0.6)),
 ]
+CASES = [(name, {k: v for k, v in config.items() if v is not ABSENT}) for name, config in CASES]
+
+
+def ropes(rotary, config):
+    """Every setting that a layer uses, and of those of two forms the longer one, too."""
+    kinds = [k for k in ("full_attention", "sliding_attention")
+             if hasattr(rotary, f"{k}_inv_freq")] or [None]
+    found = []
+    for kind in kinds:
+        prefix = f"{kind}_" if kind else ""
+        rope = {
+            "inv_freq": getattr(rotary, f"{prefix}inv_freq").tolist(),
+            "attention_factor": float(getattr(rotary, f"{prefix}attention_scaling")),
+        }
+        if kind is None and rotary.rope_type == "longrope":
+            limit = config.rope_parameters["original_max_position_embeddings"]
+            long, _ = ROPE_INIT_FUNCTIONS["longrope"](config, None, seq_len=limit + 1)
+            rope |= {"long": long.tolist(), "limit": limit}
+        found.append(rope)
+    return found
+
+
+def window(config, attention):
+    if config.model_type in ("mistral", "mixtral", "phi3"):
+        return config.sliding_window
+    return getattr(attention, "sliding_window", None)
 
 
 def record(name, config):
+    several = "text_config" in config
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "config.json").write_text(json.dumps(config))
         read = AutoConfig.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_config(read, dtype=torch.float32)
-    rotary = model.model.rotary_emb
-    windows = [
-        read.sliding_window if read.model_type == "mistral"
-        else getattr(layer.self_attn, "sliding_window", None)
-        for layer in model.model.layers
-    ]
+        maker = AutoModelForImageTextToText if several else AutoModelForCausalLM
+        model = maker.from_config(read, dtype=torch.float32)
+        model.save_pretrained(folder)
+        with safe_open(pathlib.Path(folder, "model.safetensors"), "pt") as file:
+            files = {key: file.get_slice(key).get_shape() for key in file.keys()}
+    text = read.get_text_config()
+    decoder = model.model.language_model if several else model.model
+    attentions = [layer.self_attn for layer in decoder.layers if hasattr(layer, "self_attn")]
+    rotary = getattr(decoder, "rotary_emb", None)
+    towers = ("vision_tower", "multi_modal_projector", "visual")
     return {
         "name": name,
         "config": config,
-        "parameters": {n: list(p.shape) for n, p in model.named_parameters()},
-        "windows": windows,
-        "context_length": read.max_position_embeddings,
-        "rms_norm_eps": read.rms_norm_eps,
-        "scaling": model.model.layers[0].self_attn.scaling,
-        "inv_freq": rotary.inv_freq.tolist(),
-        "attention_factor": float(rotary.attention_scaling),
+        "files": {k: v for k, v in sorted(files.items()) if not any(t in k for t in towers)},
+        "windows": [window(text, attention) for attention in attentions],
+        "context_length": text.max_position_embeddings,
+        "rms_norm_eps": text.norm_eps if text.model_type == "lfm2" else text.rms_norm_eps,
+        "scaling": [float(attention.scaling) for attention in attentions],
+        "ropes": ropes(rotary, text),
     }
 
 

@@ -1,9 +1,10 @@
 //! Ragged batches: spans, positions, block tables, and the step buffer they make.
 
 use super::rng::Rng;
-use registry::{NO_BLOCK, RowsFrom, STEP_VERSION, StepLayout};
+use registry::{NO_BLOCK, NO_STATE, RowsFrom, STEP_VERSION, StepLayout};
+use std::ops::Range;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Span {
     /// Position of the first row.
     pub first: usize,
@@ -11,6 +12,11 @@ pub struct Span {
     pub tokens: Vec<(u32, bool)>,
     /// Page of each block in the group that the case's caches use.
     pub table: Vec<u32>,
+    /// Slot of the recurrent state before the first row; `None`: zeros.
+    pub state_in: Option<u32>,
+    /// The slot that receives the state behind each row, if it is kept. Rows past
+    /// the end keep nothing.
+    pub kept: Vec<Option<u32>>,
 }
 
 impl Span {
@@ -22,6 +28,17 @@ impl Span {
     pub fn end(&self) -> usize {
         self.first + self.rows()
     }
+
+    /// Some of its rows, from the same state.
+    fn part(&self, rows: Range<usize>) -> Span {
+        Span {
+            first: self.first + rows.start,
+            tokens: self.tokens[rows.clone()].to_vec(),
+            table: self.table.clone(),
+            state_in: self.state_in,
+            kept: self.kept.get(rows).map(<[_]>::to_vec).unwrap_or_default(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +46,9 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// The group whose tables the spans carry.
     pub group: usize,
+    /// Slots of recurrent states that the batch does not use: one for each span
+    /// and one more, if there are states at all.
+    pub spare: Vec<u32>,
 }
 
 impl Batch {
@@ -72,16 +92,31 @@ impl Batch {
             .collect()
     }
 
+    /// The slot that receives the state behind each row.
+    pub fn kept(&self) -> Vec<Option<u32>> {
+        let spans = self.spans.iter();
+        spans
+            .flat_map(|s| (0..s.rows()).map(|i| s.kept.get(i).copied().flatten()))
+            .collect()
+    }
+
     /// The step buffer. Rows and spans that are not real look like row 0 of span
-    /// 0, so that a kernel that computes them anyway writes where it shows.
+    /// 0, so that a kernel that computes them anyway writes where it shows; the state
+    /// behind them has a slot that nobody may write.
     pub fn words(&self, layout: &StepLayout) -> Vec<u32> {
         let mut w = vec![0; layout.words()];
         w[0] = STEP_VERSION;
         w[StepLayout::ROWS] = self.rows() as u32;
         w[StepLayout::SPANS] = self.spans.len() as u32;
         w[StepLayout::LOGIT_ROWS] = self.logit_rows() as u32;
+        let slot = |slot: Option<u32>| slot.unwrap_or(NO_STATE);
+        w[layout.state_in()..layout.table(0)].fill(slot(self.spare.last().copied()));
+        for (row, kept) in self.kept().into_iter().enumerate() {
+            w[layout.state_out() + row] = slot(kept);
+        }
         let mut row = 0;
         for (s, span) in self.spans.iter().enumerate() {
+            w[layout.state_in() + s] = slot(span.state_in);
             w[layout.span_start() + s] = row as u32;
             w[layout.span_len() + s] = span.end() as u32;
             for (i, (id, _)) in span.tokens.iter().enumerate() {
@@ -129,9 +164,41 @@ impl Batch {
             .collect();
         let batch = Batch {
             spans: self.spans.iter().rev().cloned().collect(),
-            group: self.group,
+            ..self.clone()
         };
         (batch, order, logits)
+    }
+
+    /// The same work in two steps, each of `least` rows or more, with the old rows
+    /// of each; the state in between goes through spare slots. `None` where there
+    /// are too few rows.
+    pub fn halves(&self, least: usize) -> Option<[(Batch, Vec<usize>); 2]> {
+        let mut halves = [(); 2].map(|()| {
+            let batch = Batch {
+                spans: Vec::new(),
+                ..self.clone()
+            };
+            (batch, Vec::new())
+        });
+        let (mut start, mut up) = (0, false);
+        for (span, spare) in self.spans.iter().zip(&self.spare) {
+            let rows = span.rows();
+            // Odd ones go to either side in turn.
+            let cut = (rows + usize::from(up && rows % 2 == 1)) / 2;
+            up ^= rows % 2 == 1;
+            let mut early = span.part(0..cut);
+            let mut late = span.part(cut..rows);
+            if let Some(last) = early.kept.last_mut() {
+                late.state_in = Some(*last.get_or_insert(*spare));
+            }
+            for ((batch, order), (part, at)) in (halves.iter_mut()).zip([(early, 0), (late, cut)]) {
+                order.extend(start + at..start + at + part.rows());
+                batch.spans.push(part);
+            }
+            start += rows;
+        }
+        let enough = halves.iter().all(|(b, _)| b.rows() >= least.max(1));
+        enough.then_some(halves)
     }
 }
 

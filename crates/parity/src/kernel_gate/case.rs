@@ -1,14 +1,14 @@
 //! A case: a problem with data for every operand.
 
 use super::batch::{Batch, Span, split};
-use super::dims::{Dealer, Dims, Mode};
+use super::dims::{Dealer, Dims};
+use super::fill::{fill, state_pool};
 use super::rng::Rng;
-use super::stored::{decode, encode};
 use super::wiring::wire;
 use graph::{CacheKind, Op, OpKind};
 use hal::DeviceInfo;
 use registry::{
-    Act, CacheView, KernelSpec, NO_BLOCK, Operand, OperandRole, OperandSrc, Problem, RowsFrom,
+    Act, CacheView, KernelSpec, NO_BLOCK, Operand, OperandRole, Problem, RowsFrom, StateView,
 };
 use std::sync::Arc;
 
@@ -16,11 +16,20 @@ use std::sync::Arc;
 /// or take: what keeps the gate quick.
 const PAST_NUMBERS: usize = 120_000;
 
+/// Elements of the recurrent states that a step leaves, give or take.
+const KEPT_NUMBERS: usize = 400_000;
+
+/// Elements of stacked experts' matrices; a plan's problem with more is gated with
+/// fewer experts.
+const EXPERT_NUMBERS: usize = 1 << 24;
+
 /// Content of one external operand.
 #[derive(Clone, Debug)]
 pub enum Data {
     /// The real rows of an activation, contiguous.
     Rows(Vec<f32>),
+    /// The same of u32.
+    Ids(Vec<u32>),
     Vector(Vec<f32>),
     /// A matrix in its scheme, row-major, and the values it stands for.
     Matrix {
@@ -29,6 +38,44 @@ pub enum Data {
     },
     /// All pages in the cache's scheme. Cells that no row may see are NaN.
     Cache(Vec<u8>),
+    /// Slots of [`Case::states`].
+    State,
+}
+
+/// What a run must leave right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Product {
+    /// Output operand `output`: the op's `which`th output.
+    Rows {
+        op: usize,
+        which: usize,
+        output: usize,
+    },
+    /// The cache or states, input `input`, that the op updates in place.
+    Update { op: usize, input: usize },
+}
+
+/// Everything that a problem's ops leave behind, stored outputs first.
+pub fn products(problem: &Problem) -> Vec<Product> {
+    let ops = || problem.ops.iter().enumerate();
+    let rows = ops().filter_map(|(op, o)| Some((op, o.output?, o.op.kind())));
+    let rows = rows.flat_map(|(op, first, kind)| {
+        let activations = match kind {
+            OpKind::KvAppend | OpKind::LatentAppend => 0,
+            OpKind::Route => 2,
+            _ => 1,
+        };
+        (0..activations).map(move |which| Product::Rows {
+            op,
+            which,
+            output: first + which,
+        })
+    });
+    let updates = ops().filter_map(|(op, o)| {
+        let (input, _) = problem.input(op, o.op.kind().updates()?)?;
+        Some(Product::Update { op, input })
+    });
+    rows.chain(updates).collect()
 }
 
 #[derive(Clone, Debug)]
@@ -39,6 +86,8 @@ pub struct Case {
     pub batch: Batch,
     /// One for each of `problem.inputs`.
     pub inputs: Vec<Data>,
+    /// The pool of recurrent states; what no span may read is NaN.
+    pub states: Vec<f32>,
     /// Elements between the rows of each input, then of each output; row_len or
     /// more.
     pub strides: Vec<usize>,
@@ -53,7 +102,11 @@ impl Case {
         dealer: &mut Dealer,
         device: &DeviceInfo,
     ) -> Result<Case, String> {
-        let d = dealer.deal(spec.pattern.ops.len());
+        let mut d = dealer.deal(spec.pattern.ops.len());
+        let latent = |k| matches!(k, OpKind::LatentAppend | OpKind::LatentAttention);
+        if spec.pattern.ops.iter().any(|o| latent(o.kind)) {
+            d.window = None;
+        }
         let wired = wire(spec, &d, device)?;
         let mut problem = wired.problem;
         let batch = make_batch(&d, &mut problem, wired.cached, wired.group, &mut dealer.rng);
@@ -65,6 +118,7 @@ impl Case {
         let d = Dims::of(problem, turn);
         let mut rng = Rng::named(&format!("{:?} {turn}", problem.ops));
         let mut problem = problem.clone();
+        lighten(&mut problem, EXPERT_NUMBERS);
         let group = problem.inputs.iter().find_map(|o| o.cache).map(|c| c.group);
         let cached = group.is_some();
         let batch = make_batch(&d, &mut problem, cached, group.unwrap_or(0), &mut rng);
@@ -80,7 +134,10 @@ impl Case {
     ) -> Result<Case, String> {
         let inputs = (0..problem.inputs.len())
             .map(|i| fill(&problem, i, act, d, &batch, rng))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let states = state_pool(&problem, &batch, rng);
+        let mut inputs = inputs;
+        super::fill::settle_routes(&problem, &mut inputs, d, rng)?;
         let operands = problem.inputs.iter().chain(&problem.outputs);
         let strides = (operands.zip(d.gap.iter().cycle()))
             .map(|(o, gap)| o.row_len() + if o.shape.len() > 1 { *gap } else { 0 })
@@ -90,6 +147,7 @@ impl Case {
             act,
             batch,
             inputs,
+            states,
             strides,
             label,
             problem,
@@ -100,22 +158,44 @@ impl Case {
     /// with the same bits. Also the old row of each new one, by counter.
     pub fn reversed(&self) -> (Case, Vec<usize>, Vec<usize>) {
         let (batch, rows, logits) = self.batch.reversed();
+        (self.rearranged(batch, &rows, &logits), rows, logits)
+    }
+
+    /// The same work in two steps, with the old rows of each: with the states that
+    /// the first one leaves, the second must give what the whole does. `None` for
+    /// work without recurrent states.
+    pub fn halves(&self) -> Option<[(Case, Vec<usize>); 2]> {
+        let operands = || self.problem.inputs.iter().chain(&self.problem.outputs);
+        let states = operands().any(|o| o.role == OperandRole::State);
+        let else_too =
+            operands().any(|o| o.role == OperandRole::Cache || o.rows == RowsFrom::Logits);
+        if !states || else_too {
+            return None;
+        }
+        let halves = self.batch.halves(self.problem.rows.min)?;
+        Some(halves.map(|(batch, order)| (self.rearranged(batch, &order, &[]), order)))
+    }
+
+    /// The case of another batch whose rows are these rows of this one's.
+    fn rearranged(&self, batch: Batch, rows: &[usize], logits: &[usize]) -> Case {
+        fn take<T: Copy>(x: &[T], len: usize, order: &[usize]) -> Vec<T> {
+            let rows = order.iter().flat_map(|r| &x[r * len..][..len]);
+            rows.copied().collect()
+        }
         let mut case = self.clone();
         for (data, operand) in case.inputs.iter_mut().zip(&self.problem.inputs) {
-            if let Data::Rows(x) = data {
-                let order = match operand.rows {
-                    RowsFrom::Logits => &logits,
-                    _ => &rows,
-                };
-                let old = x.clone();
-                let len = operand.row_len();
-                for (new, from) in x.chunks_exact_mut(len).zip(order) {
-                    new.copy_from_slice(&old[from * len..][..len]);
-                }
+            let order = match operand.rows {
+                RowsFrom::Logits => logits,
+                _ => rows,
+            };
+            match data {
+                Data::Rows(x) => *x = take(x, operand.row_len(), order),
+                Data::Ids(x) => *x = take(x, operand.row_len(), order),
+                _ => {}
             }
         }
         case.batch = batch;
-        (case, rows, logits)
+        case
     }
 
     /// Input `i` of op `op`, if it comes from outside.
@@ -126,6 +206,11 @@ impl Case {
     /// Real rows of an operand.
     pub fn rows(&self, operand: &Operand) -> usize {
         self.batch.count(operand.rows)
+    }
+
+    /// The state of an operand in a slot.
+    pub fn state(&self, view: &StateView, slot: u32) -> &[f32] {
+        &self.states[view.at(slot as usize)..][..view.len]
     }
 
     /// Page of a span's position.
@@ -182,9 +267,10 @@ fn make_batch(d: &Dims, problem: &mut Problem, cached: bool, group: usize, rng: 
             tokens: (wanted.by_ref().take(*rows))
                 .map(|w| (rng.below(d.vocab) as u32, w))
                 .collect(),
-            table: Vec::new(),
+            ..Span::default()
         });
     }
+    let spare = deal_slots(problem, &mut spans, rng);
     if cached {
         let windowed = (problem.inputs.iter().filter_map(|o| o.cache))
             .any(|c| matches!(c.kind, CacheKind::Window { .. }));
@@ -211,155 +297,147 @@ fn make_batch(d: &Dims, problem: &mut Problem, cached: bool, group: usize, rng: 
             view.pages = pages;
         }
     }
-    Batch { spans, group }
+    Batch {
+        spans,
+        group,
+        spare,
+    }
 }
 
-/// Ops that read input `n`, with the slot they read it in.
-fn readers(problem: &Problem, n: usize) -> impl Iterator<Item = (usize, usize, &Op)> {
-    problem.ops.iter().enumerate().flat_map(move |(i, op)| {
-        let slots = op.inputs.iter().enumerate();
-        slots
-            .filter(move |(_, s)| **s == OperandSrc::Input(n))
-            .map(move |(slot, _)| (i, slot, &op.op))
-    })
-}
-
-fn fill(
-    problem: &Problem,
-    n: usize,
-    act: Act,
-    d: &Dims,
-    batch: &Batch,
-    rng: &mut Rng,
-) -> Result<Data, String> {
-    let operand = &problem.inputs[n];
-    let reader = readers(problem, n).next().map(|(_, slot, op)| (slot, op));
-    let elements: usize = operand.shape.iter().product();
-    Ok(match operand.role {
-        OperandRole::Activation => {
-            let len = batch.count(operand.rows) * operand.row_len();
-            if let Some((1, Op::Rope(_))) = reader {
-                return Ok(Data::Rows(tables(len, operand.row_len(), rng)));
-            }
-            // The exponent of a large score magnifies its rounding, and f16 has
-            // no room for the square of a thousand.
-            let touchy = problem.ops.iter().any(|o| matches!(o.op, Op::Attention(_)))
-                || (act == Act::F16 && problem.ops.len() > 1);
-            let large = if touchy { 4.0 } else { 1e3 };
-            let mut x = rng.normals(len, 1.0);
-            match d.mode {
-                Mode::Normal => {}
-                Mode::Large => x.iter_mut().for_each(|v| *v *= large),
-                Mode::Zeros => x.fill(0.0),
-                Mode::Coarse => x.iter_mut().for_each(|v| *v = (*v * 2.0).round() / 2.0),
-            }
-            if let Some((0, Op::ArgMax)) = reader {
-                no_numbers(&mut x, operand.row_len(), d.mode);
-            }
-            Data::Rows(x)
+/// Gives the spans slots for the states before and behind them, out of order: kept
+/// behind the last row, behind every one, behind some or none. Also the slots that
+/// are left.
+fn deal_slots(problem: &mut Problem, spans: &mut [Span], rng: &mut Rng) -> Vec<u32> {
+    let operands = problem.inputs.iter_mut().chain(&mut problem.outputs);
+    let mut views: Vec<&mut StateView> = operands.filter_map(|o| o.state.as_mut()).collect();
+    let Some(len) = views.iter().map(|v| v.slot_stride).max() else {
+        return Vec::new();
+    };
+    let mut budget = KEPT_NUMBERS / len.max(1);
+    let mut used = 0u32;
+    let mut next = || {
+        used += 1;
+        used - 1
+    };
+    for span in spans.iter_mut() {
+        let rows = span.rows();
+        if !rng.chance(4) {
+            span.state_in = Some(next());
         }
-        OperandRole::Vector => Data::Vector(match reader {
-            Some((1, Op::RmsNorm { .. })) => {
-                (0..elements).map(|_| 1.0 + 0.3 * rng.normal()).collect()
+        span.kept = vec![None; rows];
+        let Some(last) = rows.checked_sub(1) else {
+            continue;
+        };
+        match rng.below(6) {
+            0 if rows <= budget => {
+                span.kept.fill_with(|| Some(next()));
+                budget -= rows;
             }
-            Some((0, Op::RopeTable { .. })) => (0..elements)
-                .map(|i| 10_000f32.powf(-(i as f32) / elements as f32))
-                .collect(),
-            _ => rng.normals(elements, 0.7),
-        }),
-        OperandRole::Matrix => {
-            let scale = match reader {
-                Some((_, Op::Linear { .. })) => (operand.shape[1] as f32).sqrt().recip(),
-                _ => 1.0,
+            // As a speculative step does: behind each of the last few.
+            1 => span.kept[rows - rows.min(3)..].fill_with(|| Some(next())),
+            2 => span.kept[rng.below(rows)] = Some(next()),
+            3 => {}
+            _ => span.kept[last] = Some(next()),
+        }
+    }
+    // A fork: two sequences go on from one state.
+    for s in 1..spans.len() {
+        let before = spans[s - 1].state_in;
+        if before.is_some() && rng.chance(4) {
+            spans[s].state_in = before;
+        }
+    }
+    let slots = used + spans.len() as u32 + 1;
+    let mut names: Vec<u32> = (0..slots).collect();
+    rng.shuffle(&mut names);
+    let rename = |slot: &mut u32| *slot = names[*slot as usize];
+    for span in spans.iter_mut() {
+        let all = span.kept.iter_mut().flatten();
+        all.chain(&mut span.state_in).for_each(rename);
+    }
+    for view in &mut views {
+        view.slots = slots as usize;
+    }
+    names[used as usize..].to_vec()
+}
+
+/// Less of what says nothing more by its amount: experts beyond those that fit into
+/// memory several times over, and the states of other layers.
+fn lighten(problem: &mut Problem, most: usize) {
+    let stacks = problem.ops.iter().enumerate().filter_map(|(i, op)| {
+        let Op::ExpertLinear { experts } = op.op else {
+            return None;
+        };
+        let one = problem.input(i, 1)?.1.shape.iter().product::<usize>() / experts.max(1);
+        Some((most / one.max(1)).max(op.shape[1]).max(8))
+    });
+    // One for all, since ops share what a router chose.
+    if let Some(fewer) = stacks.min() {
+        for i in 0..problem.ops.len() {
+            let Op::ExpertLinear { experts } = problem.ops[i].op else {
+                continue;
             };
-            let unknown = || format!("the gate cannot write weights in {}", operand.scheme);
-            let random = rng.normals(elements, scale);
-            let bytes = encode(operand.scheme, &random).ok_or_else(unknown)?;
-            let values = decode(operand.scheme, &bytes).ok_or_else(unknown)?;
-            Data::Matrix { bytes, values }
-        }
-        OperandRole::State => return Err("the gate fills no recurrent states yet".into()),
-        OperandRole::Cache => {
-            let view = operand.cache.ok_or("a cache without a view")?;
-            let appended = problem.ops.iter().any(|o| matches!(o.op, Op::KvAppend));
-            let cells = cache_cells(&view, appended, d, batch, rng);
-            let bytes = encode(operand.scheme, &cells);
-            Data::Cache(
-                bytes
-                    .ok_or_else(|| format!("the gate cannot write caches in {}", operand.scheme))?,
-            )
-        }
-    })
-}
-
-/// Logits that a failed pass would leave: rows of NaN and −∞ alone, and NaN among
-/// numbers.
-fn no_numbers(x: &mut [f32], len: usize, mode: Mode) {
-    for (r, row) in x.chunks_exact_mut(len).enumerate() {
-        match (mode, r % 3) {
-            (Mode::Zeros, 0) => row.fill(f32::NAN),
-            (Mode::Zeros, 1) => row.fill(f32::NEG_INFINITY),
-            (Mode::Large, 1) => row[len / 2] = f32::NAN,
-            _ => {}
-        }
-    }
-}
-
-/// cos and sin of random angles.
-fn tables(len: usize, width: usize, rng: &mut Rng) -> Vec<f32> {
-    let mut out = vec![0.0; len];
-    for row in out.chunks_exact_mut(width) {
-        let (cos, sin) = row.split_at_mut(width / 2);
-        for (c, s) in cos.iter_mut().zip(sin) {
-            (*s, *c) = (rng.unit() * std::f32::consts::TAU).sin_cos();
-        }
-    }
-    out
-}
-
-/// Random numbers where some row may look, NaN everywhere else: behind the
-/// window, in the rows that the step itself appends, in other layers and pages.
-fn cache_cells(
-    view: &CacheView,
-    appended: bool,
-    d: &Dims,
-    batch: &Batch,
-    rng: &mut Rng,
-) -> Vec<f32> {
-    let mut cells = vec![f32::NAN; view.pages * view.page_stride];
-    for span in &batch.spans {
-        let lo = d.window.map_or(0, |w| (span.first + 1).saturating_sub(w));
-        let hi = if appended { span.first } else { span.end() };
-        for p in lo..hi {
-            let page = span.table[p / view.block];
-            for (kv, head) in (0..2).flat_map(|kv| (0..view.kv_heads).map(move |h| (kv, h))) {
-                let at = view.at(page as usize, kv, head, p % view.block);
-                for cell in &mut cells[at..at + view.head_dim] {
-                    *cell = rng.normal();
-                }
+            if fewer >= experts {
+                continue;
             }
+            let stacked = [1, 3].map(|slot| problem.input(i, slot).map(|(n, _)| n));
+            for n in stacked.into_iter().flatten() {
+                let rows = &mut problem.inputs[n].shape[0];
+                *rows = *rows / experts * fewer;
+            }
+            problem.ops[i].op = Op::ExpertLinear { experts: fewer };
         }
     }
-    cells
+    let mut end = 0;
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    for view in problem.inputs.iter_mut().filter_map(|o| o.state.as_mut()) {
+        places.push((view.offset, end));
+        view.offset = end;
+        end = (end + view.len).next_multiple_of(64);
+    }
+    for view in problem.outputs.iter_mut().filter_map(|o| o.state.as_mut()) {
+        let place = places.iter().find(|(old, _)| *old == view.offset);
+        view.offset = place.map_or(view.offset, |(_, new)| *new);
+    }
+    let operands = problem.inputs.iter_mut().chain(&mut problem.outputs);
+    for view in operands.filter_map(|o| o.state.as_mut()) {
+        view.slot_stride = end;
+    }
 }
 
 fn label(problem: &Problem, d: &Dims, batch: &Batch) -> String {
     let shapes = |list: &[Operand]| -> String {
         let all = list.iter().map(|o| match &o.cache {
             Some(c) => format!("cache {}x{} block {}", c.kv_heads, c.head_dim, c.block),
+            None if o.state.is_some() => format!("state {}", o.state.map_or(0, |s| s.len)),
             None => format!("{:?}", o.shape),
         });
         all.collect::<Vec<_>>().join(" ")
     };
     let spans: Vec<String> = (batch.spans.iter())
-        .map(|s| format!("{}+{}", s.first, s.rows()))
+        .map(|s| {
+            let state = match (!batch.spare.is_empty(), s.state_in) {
+                (false, _) => "",
+                (true, None) => " fresh",
+                (true, Some(_)) => " from a state",
+            };
+            format!("{}+{}{state}", s.first, s.rows())
+        })
+        .collect();
+    // What shapes do not tell.
+    let attributes: String = (problem.ops.iter())
+        .map(|o| match &o.op {
+            op @ (Op::Rope(_) | Op::Attention(_) | Op::Route(_)) => format!("{op:?} "),
+            op @ (Op::CausalConv(_) | Op::GatedDelta(_) | Op::Rotate { .. }) => format!("{op:?} "),
+            _ => String::new(),
+        })
         .collect();
     let window = match d.window {
         Some(w) => format!(", window {w}"),
         None => String::new(),
     };
     format!(
-        "{} -> {}, rows {} of {}..={}, logit rows {}, spans {}{window}, {:?}",
+        "{attributes}{} -> {}, rows {} of {}..={}, logit rows {}, spans {}{window}, {:?}",
         shapes(&problem.inputs),
         shapes(&problem.outputs),
         batch.rows(),
@@ -381,4 +459,80 @@ pub fn in_layout(problem: &Problem, layout: &'static str) -> Problem {
     }
     problem.device = Arc::clone(&problem.device);
     problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ChainOracle, ORACLE, Oracle};
+    use super::*;
+    use registry::{OpenOptions, Pattern, Registry};
+
+    fn case(pattern: &'static Pattern, wanted: impl Fn(&Case) -> bool) -> Case {
+        let registry = Registry::collect().expect("a sound registry");
+        let oracle = registry.backend(ORACLE).expect("the oracle");
+        let device = oracle.open_device(&OpenOptions::default()).expect("a CPU");
+        let spec = KernelSpec {
+            backend: ORACLE,
+            pattern,
+            quant: &["f32"],
+            variant: "any",
+            act: Act::F32,
+            rank: 0,
+            layouts: &[],
+            tolerance: 0.0,
+        };
+        let mut dealer = Dealer::new("cases");
+        let mut cases = (0..80).map(|_| Case::deal(&spec, &mut dealer, device.info()));
+        let found = cases.find_map(|c| c.ok().filter(&wanted));
+        found.expect("one of eighty")
+    }
+
+    #[test]
+    fn too_many_experts_become_fewer() {
+        let sixteen = |c: &Case| c.problem.ops[0].op == Op::ExpertLinear { experts: 16 };
+        let whole = case(&Pattern::EXPERT_LINEAR, |c| {
+            sixteen(c) && c.data(0, 3).is_some()
+        });
+        let mut problem = whole.problem.clone();
+        lighten(&mut problem, 1);
+        let (old, new) = (&whole.problem, &problem);
+        assert_eq!(new.ops[0].op, Op::ExpertLinear { experts: 8 });
+        for n in [1, 3] {
+            assert_eq!(new.inputs[n].shape[0] * 2, old.inputs[n].shape[0]);
+        }
+        let again = Case::of(&problem, Act::F32, 0).expect("a case");
+        let Some(Data::Ids(chosen)) = again.data(0, 2) else {
+            panic!("no experts");
+        };
+        assert!(chosen.iter().all(|e| *e < 8));
+        let registry = Registry::collect().expect("a sound registry");
+        let oracle = ChainOracle::open(&registry).expect("a CPU");
+        assert_eq!(oracle.eval(&again).expect("values").len(), 1);
+    }
+
+    #[test]
+    fn halves_are_the_whole_in_two_steps() {
+        let whole = case(&Pattern::CAUSAL_CONV, |c| {
+            let long = c.batch.spans.iter().filter(|s| s.rows() > 3);
+            long.count() > 1 && c.halves().is_some()
+        });
+        let [(early, first), (late, second)] = whole.halves().expect("two steps");
+        let mut rows = [first, second].concat();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..whole.batch.rows()).collect::<Vec<_>>());
+        let spans = || early.batch.spans.iter().zip(&late.batch.spans);
+        for (span, (a, b)) in whole.batch.spans.iter().zip(spans()) {
+            assert_eq!(a.end(), b.first);
+            assert_eq!(a.state_in, span.state_in);
+            match a.kept.last() {
+                Some(last) => assert!(last.is_some() && b.state_in == *last),
+                None => assert_eq!(b.state_in, span.state_in),
+            }
+            // All that was kept is kept by one of the two.
+            let cut = a.rows();
+            assert_eq!(b.kept, span.kept[cut..]);
+            let kept = span.kept[..cut].iter().zip(&a.kept);
+            assert!(kept.clone().all(|(s, a)| s.is_none() || s == a));
+        }
+    }
 }

@@ -22,6 +22,8 @@ pub enum OpValue {
     Ids(Vec<u32>),
     /// The cache after the step, in its scheme.
     Cache(Vec<u8>),
+    /// The pool of recurrent states after the step.
+    States(Vec<f32>),
 }
 
 impl OpValue {
@@ -33,17 +35,16 @@ impl OpValue {
     }
 }
 
-/// Computes cases: one value for each op of the pattern.
+/// Computes cases: the outputs of each op of the pattern.
 pub trait Oracle {
-    fn eval(&self, case: &Case) -> Result<Vec<OpValue>, GateError>;
+    fn eval(&self, case: &Case) -> Result<Vec<Vec<OpValue>>, GateError>;
 }
 
 /// The problem of each op of a pattern on its own, matrices in the file's order.
 pub fn primitives(problem: &Problem) -> Vec<Problem> {
-    let mut scheme = vec![Scheme::F32; problem.ops.len()];
     let mut made: Vec<Operand> = Vec::new();
     let mut out = Vec::new();
-    for (i, op) in problem.ops.iter().enumerate() {
+    for op in &problem.ops {
         let kind = op.op.kind();
         let mut inputs: Vec<Operand> = Vec::new();
         let mut known: Vec<OperandSrc> = Vec::new();
@@ -67,23 +68,26 @@ pub fn primitives(problem: &Problem) -> Vec<Problem> {
             OpKind::GatherRows => RowsFrom::Logits,
             _ => inputs[0].rows,
         };
-        let output = if kind == OpKind::KvAppend {
-            inputs[2].clone()
-        } else {
-            if kind == OpKind::ArgMax {
-                scheme[i] = Scheme::U32;
-            }
-            Operand {
-                role: OperandRole::Activation,
-                rows,
-                shape: op.shape.clone(),
-                scheme: scheme[i],
-                layout: ROW_MAJOR,
-                cache: None,
-                state: None,
-            }
+        let activation = |scheme| Operand {
+            role: OperandRole::Activation,
+            rows,
+            shape: op.shape.clone(),
+            scheme,
+            layout: ROW_MAJOR,
+            cache: None,
+            state: None,
         };
-        made.push(output.clone());
+        let updated = kind.updates().map(|slot| match sources[slot] {
+            OperandSrc::Input(at) | OperandSrc::Op(at) => inputs[at].clone(),
+        });
+        let outputs = match (kind, updated) {
+            (OpKind::KvAppend | OpKind::LatentAppend, Some(cache)) => vec![cache],
+            (_, Some(state)) => vec![activation(Scheme::F32), state],
+            (OpKind::Route, _) => vec![activation(Scheme::F32), activation(Scheme::U32)],
+            (OpKind::ArgMax, _) => vec![activation(Scheme::U32)],
+            _ => vec![activation(Scheme::F32)],
+        };
+        made.push(outputs[0].clone());
         out.push(Problem {
             ops: vec![ProblemOp {
                 op: op.op.clone(),
@@ -92,7 +96,7 @@ pub fn primitives(problem: &Problem) -> Vec<Problem> {
                 output: Some(0),
             }],
             inputs,
-            outputs: vec![output],
+            outputs,
             rows: problem.rows,
             step: problem.step.clone(),
             device: problem.device.clone(),
@@ -101,8 +105,8 @@ pub fn primitives(problem: &Problem) -> Vec<Problem> {
     out
 }
 
-/// The kernels of a backend that compute a pattern op by op, linears in the
-/// activation format asked for.
+/// The kernels of a backend that compute a pattern op by op, those that
+/// multiply with matrices in the activation format asked for.
 pub fn resolve_chain<'r>(
     registry: &'r Registry,
     backend: &str,
@@ -113,12 +117,12 @@ pub fn resolve_chain<'r>(
     primitives(problem)
         .into_iter()
         .map(|p| {
-            let linear = p.ops[0].op.kind() == OpKind::Linear;
+            let multiplies = p.ops[0].op.kind().multiplies();
             let request = Request {
                 backend,
                 problem: &p,
                 tuned: &tuned,
-                act: Some(if linear { act } else { Act::F32 }),
+                act: Some(if multiplies { act } else { Act::F32 }),
                 variant: None,
             };
             let entry = registry.resolve(&request)?.entry;
@@ -143,8 +147,8 @@ impl<'r> ChainOracle<'r> {
     /// A contiguous operand in a buffer of its own.
     fn place(&self, operand: &Operand, data: Option<&[u8]>) -> Result<TensorRef, GateError> {
         let elements: usize = operand.shape.iter().product();
-        let bytes = match (operand.cache, data) {
-            (Some(_), Some(data)) => data.len() as u64,
+        let bytes = match (operand.role, data) {
+            (OperandRole::Cache | OperandRole::State, Some(data)) => data.len() as u64,
             _ => operand.scheme.row_bytes(elements).unwrap_or(0),
         };
         let buffer = self.device.alloc(bytes.max(4), "oracle")?;
@@ -170,13 +174,24 @@ pub(super) fn bytes_of<T: Copy, const N: usize>(words: &[T], f: fn(T) -> [u8; N]
 }
 
 impl Oracle for ChainOracle<'_> {
-    fn eval(&self, case: &Case) -> Result<Vec<OpValue>, GateError> {
+    fn eval(&self, case: &Case) -> Result<Vec<Vec<OpValue>>, GateError> {
         let problem = &case.problem;
-        let mut external = Vec::new();
+        let mut external: Vec<TensorRef> = Vec::new();
+        let mut pool: Option<TensorRef> = None;
         for (operand, data) in problem.inputs.iter().zip(&case.inputs) {
             let bytes = match data {
                 Data::Rows(x) | Data::Vector(x) => bytes_of(x, f32::to_le_bytes),
+                Data::Ids(x) => bytes_of(x, u32::to_le_bytes),
                 Data::Matrix { bytes, .. } | Data::Cache(bytes) => bytes.clone(),
+                Data::State => {
+                    // All states lie in one pool.
+                    if pool.is_none() {
+                        let bytes = bytes_of(&case.states, f32::to_le_bytes);
+                        pool = Some(self.place(operand, Some(&bytes))?);
+                    }
+                    external.extend(pool.clone());
+                    continue;
+                }
             };
             external.push(self.place(operand, Some(&bytes))?);
         }
@@ -196,7 +211,7 @@ impl Oracle for ChainOracle<'_> {
         let step = TensorRef::contiguous(&step, 0, &step_operand, problem.step.bytes());
 
         let mut recorder = self.device.recorder("oracle")?;
-        let mut made: Vec<TensorRef> = Vec::new();
+        let mut made: Vec<Vec<TensorRef>> = Vec::new();
         let chain = resolve_chain(self.registry, ORACLE, problem, case.act)?;
         for (op, (entry, p)) in problem.ops.iter().zip(&chain) {
             let mut inputs: Vec<TensorRef> = vec![step.clone(); p.inputs.len()];
@@ -204,18 +219,19 @@ impl Oracle for ChainOracle<'_> {
                 if let OperandSrc::Input(at) = *at {
                     inputs[at] = match *src {
                         OperandSrc::Input(n) => external[n].clone(),
-                        OperandSrc::Op(j) => made[j].clone(),
+                        OperandSrc::Op(j) => made[j][0].clone(),
                     };
                 }
             }
-            let output = match op.op.kind() {
-                // The cache is updated in place.
-                OpKind::KvAppend => match p.ops[0].inputs[2] {
-                    OperandSrc::Input(at) => inputs[at].clone(),
-                    OperandSrc::Op(j) => made[j].clone(),
-                },
-                _ => self.place(&p.outputs[0], None)?,
-            };
+            let updated = p.ops[0].op.kind().updates();
+            let updated = updated.and_then(|slot| p.input(0, slot));
+            let mut outputs = Vec::new();
+            for o in &p.outputs {
+                outputs.push(match (o.role, updated) {
+                    (OperandRole::Cache | OperandRole::State, Some((at, _))) => inputs[at].clone(),
+                    _ => self.place(o, None)?,
+                });
+            }
             let prepared = entry.kernel.prepare(p, self.device.as_ref())?;
             let workspace = match prepared.workspace() {
                 0 => None,
@@ -229,31 +245,34 @@ impl Oracle for ChainOracle<'_> {
             };
             let binds = Binds {
                 inputs,
-                outputs: vec![output.clone()],
+                outputs: outputs.clone(),
                 workspace,
                 step: step.clone(),
             };
             prepared.record(recorder.as_mut(), &binds)?;
-            made.push(output);
+            made.push(outputs);
         }
         recorder.finish()?.run()?;
 
-        let mut values = Vec::new();
-        for (t, (_, p)) in made.iter().zip(&chain) {
-            let operand = &p.outputs[0];
-            values.push(match operand.role {
-                OperandRole::Cache => OpValue::Cache(self.download(&t.buffer, t.bytes as usize)?),
-                _ => {
-                    let real = case.rows(operand) * operand.row_len();
-                    let bytes = self.download(&t.buffer, real * 4)?;
-                    let words = bytes.as_chunks().0.iter().map(|w| u32::from_le_bytes(*w));
-                    match operand.scheme {
-                        Scheme::U32 => OpValue::Ids(words.collect()),
-                        _ => OpValue::Rows(words.map(f32::from_bits).collect()),
-                    }
-                }
-            });
-        }
-        Ok(values)
+        let value = |t: &TensorRef, operand: &Operand| -> Result<OpValue, GateError> {
+            let real = match operand.role {
+                OperandRole::Activation => case.rows(operand) * operand.row_len() * 4,
+                _ => t.bytes as usize,
+            };
+            let bytes = self.download(&t.buffer, real)?;
+            let words = bytes.as_chunks().0.iter().map(|w| u32::from_le_bytes(*w));
+            Ok(match (operand.role, operand.scheme) {
+                (OperandRole::Cache, _) => OpValue::Cache(bytes),
+                (OperandRole::State, _) => OpValue::States(words.map(f32::from_bits).collect()),
+                (_, Scheme::U32) => OpValue::Ids(words.collect()),
+                _ => OpValue::Rows(words.map(f32::from_bits).collect()),
+            })
+        };
+        let ops = made.iter().zip(&chain);
+        ops.map(|(refs, (_, p))| {
+            let outputs = refs.iter().zip(&p.outputs);
+            outputs.map(|(t, operand)| value(t, operand)).collect()
+        })
+        .collect()
     }
 }

@@ -1,10 +1,12 @@
 //! A kernel's outputs against the oracle's.
 
-use super::case::{Case, Data};
+use super::case::{Case, Data, Product};
 use super::chain::OpValue;
+use super::fill::parts;
+use super::routing;
 use super::stored::{decode, rounded};
-use graph::Op;
-use registry::{OperandRole, OperandSrc, Problem};
+use graph::{Op, OpKind};
+use registry::{OperandSrc, Problem, Scheme, StateView};
 
 /// Errors below this are no errors, even where the oracle's output is all zeros:
 /// what underflows differs between exponentials.
@@ -13,42 +15,52 @@ const NOTHING: f64 = 1e-25;
 /// Largest error over tolerance, or what is wrong.
 pub type Verdict = Result<f64, String>;
 
-/// Compares output `i`, given as the bytes of its real rows or of its cache.
-pub fn output(
+/// Compares what a run left, given as the bytes of its real rows, of its cache or of
+/// the pool of states.
+pub fn product(
     case: &Case,
     problem: &Problem,
-    i: usize,
+    product: Product,
     got: &[u8],
-    want: &[OpValue],
+    want: &[Vec<OpValue>],
     tolerance: f32,
 ) -> Verdict {
     let tolerance = f64::from(tolerance);
-    let op = problem
-        .ops
-        .iter()
-        .position(|o| o.output == Some(i))
-        .ok_or_else(|| format!("no op writes output {i}"))?;
-    if problem.outputs[i].role == OperandRole::Cache {
-        return cache(case, problem, op, got, want, tolerance);
-    }
-    match &want[op] {
+    let numbers = || decode(Scheme::F32, got).unwrap_or_default();
+    let (op, which, len) = match product {
+        Product::Update { op, input } => {
+            let operand = &problem.inputs[input];
+            return match operand.state {
+                Some(view) => states(case, &view, &numbers(), want[op].last(), tolerance),
+                None => cache(case, problem, op, got, want, tolerance),
+            };
+        }
+        Product::Rows { op, which, output } => (op, which, problem.outputs[output].row_len()),
+    };
+    let value = want[op].get(which);
+    let unsure = unsure(case, problem, op, want, tolerance);
+    match value.ok_or("the oracle gives fewer outputs")? {
         OpValue::Rows(want) => {
-            let got = decode(registry::Scheme::F32, got).unwrap_or_default();
-            rows(
-                &got,
-                want,
-                scale(case, problem, op, want),
-                tolerance,
-                problem.outputs[i].row_len(),
-            )
+            let mut got = numbers();
+            if got.len() != want.len() {
+                return Err(format!("{} numbers, not {}", got.len(), want.len()));
+            }
+            for r in unsure {
+                got[r * len..][..len].copy_from_slice(&want[r * len..][..len]);
+            }
+            let scale = scale(case, problem, op, want);
+            rows(&got, want, scale, tolerance, len)
         }
         OpValue::Ids(want_ids) => {
             let got: Vec<u32> = (got.as_chunks().0.iter())
                 .map(|w| u32::from_le_bytes(*w))
                 .collect();
-            ids(case, problem, op, &got, want_ids, want, tolerance)
+            match problem.ops[op].op.kind() {
+                OpKind::Route => experts(case, problem, op, &got, want_ids, &unsure),
+                _ => ids(case, problem, op, &got, want_ids, want, tolerance),
+            }
         }
-        OpValue::Cache(_) => Err("the oracle gave a cache for an activation".into()),
+        _ => Err("the oracle gave a cache for an activation".into()),
     }
 }
 
@@ -58,22 +70,106 @@ pub fn rms(x: &[f32]) -> f64 {
 }
 
 /// What errors are measured by: the root mean square of the oracle's output. A
-/// handful of sums may all come out near zero by chance, so those of a linear are
+/// handful of sums may all come out near zero by chance, so those of products are
 /// measured at least by a quarter of what such sums come to on average.
 fn scale(case: &Case, problem: &Problem, op: usize, want: &[f32]) -> f64 {
     let plain = rms(want);
-    if want.len() >= 64 || !matches!(problem.ops[op].op, Op::Linear { .. }) {
-        return plain;
+    let size = |slot: usize| match case.data(op, slot) {
+        Some(Data::Rows(x) | Data::Vector(x)) => Some(rms(x)),
+        Some(Data::Matrix { values, .. }) => Some(rms(values)),
+        _ => None,
+    };
+    let shape = |slot: usize| problem.input(op, slot).map(|(_, o)| o.shape.as_slice());
+    let terms = match &problem.ops[op].op {
+        op if op.kind().multiplies() => shape(1).and_then(<[_]>::last).copied(),
+        Op::ExpertSum => shape(0).map(|s| s[1]),
+        Op::CausalConv(spec) if !spec.silu => Some(spec.kernel),
+        _ => None,
+    };
+    match (terms, size(0), size(1)) {
+        (Some(terms), Some(x), Some(w)) if want.len() < 64 => {
+            plain.max(0.25 * x * w * (terms as f64).sqrt())
+        }
+        _ => plain,
     }
-    let Some(Data::Matrix { values, .. }) = case.data(op, 1) else {
-        return plain;
+}
+
+/// Rows whose experts another rounding of computed logits could change: neither they
+/// nor their weights can be compared.
+fn unsure(
+    case: &Case,
+    problem: &Problem,
+    op: usize,
+    want: &[Vec<OpValue>],
+    tolerance: f64,
+) -> Vec<usize> {
+    let (Op::Route(spec), OperandSrc::Op(j)) = (&problem.ops[op].op, problem.ops[op].inputs[0])
+    else {
+        return Vec::new();
     };
-    let x = match case.data(op, 0) {
-        Some(Data::Rows(x)) => rms(x),
-        _ => return plain,
+    let logits = want[j][0].rows();
+    let bias = match case.data(op, 1) {
+        Some(Data::Vector(bias)) => Some(bias.as_slice()),
+        _ => None,
     };
-    let k = problem.input(op, 1).map_or(1, |(_, o)| o.shape[1]);
-    plain.max(0.25 * x * rms(values) * (k as f64).sqrt())
+    let experts = problem.ops[j].shape.last().copied().unwrap_or(1);
+    let slack = 4.0 * tolerance * rms(logits);
+    let rows = logits.chunks_exact(experts).enumerate();
+    rows.filter(|(_, row)| !routing::settled(spec, row, bias, slack, false))
+        .map(|(r, _)| r)
+        .collect()
+}
+
+/// Experts must be the oracle's, those of unsure rows any.
+fn experts(
+    case: &Case,
+    problem: &Problem,
+    op: usize,
+    got: &[u32],
+    want: &[u32],
+    unsure: &[usize],
+) -> Verdict {
+    let top_k = problem.ops[op].shape.last().copied().unwrap_or(1);
+    let pairs = got.chunks_exact(top_k).zip(want.chunks_exact(top_k));
+    for (r, (g, w)) in pairs.enumerate() {
+        if g != w && !unsure.contains(&r) {
+            let of = case.batch.rows();
+            return Err(format!(
+                "row {r} of {of}: experts {g:?}, the oracle has {w:?}"
+            ));
+        }
+    }
+    Ok(0.0)
+}
+
+/// The states that the batch keeps must be the oracle's; the rest of the pool is
+/// guarded byte by byte. What goes through a spare slot between two steps is seen
+/// in what comes after.
+fn states(
+    case: &Case,
+    view: &StateView,
+    got: &[f32],
+    want: Option<&OpValue>,
+    tolerance: f64,
+) -> Verdict {
+    let Some(OpValue::States(want)) = want else {
+        return Err("the oracle gave no states".into());
+    };
+    let at = |pool: &[f32], slot: u32| pool[view.at(slot as usize)..][..view.len].to_vec();
+    let kept = case.batch.kept().into_iter().enumerate();
+    let kept: Vec<(usize, u32)> = kept
+        .filter_map(|(r, slot)| Some((r, slot?)))
+        .filter(|(_, slot)| !case.batch.spare.contains(slot))
+        .collect();
+    let all: Vec<f32> = kept.iter().flat_map(|(_, slot)| at(want, *slot)).collect();
+    let scale = rms(&all);
+    let mut worst: f64 = 0.0;
+    for (r, slot) in kept {
+        let verdict = rows(&at(got, slot), &at(want, slot), scale, tolerance, view.len);
+        let what = |e| format!("state behind row {r}, in slot {slot}: {e}");
+        worst = worst.max(verdict.map_err(what)?);
+    }
+    Ok(worst)
 }
 
 fn rows(got: &[f32], want: &[f32], scale: f64, tolerance: f64, len: usize) -> Verdict {
@@ -118,11 +214,11 @@ fn ids(
     op: usize,
     got: &[u32],
     want: &[u32],
-    values: &[OpValue],
+    values: &[Vec<OpValue>],
     tolerance: f64,
 ) -> Verdict {
     let computed = match problem.ops[op].inputs[0] {
-        OperandSrc::Op(j) => Some(values[j].rows()),
+        OperandSrc::Op(j) => Some(values[j][0].rows()),
         OperandSrc::Input(_) => None,
     };
     for (r, (g, w)) in got.iter().zip(want).enumerate() {
@@ -150,54 +246,80 @@ fn cache(
     problem: &Problem,
     op: usize,
     got: &[u8],
-    want: &[OpValue],
+    want: &[Vec<OpValue>],
     tolerance: f64,
 ) -> Verdict {
-    let (_, operand) = problem.input(op, 2).ok_or("no external cache")?;
+    let (n, operand) = problem.input(op, 2).ok_or("no external cache")?;
     let view = operand.cache.ok_or("no cache view")?;
     let got = decode(operand.scheme, got).ok_or("a scheme that cannot be read")?;
     let mut worst: f64 = 0.0;
-    for kv in 0..2 {
-        let exact = match problem.ops[op].inputs[kv] {
-            OperandSrc::Op(j) => want[j].rows(),
+    // A latent vector is c and k, one behind the other.
+    let latent = parts(problem, n) == 1;
+    let mut within = 0;
+    for slot in 0..2 {
+        let source = problem.ops[op].inputs[slot];
+        let exact = match source {
+            OperandSrc::Op(j) => want[j][0].rows(),
             OperandSrc::Input(n) => match &case.inputs[n] {
                 Data::Rows(x) => x,
                 _ => return Err("keys that are no activation".into()),
             },
         };
-        let computed = matches!(problem.ops[op].inputs[kv], OperandSrc::Op(_));
-        let slack = if computed {
-            tolerance * rms(exact)
-        } else {
-            0.0
+        let slack = match source {
+            OperandSrc::Op(_) => tolerance * rms(exact),
+            OperandSrc::Input(_) => 0.0,
         };
-        let heads = exact.chunks_exact(view.head_dim);
-        for (row, (span, position)) in case.batch.places().into_iter().enumerate() {
+        let len = match source {
+            OperandSrc::Op(j) => problem.ops[j].shape.iter().skip(1).product(),
+            OperandSrc::Input(n) => problem.inputs[n].row_len(),
+        };
+        let (kv, head_dim) = match latent {
+            true => (0, len),
+            false => (slot, view.head_dim),
+        };
+        let places = case.batch.places().into_iter().zip(exact.chunks_exact(len));
+        for (row, ((span, position), x)) in places.enumerate() {
             let page = case.page(&view, span, position);
-            for (head, x) in heads
-                .clone()
-                .skip(row * view.kv_heads)
-                .take(view.kv_heads)
-                .enumerate()
-            {
-                let at = view.at(page, kv, head, position % view.block);
+            for (head, x) in x.chunks_exact(head_dim).enumerate() {
+                let at = view.at(page, kv, head, position % view.block) + within;
                 for (d, (x, g)) in x.iter().zip(&got[at..]).enumerate() {
                     let x = f64::from(*x);
                     let lo = rounded(operand.scheme, (x - slack) as f32);
                     let hi = rounded(operand.scheme, (x + slack) as f32);
                     if !(lo <= *g && *g <= hi) {
-                        let what = ["key", "value"][kv];
+                        let what = match latent {
+                            true => ["latent vector", "rotated key"][slot],
+                            false => ["key", "value"][slot],
+                        };
                         return Err(format!(
                             "{what} of row {row} (position {position}), head {head}, element {d} is {g}, the oracle stores {lo} to {hi}"
                         ));
                     }
                     // Only unrounded caches show how much of the slack was used.
-                    if slack > 0.0 && operand.scheme == registry::Scheme::F32 {
+                    if slack > 0.0 && operand.scheme == Scheme::F32 {
                         worst = worst.max((f64::from(*g) - x).abs() / slack);
                     }
                 }
             }
         }
+        within += if latent { len } else { 0 };
     }
     Ok(worst)
+}
+
+/// The oracle's values of some rows of a batch of `of` rows.
+pub fn of_rows(want: &[Vec<OpValue>], rows: &[usize], of: usize) -> Vec<Vec<OpValue>> {
+    fn take<T: Copy>(x: &[T], rows: &[usize], of: usize) -> Vec<T> {
+        let len = x.len() / of.max(1);
+        let rows = rows.iter().flat_map(|r| &x[r * len..][..len]);
+        rows.copied().collect()
+    }
+    let some = |value: &OpValue| match value {
+        OpValue::Rows(x) => OpValue::Rows(take(x, rows, of)),
+        OpValue::Ids(x) => OpValue::Ids(take(x, rows, of)),
+        whole => whole.clone(),
+    };
+    let ops = want.iter();
+    ops.map(|outputs| outputs.iter().map(some).collect())
+        .collect()
 }

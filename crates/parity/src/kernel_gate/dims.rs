@@ -2,7 +2,7 @@
 
 use super::batch::Split;
 use super::rng::{Deck, Rng};
-use graph::{CacheKind, Op};
+use graph::{CacheKind, ConvSpec, DeltaSpec, Op, RouteGroups, RouteScore, RouteSpec};
 use registry::Problem;
 
 /// Everything about a case that its pattern leaves open.
@@ -25,13 +25,41 @@ pub struct Dims {
     pub kv_heads: usize,
     /// Query heads of each kv head.
     pub group: usize,
-    pub rotary_dim: usize,
+    /// Heads of a delta rule, value heads of each, and their dk and dv.
+    pub key_heads: usize,
+    pub value_group: usize,
+    pub delta_dims: (usize, usize),
+    /// Elements of a latent vector that are values, and those behind them.
+    pub latent: (usize, usize),
+    /// The part of a head that is rotated: all, or one in so many.
+    pub rotary_parts: usize,
+    /// Rotate the end of a head instead of its start.
+    pub rotary_last: bool,
+    pub interleaved: bool,
+    /// Whether each op has its optional input.
     pub bias: Vec<bool>,
+    pub sinks: bool,
     /// Whether a norm that fits both is taken over heads.
     pub per_head: bool,
+    /// Whether a norm of rows of several dimensions is taken over all of them.
+    pub norm_all: bool,
+    /// One gate for a whole row, where nothing says otherwise.
+    pub row_gate: bool,
+    /// Of an expert's matrix, and of what a router chooses from.
+    pub experts: usize,
+    pub routed: usize,
+    pub top_k: usize,
+    pub route: Routing,
+    /// A vector of its own for each expert of a row.
+    pub per_expert: bool,
+    pub conv: ConvSpec,
+    pub delta: DeltaSpec,
+    /// Rounds and group of a rotation.
+    pub rotation: (usize, usize),
     pub split: Split,
     pub past: Vec<usize>,
     pub window: Option<usize>,
+    pub softcap: Option<f32>,
     /// Tokens of a block.
     pub block: usize,
     /// Token-major pages instead of head-major ones.
@@ -80,12 +108,30 @@ impl Dims {
             head_dim: views().next().map_or(1, |v| v.head_dim),
             kv_heads: views().next().map_or(1, |v| v.kv_heads),
             group: 1,
-            rotary_dim: 0,
+            key_heads: 1,
+            value_group: 1,
+            delta_dims: (1, 1),
+            latent: (1, 1),
+            rotary_parts: 1,
+            rotary_last: false,
+            interleaved: false,
             bias: Vec::new(),
+            sinks: false,
             per_head: false,
+            norm_all: false,
+            row_gate: false,
+            experts: 1,
+            routed: 1,
+            top_k: 1,
+            route: Routing::default(),
+            per_expert: false,
+            conv: CONV,
+            delta: DELTA,
+            rotation: (1, 2),
             split: [Split::Mixed, Split::One, Split::Singles][turn % 3],
             past: vec![turn, 470, 16, 100],
             window,
+            softcap: None,
             block: views().next().map_or(1, |v| v.block),
             token_major: false,
             eps: 0.0,
@@ -96,6 +142,49 @@ impl Dims {
         }
     }
 }
+
+/// A router's attributes, as far as the number of experts leaves them open.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Routing {
+    pub sigmoid: bool,
+    pub normalise: bool,
+    pub scaled: bool,
+    /// Groups wanted, and how many more than needed are kept.
+    pub groups: Option<(usize, usize)>,
+}
+
+impl Routing {
+    pub fn spec(&self, experts: usize, top_k: usize) -> RouteSpec {
+        let groups = self.groups.and_then(|(count, more)| {
+            let fits = experts.is_multiple_of(count) && experts / count >= 2;
+            let needed = top_k.div_ceil((experts / count).max(1));
+            fits.then_some(RouteGroups {
+                count,
+                keep: (needed + more).min(count),
+            })
+        });
+        RouteSpec {
+            top_k,
+            score: match self.sigmoid {
+                true => RouteScore::Sigmoid,
+                false => RouteScore::Softmax,
+            },
+            normalise: self.normalise,
+            scale: if self.scaled { 2.5 } else { 1.0 },
+            groups,
+        }
+    }
+}
+
+const CONV: ConvSpec = ConvSpec {
+    kernel: 4,
+    silu: true,
+};
+
+const DELTA: DeltaSpec = DeltaSpec {
+    log_decay: true,
+    tiled: false,
+};
 
 /// What values the activations take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,12 +210,24 @@ pub struct Dealer {
     head_dim: Deck<usize>,
     kv_heads: Deck<usize>,
     group: Deck<usize>,
-    rotary: Deck<usize>,
+    value_group: Deck<usize>,
+    delta_dims: Deck<(usize, usize)>,
+    latent: Deck<(usize, usize)>,
+    rotary: Deck<(usize, bool, bool)>,
     bias: Deck<bool>,
+    seldom: [Deck<bool>; 3],
     per_head: Deck<bool>,
+    experts: Deck<usize>,
+    routed: Deck<usize>,
+    top_k: Deck<usize>,
+    groups: Deck<Option<(usize, usize)>>,
+    taps: Deck<usize>,
+    flags: [Deck<bool>; 7],
+    rotation: Deck<(usize, usize)>,
     split: Deck<Split>,
     past: Deck<usize>,
     window: Deck<Option<usize>>,
+    softcap: Deck<Option<f32>>,
     block: Deck<usize>,
     token_major: Deck<bool>,
     offset: Deck<f32>,
@@ -161,12 +262,39 @@ impl Dealer {
             head_dim: Deck::new(&[16, 24, 64, 80, 128]),
             kv_heads: Deck::new(&[1, 2, 3]),
             group: Deck::new(&[1, 2, 4, 8]),
-            rotary: Deck::new(&[1, 1, 2]),
+            value_group: Deck::new(&[1, 2, 3]),
+            delta_dims: Deck::new(&[(16, 16), (24, 40), (32, 32), (64, 16), (128, 128), (7, 66)]),
+            latent: Deck::new(&[(16, 8), (40, 24), (64, 16), (66, 6), (512, 64)]),
+            // Mostly as most models do: fast kernels know nothing else.
+            rotary: Deck::new(&[
+                (1, false, false),
+                (1, false, false),
+                (2, false, false),
+                (1, false, true),
+                (2, true, false),
+                (2, true, true),
+            ]),
             bias: Deck::new(&[false, true]),
+            seldom: std::array::from_fn(|_| Deck::new(&[false, false, false, true])),
             per_head: Deck::new(&[false, true]),
+            experts: Deck::new(&[1, 3, 8, 16]),
+            routed: Deck::new(&[2, 7, 8, 16, 60, 256]),
+            top_k: Deck::new(&[1, 2, 3, 4, 8]),
+            groups: Deck::new(&[
+                None,
+                None,
+                Some((2, 0)),
+                Some((4, 1)),
+                Some((4, 0)),
+                Some((8, 2)),
+            ]),
+            taps: Deck::new(&[2, 3, 4, 4, 5]),
+            flags: std::array::from_fn(|_| Deck::new(&[false, true])),
+            rotation: Deck::new(&[(1, 2), (8, 8), (3, 32), (8, 128)]),
             split: Deck::new(&[Split::One, Split::Singles, Split::Mixed, Split::WithEmpty]),
             past: Deck::new(&[0, 0, 1, 15, 16, 100, 470]),
             window: Deck::new(&[None, None, Some(1), Some(5), Some(33), Some(200)]),
+            softcap: Deck::new(&[None, None, None, Some(1.5)]),
             block: Deck::new(&[16, 16, 32, 7]),
             token_major: Deck::new(&[false, false, true]),
             offset: Deck::new(&[0.0, 0.0, 1.0]),
@@ -186,8 +314,13 @@ impl Dealer {
     pub fn deal(&mut self, ops: usize) -> Dims {
         let rng = &mut self.rng;
         let (rows, bucket) = self.rows.draw(rng);
-        let head_dim = self.head_dim.draw(rng);
         let several = 3 * ops + 3;
+        let (rotary_parts, rotary_last, interleaved) = self.rotary.draw(rng);
+        let [sinks, norm_all, row_gate] = self.seldom.each_mut().map(|deck| deck.draw(rng));
+        let flags = self.flags.each_mut().map(|deck| deck.draw(rng));
+        let delta_dims = self.delta_dims.draw(rng);
+        // Few heads where they are large.
+        let delta_heads = (40_000 / (delta_dims.0 * delta_dims.1)).clamp(1, 3);
         Dims {
             rows,
             bucket,
@@ -197,15 +330,44 @@ impl Dealer {
             n: (0..several).map(|_| self.n.draw(rng)).collect(),
             width: (0..several).map(|_| self.width.draw(rng)).collect(),
             vocab: self.vocab.draw(rng),
-            head_dim,
+            head_dim: self.head_dim.draw(rng),
             kv_heads: self.kv_heads.draw(rng),
             group: self.group.draw(rng),
-            rotary_dim: head_dim / self.rotary.draw(rng),
+            key_heads: 1 + rng.below(delta_heads),
+            value_group: self.value_group.draw(rng).min(delta_heads),
+            delta_dims,
+            latent: self.latent.draw(rng),
+            rotary_parts,
+            rotary_last,
+            interleaved,
             bias: (0..ops).map(|_| self.bias.draw(rng)).collect(),
+            sinks,
+            norm_all,
+            row_gate,
+            experts: self.experts.draw(rng),
+            routed: self.routed.draw(rng),
+            top_k: self.top_k.draw(rng),
+            route: Routing {
+                sigmoid: flags[0],
+                normalise: flags[1],
+                scaled: flags[2],
+                groups: self.groups.draw(rng),
+            },
+            per_expert: flags[3],
+            conv: ConvSpec {
+                kernel: self.taps.draw(rng),
+                silu: flags[4],
+            },
+            delta: DeltaSpec {
+                log_decay: flags[5],
+                tiled: flags[6],
+            },
+            rotation: self.rotation.draw(rng),
             per_head: self.per_head.draw(rng),
             split: self.split.draw(rng),
             past: (0..bucket.1.min(16)).map(|_| self.past.draw(rng)).collect(),
             window: self.window.draw(rng),
+            softcap: self.softcap.draw(rng),
             block: self.block.draw(rng),
             token_major: self.token_major.draw(rng),
             eps: if rng.chance(2) { 1e-5 } else { 1e-6 },

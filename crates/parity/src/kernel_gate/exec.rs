@@ -1,11 +1,11 @@
 //! Running a kernel on a case.
 
-use super::case::Case;
+use super::case::{Case, Product, products};
 use super::chain::OpValue;
 use super::compare;
 use super::image::Image;
-use hal::{Buffer, Device, HalError, Recording};
-use registry::{Binds, Kernel, OperandRole, Prepared, Problem, RowsFrom, TensorRef};
+use hal::{Buffer, Device, HalError};
+use registry::{Binds, Kernel, Prepared, Problem, RowsFrom, TensorRef};
 
 pub struct Outcome {
     /// Largest error over tolerance of all outputs.
@@ -14,14 +14,15 @@ pub struct Outcome {
     pub bits: Vec<Vec<u8>>,
 }
 
-/// Runs the case `repeats` times and once with its spans reversed, and compares.
+/// Runs the case `repeats` times, once with its spans reversed, and, where there are
+/// recurrent states, in two steps; and compares.
 /// `declarations` also asks whether the kernel declares what it reads and writes.
 pub fn run(
     kernel: &dyn Kernel,
     problem: &Problem,
     device: &dyn Device,
     case: &Case,
-    want: &[OpValue],
+    want: &[Vec<OpValue>],
     repeats: usize,
     declarations: bool,
 ) -> Result<Outcome, String> {
@@ -36,7 +37,15 @@ pub fn run(
         .map_err(|e| say("alloc", &e))?;
     let binds = image.binds(problem, &arena);
     if declarations {
-        undeclared(prepared.as_ref(), device, &arena, &binds)?;
+        let mut writes: Vec<(String, TensorRef)> = (binds.outputs.iter().enumerate())
+            .map(|(i, t)| (format!("output {i}"), t.clone()))
+            .collect();
+        let unlisted = products(problem).into_iter().filter_map(|p| match p {
+            Product::Update { input, .. } => Some(input),
+            Product::Rows { .. } => None,
+        });
+        writes.extend(unlisted.map(|n| (format!("input {n}"), binds.inputs[n].clone())));
+        undeclared(prepared.as_ref(), device, &arena, &binds, &writes)?;
     }
     let mut recorder = device.recorder("gate").map_err(|e| say("recorder", &e))?;
     prepared
@@ -44,7 +53,7 @@ pub fn run(
         .map_err(|e| say("record", &e))?;
     let recording = recorder.finish().map_err(|e| say("finish", &e))?;
 
-    let once = |image: &Image, case: &Case, recording: &dyn Recording| {
+    let once = |image: &Image| {
         let hal = |e| say("run", &e);
         device.upload(&arena, 0, &image.bytes).map_err(hal)?;
         recording.run().map_err(hal)?;
@@ -53,20 +62,28 @@ pub fn run(
         if let Some(trespass) = image.trespass(&after) {
             return Err(trespass);
         }
-        let outputs = 0..problem.outputs.len();
-        Ok(outputs
-            .map(|i| image.output(&after, case, problem, i))
-            .collect::<Vec<_>>())
+        Ok(after)
+    };
+    let products = products(problem);
+    let collect = |image: &Image, case: &Case, after: &[u8]| -> Vec<Vec<u8>> {
+        let bytes = |p: &Product| image.product(after, case, problem, *p);
+        products.iter().map(bytes).collect()
+    };
+    let tolerance = kernel.spec().tolerance;
+    let mut worst: f64 = 0.0;
+    let mut check = |case: &Case, bits: &[Vec<u8>], want: &[Vec<OpValue>]| {
+        for (product, got) in products.iter().zip(bits) {
+            let ratio = compare::product(case, problem, *product, got, want, tolerance)?;
+            worst = worst.max(ratio);
+        }
+        Ok::<_, String>(())
     };
 
-    let bits = once(&image, case, recording.as_ref())?;
-    let mut worst: f64 = 0.0;
-    for (i, got) in bits.iter().enumerate() {
-        let ratio = compare::output(case, problem, i, got, want, kernel.spec().tolerance)?;
-        worst = worst.max(ratio);
-    }
+    let bits = collect(&image, case, &once(&image)?);
+    check(case, &bits, want)?;
     for n in 1..repeats {
-        if once(&image, case, recording.as_ref())? != bits {
+        let again = once(&image)?;
+        if collect(&image, case, &again) != bits {
             return Err(format!("run {} gives other bits than run 1", n + 1));
         }
     }
@@ -74,24 +91,41 @@ pub fn run(
     let (other, rows, logits) = case.reversed();
     if rows.len() > 1 && case.batch.spans.len() > 1 {
         let image = Image::new(&other, problem, workspace).map_err(|e| e.to_string())?;
-        let turned = once(&image, &other, recording.as_ref())?;
-        for (i, (turned, straight)) in turned.iter().zip(&bits).enumerate() {
-            let operand = &problem.outputs[i];
-            let len = operand.row_len() * 4;
-            let order = match operand.rows {
-                RowsFrom::Logits => &logits,
-                _ => &rows,
-            };
-            let same = match operand.role {
-                OperandRole::Cache => turned == straight,
-                _ => (turned.chunks_exact(len).zip(order))
-                    .all(|(row, old)| row == &straight[old * len..][..len]),
+        let after = once(&image)?;
+        let turned = collect(&image, &other, &after);
+        for (product, (turned, straight)) in products.iter().zip(turned.iter().zip(&bits)) {
+            let same = match *product {
+                Product::Update { .. } => turned == straight,
+                Product::Rows { output, .. } => {
+                    let operand = &problem.outputs[output];
+                    let len = operand.row_len() * 4;
+                    let order = match operand.rows {
+                        RowsFrom::Logits => &logits,
+                        _ => &rows,
+                    };
+                    (turned.chunks_exact(len).zip(order))
+                        .all(|(row, old)| row == &straight[old * len..][..len])
+                }
             };
             if !same {
                 return Err(format!(
-                    "output {i}: a row's bits depend on where in the batch it stands"
+                    "{product:?}: a row's bits depend on where in the batch it stands"
                 ));
             }
+        }
+    }
+
+    if let Some(halves) = case.halves() {
+        let of = case.batch.rows();
+        let mut states = case.states.clone();
+        for (n, (mut half, rows)) in halves.into_iter().enumerate() {
+            half.states = states;
+            let image = Image::new(&half, problem, workspace).map_err(|e| e.to_string())?;
+            let after = once(&image)?;
+            let want = compare::of_rows(want, &rows, of);
+            check(&half, &collect(&image, &half, &after), &want)
+                .map_err(|e| format!("the same rows in two steps, step {}: {e}", n + 1))?;
+            states = image.states(&after);
         }
     }
     Ok(Outcome { worst, bits })
@@ -105,6 +139,7 @@ fn undeclared(
     device: &dyn Device,
     arena: &Buffer,
     binds: &Binds,
+    writes: &[(String, TensorRef)],
 ) -> Result<(), String> {
     let say = |e: HalError| format!("declarations: {e}");
     let scratch = device.alloc(256, "declarations").map_err(say)?;
@@ -140,17 +175,12 @@ fn undeclared(
             }
         }
     }
-    for (i, t) in binds
-        .outputs
-        .iter()
-        .enumerate()
-        .filter(|(_, t)| t.bytes > 0)
-    {
+    for (what, t) in writes.iter().filter(|(_, t)| t.bytes > 0) {
         for at in ends(t) {
             if record(None, Some(at))?.barriers == 0 {
                 let byte = at - t.offset;
                 return Err(format!(
-                    "does not declare that it writes byte {byte} of output {i}"
+                    "does not declare that it writes byte {byte} of {what}"
                 ));
             }
         }

@@ -2,8 +2,9 @@
 //! data, and a list of the bytes that the kernel may change.
 
 use super::GateError;
-use super::case::{Case, Data};
+use super::case::{Case, Data, Product, products};
 use super::chain::bytes_of;
+use super::fill::parts;
 use hal::Buffer;
 use registry::{
     Binds, Operand, OperandRole, Problem, ROW_MAJOR, RowsFrom, Scheme, TensorRef, WeightLayout,
@@ -31,6 +32,8 @@ pub struct Image {
     writable: Vec<Range<usize>>,
     inputs: Vec<Region>,
     outputs: Vec<Region>,
+    /// The states of all inputs.
+    pool: Option<Region>,
     workspace: Option<Region>,
     step: Region,
 }
@@ -44,6 +47,7 @@ impl Image {
             writable: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            pool: None,
             workspace: None,
             step: Region {
                 name: "step".into(),
@@ -64,32 +68,50 @@ impl Image {
                     image.add(name, &bytes, 1)
                 }
                 Data::Rows(x) => {
-                    let region = image.rows(name, operand, stride);
-                    let len = operand.row_len();
-                    for (r, row) in x.chunks_exact(len).enumerate() {
-                        let at = region.start + r * stride * 4;
-                        let row = bytes_of(row, f32::to_le_bytes);
-                        image.bytes[at..at + row.len()].copy_from_slice(&row);
-                    }
-                    region
+                    let bytes = bytes_of(x, f32::to_le_bytes);
+                    image.rows(name, operand, stride, &bytes)
                 }
+                Data::Ids(x) => {
+                    let bytes = bytes_of(x, u32::to_le_bytes);
+                    image.rows(name, operand, stride, &bytes)
+                }
+                Data::State => match &image.pool {
+                    Some(pool) => pool.clone(),
+                    None => {
+                        let bytes = bytes_of(&case.states, f32::to_le_bytes);
+                        let region = image.add("states".into(), &bytes, 1);
+                        image.pool = Some(region.clone());
+                        region
+                    }
+                },
             };
             image.inputs.push(region);
         }
+        let updated = updated_by(problem);
         for (i, operand) in problem.outputs.iter().enumerate() {
             let stride = strides.next().unwrap_or(operand.row_len());
-            let region = match operand.role {
-                OperandRole::Cache => image.cache_output(case, problem, i)?,
-                _ => {
-                    let region = image.rows(format!("output {i}"), operand, stride);
+            let region = match (operand.role, updated[i]) {
+                (OperandRole::Activation, _) => {
+                    let region = image.rows(format!("output {i}"), operand, stride, &[]);
                     for r in 0..operand.shape[0] {
                         let at = region.start + r * stride * 4;
                         image.writable.push(at..at + operand.row_len() * 4);
                     }
                     region
                 }
+                (_, Some(input)) => image.inputs[input].clone(),
+                (_, None) => {
+                    return Err(GateError::case(format!(
+                        "output {i} is a cache that no external cache feeds"
+                    )));
+                }
             };
             image.outputs.push(region);
+        }
+        for product in products(problem) {
+            if let Product::Update { input, .. } = product {
+                image.allow_update(case, problem, input)?;
+            }
         }
         if workspace > 0 {
             let region = image.add("workspace".into(), &vec![POISON; workspace as usize], 1);
@@ -117,42 +139,53 @@ impl Image {
         }
     }
 
-    /// A poisoned activation.
-    fn rows(&mut self, name: String, operand: &Operand, stride: usize) -> Region {
+    /// An activation: these rows, poison behind them.
+    fn rows(&mut self, name: String, operand: &Operand, stride: usize, data: &[u8]) -> Region {
         let rows = operand.shape.first().copied().unwrap_or(0);
+        let len = operand.row_len();
         let elements = match rows {
             0 => 0,
-            n => (n - 1) * stride + operand.row_len(),
+            n => (n - 1) * stride + len,
         };
-        self.add(name, &vec![POISON; elements * 4], stride)
+        let region = self.add(name, &vec![POISON; elements * 4], stride);
+        for (r, row) in data.chunks_exact((len * 4).max(1)).enumerate() {
+            let at = region.start + r * stride * 4;
+            self.bytes[at..at + row.len()].copy_from_slice(row);
+        }
+        region
     }
 
-    /// The cache that an append updates in place: the batch's own cells.
-    fn cache_output(
-        &mut self,
-        case: &Case,
-        problem: &Problem,
-        i: usize,
-    ) -> Result<Region, GateError> {
-        let append = problem.ops.iter().position(|o| o.output == Some(i));
-        let found = append.and_then(|op| Some((op, problem.input(op, 2)?)));
-        let Some((_, (n, operand))) = found else {
-            return Err(GateError::case(
-                "a cache output that no external cache feeds",
-            ));
-        };
+    /// What an update in place may write: the cells of the batch's own rows, the
+    /// slots of the states that are kept.
+    fn allow_update(&mut self, case: &Case, problem: &Problem, n: usize) -> Result<(), GateError> {
+        let operand = &problem.inputs[n];
+        let start = self.inputs[n].start;
+        if let Some(view) = operand.state {
+            for slot in case.batch.kept().into_iter().flatten() {
+                let at = start + view.at(slot as usize) * 4;
+                self.writable.push(at..at + view.len * 4);
+            }
+            return Ok(());
+        }
         let view = operand.cache.ok_or(GateError::case("no cache view"))?;
-        let region = self.inputs[n].clone();
         let size = operand.scheme.row_bytes(1).unwrap_or(1) as usize;
+        let parts = parts(problem, n);
         for (span, position) in case.batch.places() {
             let page = case.page(&view, span, position);
-            for (kv, head) in (0..2).flat_map(|kv| (0..view.kv_heads).map(move |h| (kv, h))) {
-                let at = view.at(page, kv, head, position % view.block) * size;
-                let start = region.start + at;
-                self.writable.push(start..start + view.head_dim * size);
+            for (kv, head) in (0..parts).flat_map(|kv| (0..view.kv_heads).map(move |h| (kv, h))) {
+                let at = start + view.at(page, kv, head, position % view.block) * size;
+                self.writable.push(at..at + view.head_dim * size);
             }
         }
-        Ok(region)
+        Ok(())
+    }
+
+    /// The pool of recurrent states.
+    pub fn states(&self, after: &[u8]) -> Vec<f32> {
+        let bytes = self.pool.as_ref();
+        let bytes = bytes.map_or(&[][..], |r| &after[r.start..r.start + r.bytes]);
+        let words = bytes.as_chunks().0.iter();
+        words.map(|w| f32::from_le_bytes(*w)).collect()
     }
 
     pub fn binds(&self, problem: &Problem, arena: &Buffer) -> Binds {
@@ -227,18 +260,48 @@ impl Image {
         }
     }
 
-    /// Output `i` as 32-bit words: real rows, or a whole cache's bytes.
-    pub fn output(&self, after: &[u8], case: &Case, problem: &Problem, i: usize) -> Vec<u8> {
-        let (region, operand) = (&self.outputs[i], &problem.outputs[i]);
-        if operand.role == OperandRole::Cache {
-            return after[region.start..region.start + region.bytes].to_vec();
+    /// A product as bytes: real rows, or a whole cache or pool.
+    pub fn product(
+        &self,
+        after: &[u8],
+        case: &Case,
+        problem: &Problem,
+        product: Product,
+    ) -> Vec<u8> {
+        match product {
+            Product::Update { input, .. } => {
+                let region = &self.inputs[input];
+                after[region.start..region.start + region.bytes].to_vec()
+            }
+            Product::Rows { output, .. } => {
+                let (region, operand) = (&self.outputs[output], &problem.outputs[output]);
+                let len = operand.row_len() * 4;
+                let rows = 0..case.rows(operand);
+                let starts = rows.map(|r| region.start + r * region.stride * 4);
+                let slices: Vec<&[u8]> = starts.map(|at| &after[at..at + len]).collect();
+                slices.concat()
+            }
         }
-        let len = operand.row_len() * 4;
-        let rows = 0..case.rows(operand);
-        let starts = rows.map(|r| region.start + r * region.stride * 4);
-        let slices: Vec<&[u8]> = starts.map(|at| &after[at..at + len]).collect();
-        slices.concat()
     }
+}
+
+/// For each output the input that is updated to become it.
+fn updated_by(problem: &Problem) -> Vec<Option<usize>> {
+    let mut of = vec![None; problem.outputs.len()];
+    for (i, op) in problem.ops.iter().enumerate() {
+        let kind = op.op.kind();
+        let slot = kind.updates().and_then(|slot| problem.input(i, slot));
+        if let (Some(first), Some((n, _))) = (op.output, slot) {
+            let last = match problem.outputs[first].role {
+                OperandRole::Activation => first + 1,
+                _ => first,
+            };
+            if let Some(of) = of.get_mut(last) {
+                *of = Some(n);
+            }
+        }
+    }
+    of
 }
 
 /// A matrix in the layout that its operand names.

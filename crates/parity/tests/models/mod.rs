@@ -29,6 +29,17 @@ pub fn random_models() -> Vec<PathBuf> {
     found
 }
 
+/// Those of the families whose names start so.
+pub fn random_models_of(families: &[&str]) -> Vec<PathBuf> {
+    let mut found = random_models();
+    found.retain(|dir| {
+        families
+            .iter()
+            .any(|f| name(dir).starts_with(&format!("{f}-")))
+    });
+    found
+}
+
 pub fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()

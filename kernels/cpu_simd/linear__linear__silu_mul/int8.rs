@@ -1,0 +1,11 @@
+//! linear+linear+silu_mul / block schemes / int8 (cpu_simd)
+//! op:        y = silu(x·Gᵀ)·(x·Uᵀ)
+//! shapes:    x [R, K]; G, U [N, K] in panels; y [R, N]
+//! dtypes:    activations int8, a scale for each 32 elements; byte products
+//!            summed in i32, blocks in f32
+//! partition: threads share (block of rows, one or two panels); see
+//!            common/matmul.rs
+//! source:    written here
+//! parity:    2e-5
+
+crate::common::matmul_kernels::int8_kernels!(&super::packed::PATTERN, rank 50);
