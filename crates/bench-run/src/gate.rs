@@ -4,7 +4,7 @@
 //! held against its plain chain.
 
 use anyhow::{Context as _, Result};
-use graph::OpKind;
+use graph::{Op, OpKind};
 use parity::kernel_gate::{ChainOracle, GateError, gate_problem};
 use parity::model_gate::{
     Bounds, EvalOptions, Evaluation, ORACLE, Script, VERIFY_TEXT, act_cost_bound, compare,
@@ -12,7 +12,7 @@ use parity::model_gate::{
 };
 use parity::stats::{Summary, Tally, sigma};
 use planner::Program;
-use registry::{Kernel, Problem, Registry, Tuned};
+use registry::{Kernel, OperandRole, Problem, Registry, Tuned};
 use runtime::{LoadOptions, Opened, Runner};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,8 @@ const ORACLE_RATE: f64 = 4e8;
 const MAX_LOGIT_ERROR: f64 = 1e-2;
 /// Output rows of a large matrix that the oracle computes.
 const SAMPLED_ROWS: usize = 4096;
+/// Experts that it is given, at least as many as a row takes.
+const SAMPLED_EXPERTS: usize = 16;
 /// A step through every row bucket.
 const CHUNKS: &[usize] = &[1, 2, 17, 1, 70];
 
@@ -395,15 +397,23 @@ fn gated_device(gated: &Gated<'_>) -> Result<std::sync::Arc<dyn hal::Device>> {
     Ok(backend.open_device(&gated.options.open)?)
 }
 
-/// The same problem with fewer output rows, where a matrix is so large that only a
-/// sample can be checked: the kernel keeps its K and its layout.
+/// The same problem with fewer output rows or experts, where a matrix is so large
+/// that only a sample can be checked: the kernel keeps its K and its layout.
 fn sampled(problem: &Problem) -> Option<Problem> {
+    let large = |o: &&registry::Operand| {
+        o.role == OperandRole::Matrix && o.shape.iter().product::<usize>() >= 1 << 26
+    };
+    problem.inputs.iter().find(large)?;
+    fewer_experts(problem).or_else(|| fewer_rows(problem))
+}
+
+fn fewer_rows(problem: &Problem) -> Option<Problem> {
     let [op] = problem.ops.as_slice() else {
         return None;
     };
     let (at, matrix) = problem.input(0, 1)?;
-    let (n, k) = (matrix.shape[0], matrix.shape[1]);
-    if op.op.kind() != OpKind::Linear || n <= 2 * SAMPLED_ROWS || n * k < 1 << 26 {
+    let n = matrix.shape[0];
+    if op.op.kind() != OpKind::Linear || n <= 2 * SAMPLED_ROWS {
         return None;
     }
     // As far from whole panels as it was.
@@ -413,11 +423,34 @@ fn sampled(problem: &Problem) -> Option<Problem> {
     if let Some((bias, _)) = problem.input(0, 2) {
         small.inputs[bias].shape[0] = n;
     }
-    let rows = small.ops[0].shape[0];
-    small.ops[0].op = graph::Op::Linear { out: vec![n] };
+    let rows = op.shape[0];
+    small.ops[0].op = Op::Linear { out: vec![n] };
     small.ops[0].shape = vec![rows, n];
     small.outputs[0].shape = vec![rows, n];
     Some(small)
+}
+
+fn fewer_experts(problem: &Problem) -> Option<Problem> {
+    let mut small = problem.clone();
+    let mut cut = BTreeSet::new();
+    for (i, op) in problem.ops.iter().enumerate() {
+        let Op::ExpertLinear { experts } = op.op else {
+            continue;
+        };
+        let few = SAMPLED_EXPERTS.max(op.shape.get(1).copied().unwrap_or(1));
+        if few >= experts {
+            return None;
+        }
+        small.ops[i].op = Op::ExpertLinear { experts: few };
+        for slot in [1, 3] {
+            if let Some((at, operand)) = problem.input(i, slot)
+                && cut.insert(at)
+            {
+                small.inputs[at].shape[0] = operand.shape[0] / experts * few;
+            }
+        }
+    }
+    (!cut.is_empty()).then_some(small)
 }
 
 /// Perplexity on a text, and KL against another model that is loaded beside it.

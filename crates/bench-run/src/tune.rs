@@ -216,7 +216,9 @@ fn alternatives(
             backend,
             problem: &step.problem,
             tuned: &tuned,
-            act: None,
+            // Another format computes other numbers: that is for ranks to decide,
+            // by what it costs.
+            act: Some(step.kernel.spec().act),
             variant: None,
         };
         let mut names = vec![step.key.variant.to_string()];
@@ -233,9 +235,15 @@ fn alternatives(
             all.insert(class, names);
         }
     }
-    // Composites that run only where they are picked.
+    // Composites that run only where they are picked, of formats that are in use.
+    let steps = plans.iter().flat_map(|p| &p.steps);
+    let acts: BTreeSet<_> = steps.map(|s| s.kernel.spec().act).collect();
     let composites = registry.composites(backend)?;
-    for e in composites.iter().filter(|e| e.kernel.spec().rank < 0) {
+    let idle = composites.iter().filter(|e| {
+        let spec = e.kernel.spec();
+        spec.rank < 0 && acts.contains(&spec.act)
+    });
+    for e in idle {
         for rows in planner::buckets(usize::MAX) {
             let class = Class {
                 layer: e.key.layer.to_string(),
