@@ -72,44 +72,55 @@ fn layout(problem: &Problem) -> &'static str {
     matrices(problem).next().map_or(ROW_MAJOR, |o| o.layout)
 }
 
+/// One step of a plan, timed.
+struct TimedStep {
+    nodes: Vec<NodeId>,
+    class: Class,
+    variant: String,
+    layout: &'static str,
+    seconds: f64,
+}
+
 /// One plan of a round, timed.
 struct Timed {
-    rows: usize,
-    steps: Vec<(Vec<NodeId>, Class, String, &'static str, f64)>,
+    steps: Vec<TimedStep>,
 }
 
 impl Timed {
     fn of(plan: &Plan, seconds: Vec<f64>) -> Self {
-        let one = |(s, t): (&PlanStep, f64)| {
-            let variant = s.key.variant.to_string();
-            let class = Class::of(&s.problem);
-            (s.nodes.clone(), class, variant, layout(&s.problem), t)
+        let one = |(s, seconds): (&PlanStep, f64)| TimedStep {
+            nodes: s.nodes.clone(),
+            class: Class::of(&s.problem),
+            variant: s.key.variant.to_string(),
+            layout: layout(&s.problem),
+            seconds,
         };
         Timed {
-            rows: plan.rows.min,
             steps: plan.steps.iter().zip(seconds).map(one).collect(),
         }
     }
 
     /// Seconds of the steps that cover exactly these nodes, if some do, and the
     /// layouts of their matrices.
-    fn cover(&self, nodes: &[NodeId]) -> Option<(f64, BTreeSet<&'static str>)> {
-        let (mut seconds, mut covered, mut layouts) = (0.0, 0, BTreeSet::new());
-        for (own, _, _, layout, t) in &self.steps {
-            let inside = own.iter().filter(|n| nodes.contains(n)).count();
+    fn cover(&self, nodes: &[NodeId]) -> Option<(f64, Layouts)> {
+        let (mut seconds, mut covered, mut layouts) = (0.0, 0, Layouts::new());
+        for step in &self.steps {
+            let inside = step.nodes.iter().filter(|n| nodes.contains(n)).count();
             if inside == 0 {
                 continue;
             }
-            if inside < own.len() {
+            if inside < step.nodes.len() {
                 return None;
             }
             covered += inside;
-            seconds += t;
-            layouts.insert(*layout);
+            seconds += step.seconds;
+            layouts.insert(step.layout);
         }
         (covered == nodes.len()).then_some((seconds, layouts))
     }
 }
+
+type Layouts = BTreeSet<&'static str>;
 
 /// Measures and gates: where the picks belong and their text; `None` if the gate
 /// did not hold.
@@ -299,7 +310,7 @@ fn time(
 struct Measured {
     /// Seconds over those of the first round, for each use.
     ratios: Vec<f64>,
-    layouts: BTreeSet<&'static str>,
+    layouts: Layouts,
 }
 
 /// The picks that win by the margin.
@@ -309,32 +320,28 @@ fn choose(rounds: &[Vec<Timed>], margin: f64, say: &mut dyn FnMut(&str)) -> Vec<
     };
     // What was measured of each class.
     let mut options: BTreeMap<Class, BTreeMap<String, Measured>> = BTreeMap::new();
-    let mut put = |class: &Class, name: &str, ratio: f64, layouts: &BTreeSet<&'static str>| {
+    let mut put = |class: &Class, name: &str, ratio: f64, layouts: Layouts| {
         let entry = options.entry(class.clone()).or_default();
         let option = entry.entry(name.to_string()).or_default();
         option.ratios.push(ratio);
         option.layouts.extend(layouts);
     };
     let mut defaults: BTreeMap<Class, String> = BTreeMap::new();
-    for plan in first {
-        for (_, class, variant, layout, _) in &plan.steps {
-            put(class, variant, 1.0, &BTreeSet::from([*layout]));
-            defaults.insert(class.clone(), variant.clone());
-        }
+    for s in first.iter().flat_map(|plan| &plan.steps) {
+        put(&s.class, &s.variant, 1.0, Layouts::from([s.layout]));
+        defaults.insert(s.class.clone(), s.variant.clone());
     }
-    for round in others {
-        for (base, plan) in first.iter().zip(round) {
-            debug_assert_eq!(base.rows, plan.rows);
-            for (nodes, class, variant, layout, t) in &plan.steps {
-                if let Some((was, _)) = base.cover(nodes) {
-                    put(class, variant, t / was, &BTreeSet::from([*layout]));
-                }
+    for (base, plan) in others.iter().flat_map(|round| first.iter().zip(round)) {
+        for s in &plan.steps {
+            if let Some((was, _)) = base.cover(&s.nodes) {
+                let ratio = s.seconds / was;
+                put(&s.class, &s.variant, ratio, Layouts::from([s.layout]));
             }
-            for (nodes, class, _, _, was) in base.steps.iter().filter(|s| s.0.len() > 1) {
-                let whole = plan.steps.iter().any(|s| s.0 == *nodes);
-                if let (false, Some((t, layouts))) = (whole, plan.cover(nodes)) {
-                    put(class, NONE, t / was, &layouts);
-                }
+        }
+        for s in base.steps.iter().filter(|s| s.nodes.len() > 1) {
+            let whole = plan.steps.iter().any(|t| t.nodes == s.nodes);
+            if let (false, Some((seconds, layouts))) = (whole, plan.cover(&s.nodes)) {
+                put(&s.class, NONE, seconds / s.seconds, layouts);
             }
         }
     }
@@ -464,13 +471,24 @@ mod tests {
         }
     }
 
-    fn plan(steps: &[(&[u32], &str, &str, &'static str, f64)]) -> Timed {
-        let one = |s: &(&[u32], &str, &str, &'static str, f64)| {
-            let nodes = s.0.iter().map(|n| NodeId(*n)).collect();
-            (nodes, class(s.1, 1), s.2.to_string(), s.3, s.4)
+    /// Nodes, layer, variant, layout, seconds.
+    type Step = (
+        &'static [u32],
+        &'static str,
+        &'static str,
+        &'static str,
+        f64,
+    );
+
+    fn plan(steps: &[Step]) -> Timed {
+        let one = |s: &Step| TimedStep {
+            nodes: s.0.iter().map(|n| NodeId(*n)).collect(),
+            class: class(s.1, 1),
+            variant: s.2.to_string(),
+            layout: s.3,
+            seconds: s.4,
         };
         Timed {
-            rows: 1,
             steps: steps.iter().map(one).collect(),
         }
     }
