@@ -223,6 +223,16 @@ fn a_prompt_that_does_not_fit_or_is_not_there() {
     let pipe = ["run", "-q", "--backend", ORACLE, "-m", ferris];
     refused(run_with_stdin(pipe, b""), FAILED, "empty");
     refused(run_with_stdin(pipe, b"ab\xff"), FAILED, "byte 2");
+    // Surrogates, overlong forms, and characters that were cut.
+    for (bytes, at) in [
+        (&b"a\xed\xa0\x80"[..], "byte 1"),
+        (b"ab\xc0\xafc", "byte 2"),
+        (b"\xf4\x90\x80\x80", "byte 0"),
+        ("é日🦀".as_bytes().split_last().expect("bytes").1, "byte 5"),
+    ] {
+        let tokenize = run_with_stdin(["tokenize", "-m", ferris], bytes);
+        refused(tokenize, FAILED, at);
+    }
 }
 
 #[test]

@@ -37,7 +37,6 @@ fn no_family_computes_what_none_does() {
     for family in ALL {
         for (changes, parts) in [
             (json!({ "is_causal": false }), ["is_causal", "false"]),
-            (json!({ "pretraining_tp": 2 }), ["pretraining_tp", "2"]),
             (
                 json!({ "use_bidirectional_attention": true }),
                 ["use_bidirectional_attention", "true"],
@@ -279,6 +278,30 @@ fn rotary_settings_of_derived_families_must_be_sane() {
         json!({ "rope_scaling": { "rope_type": "yarn", "factor": 2.0 } }),
         &["rope_scaling", "rope_parameters.full_attention", "differ"],
     );
+    refused(
+        "gemma3_text",
+        json!({ "rope_scaling": { "rope_type": "linear", "factor": 2.0 } }),
+        &["rope_scaling", "differ"],
+    );
+    accepted(
+        "gemma3_text",
+        json!({ "rope_scaling": { "rope_type": "linear", "factor": 8.0 } }),
+    );
+    for (rope, plain) in [
+        (json!({ "rope_scaling": {} }), false),
+        (json!({ "rope_parameters": {} }), true),
+    ] {
+        let mut config = tiny("gpt_oss");
+        config["rope_parameters"] = Value::Null;
+        merge(&mut config, &rope);
+        let ropes = load(&config).unwrap().spec.ropes;
+        assert_eq!(
+            ropes[0].scaling == models::RopeScaling::Default,
+            plain,
+            "{rope}"
+        );
+        assert_eq!(ropes[0].theta, 150_000.0);
+    }
     refused(
         "gemma3_text",
         json!({ "rope_parameters": null, "rope_local_base_freq": 0.5 }),

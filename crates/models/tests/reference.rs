@@ -154,3 +154,23 @@ fn rotary_frequencies_are_those_of_the_reference() {
     }
     assert!(long >= 3);
 }
+
+/// Configurations at their full size: none of them is refused, and the graph needs as many weights
+/// as the reference's model has.
+#[test]
+fn published_models_have_as_many_parameters_as_the_reference() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("golden/published.json")).unwrap();
+    assert!(cases.len() >= 15);
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let model = load(&case);
+        assert_eq!(
+            Some(model.parameters),
+            case["parameters"].as_u64(),
+            "{name}"
+        );
+        let wired = model.graph.weights().map(|(_, v)| v.shape.fixed_len());
+        let wired: Option<usize> = wired.sum();
+        assert_eq!(wired.map(|n| n as u64), Some(model.parameters), "{name}");
+    }
+}

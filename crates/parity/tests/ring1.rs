@@ -208,7 +208,7 @@ fn broken_kernels_are_caught() {
         (
             OpKind::Attention,
             Fault::Window(1),
-            "gemma3_text-deep-f16",
+            "gemma3_text-deep-bf16",
             whole,
         ),
         (

@@ -169,6 +169,7 @@ macro_rules! int8_kernels {
         every!(IQ4_NL "iq4_nl");
         every!(IQ4_XS "iq4_xs");
         every!(MXFP4 "mxfp4");
+        every!(W4_PARO "w4_paro");
         $(
             static $mix: SimdKernel = kernels::int8($pattern, &[$($part),+], $rank);
             registry::register!($mix);

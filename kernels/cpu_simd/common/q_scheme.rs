@@ -1,4 +1,4 @@
-//! The block schemes of GGUF files: which codes and sides a panel keeps, and how
+//! The block schemes of GGUF files and w4_paro: which codes and sides a panel keeps, and how
 //! a row's block comes apart into them. What each byte of a block means is
 //! written in `formats`' codecs.
 //!
@@ -10,7 +10,7 @@
 use super::layout::PANEL;
 use super::q_codes::{C2, C3, C4, C5, C6, C8, Codes, E2m1, Iq4, STEP};
 use super::q_sides::{
-    Exponent, Half, HalfPlus, Nibbles, ScalesAndMins, Side, Sides, Signed16, Signed32,
+    Exponent, Half, HalfPlus, Nibbles, ScalesAndMins, Side, Sides, Signed16, Signed32, ZeroPoint,
 };
 use registry::{WeightLayout, WeightShape};
 
@@ -49,9 +49,6 @@ macro_rules! schemes {
         }
 
         impl Kind {
-            #[cfg(test)]
-            pub const ALL: &[(&str, Kind)] = &[$(($name, Kind::$kind)),+];
-
             pub fn of(scheme: &str) -> Option<Kind> {
                 match scheme {
                     $($name => Some(Kind::$kind),)+
@@ -164,6 +161,13 @@ schemes! {
         |b, s| {
             s.side.halves[0] = u16::from(b[0]);
             nibbles(&b[1..17], &mut s.codes);
+        };
+    W4Paro "w4_paro": C4, ZeroPoint, block 68, zero 0, narrow true,
+        |b, s| {
+            halves(b, &[0], s);
+            s.side.mins[0] = b[2];
+            let (codes, bytes) = (s.codes.as_chunks_mut::<32>().0, b[4..].chunks_exact(16));
+            codes.iter_mut().zip(bytes).for_each(|(c, b)| nibbles(b, c));
         };
 }
 

@@ -68,6 +68,9 @@ pub struct HalfPlus;
 /// A power of two, 2^(e − 128).
 #[derive(Clone, Copy)]
 pub struct Exponent;
+/// An f16 scale and a zero point for each 128 elements.
+#[derive(Clone, Copy)]
+pub struct ZeroPoint;
 /// q4_k and q5_k: two f16, and for each 32 elements a scale and a min.
 #[derive(Clone, Copy)]
 pub struct ScalesAndMins;
@@ -83,12 +86,12 @@ pub struct Signed32;
 
 /// The sides without sub-blocks.
 macro_rules! flat {
-    ($name:ident, $bytes:expr, mins $mins:literal, |$s:ident, $p:ident| $factors:expr,
+    ($name:ident, $bytes:expr, steps $steps:literal, mins $mins:literal, |$s:ident, $p:ident| $factors:expr,
      put |$span:ident, $n:ident, $side:ident| $put:expr,
      get |$from:ident, $row:ident| $get:expr) => {
         impl Sides for $name {
             const BYTES: usize = $bytes;
-            const STEPS: usize = 1;
+            const STEPS: usize = $steps;
             const FLAT: bool = true;
             const HALVES: bool = false;
             const MINS: bool = $mins;
@@ -116,13 +119,13 @@ macro_rules! flat {
 }
 
 flat!(
-    Half, HALF, mins false,
+    Half, HALF, steps 1, mins false,
     |s, p| (s.load_f16(p.cast()), s.zero()),
     put |span, n, side| put_half(span, 0, n, side.halves[0]),
     get |span, n| (half(span, 0, n), 0.0)
 );
 flat!(
-    HalfPlus, 2 * HALF, mins true,
+    HalfPlus, 2 * HALF, steps 1, mins true,
     |s, p| (
         s.load_f16(p.cast()),
         s.sub(s.zero(), s.load_f16(p.add(HALF).cast())),
@@ -135,7 +138,7 @@ flat!(
 );
 // In products the two smallest powers, which are subnormal, count as zero.
 flat!(
-    Exponent, PANEL, mins false,
+    Exponent, PANEL, steps 1, mins false,
     |s, p| (
         s.pow2(s.max(s.sub(s.load_u8(p), s.splat(128.0)), s.splat(-127.0))),
         s.zero(),
@@ -146,6 +149,19 @@ flat!(
         let bits = if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 };
         (f32::from_bits(bits), 0.0)
     }
+);
+
+flat!(
+    ZeroPoint, HALF + PANEL, steps 4, mins true,
+    |s, p| {
+        let d = s.load_f16(p.cast());
+        (d, s.mul(d, s.load_u8(p.add(HALF))))
+    },
+    put |span, n, side| {
+        put_half(span, 0, n, side.halves[0]);
+        span[HALF + n] = side.mins[0];
+    },
+    get |span, n| (half(span, 0, n), half(span, 0, n) * f32::from(span[HALF + n]))
 );
 
 impl Sides for ScalesAndMins {

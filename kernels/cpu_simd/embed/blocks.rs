@@ -124,4 +124,5 @@ kernels! {
     IQ4_NL "iq4_nl",
     IQ4_XS "iq4_xs",
     MXFP4 "mxfp4",
+    W4_PARO "w4_paro",
 }

@@ -80,7 +80,9 @@ fn read(config: &ConfigView<'_>) -> Result<ModelSpec> {
     guard::refuse(config, guard::NO_QK_NORM)?;
     guard::refuse(config, FIXED)?;
     let mut spec = ModelSpec::read(config, &DEFAULTS)?;
-    if !config.has("rope_parameters") && !config.has("rope_scaling") {
+    // An empty object is no setting where it is the older field, and a plain one otherwise.
+    let scaling = config.get("rope_scaling").and_then(|v| v.as_object());
+    if !config.has("rope_parameters") && scaling.is_none_or(|map| map.is_empty()) {
         set_default_scaling(&mut spec);
     }
     spec.set_attention_bias(config, true, true)?;

@@ -13,7 +13,8 @@ use crate::{guard, windows};
 
 inventory::submit! {
     Family {
-        computes: &["no_rope_layers", "no_rope_layer_interval"],
+        // How the published model was trained is written in its configuration; nothing is sliced.
+        computes: &["no_rope_layers", "no_rope_layer_interval", "pretraining_tp"],
         ..Family::new("smollm3", &["SmolLM3ForCausalLM"], read, file!())
     }
 }

@@ -70,9 +70,15 @@ impl Rope {
         if kind.scaled
             && let Some(view) = config.opt_object("rope_scaling")?
         {
+            // The reference lets the older field win entry by entry.
+            let old = config.get("rope_scaling").and_then(|v| v.as_object());
+            let differs = |inner: &ConfigView<'_>| {
+                let mut entries = old.into_iter().flatten();
+                entries.any(|(key, value)| inner.get(key) != Some(value))
+            };
             if nested
                 .as_ref()
-                .is_some_and(|n| n.view.get("rope_type") != view.get("rope_type"))
+                .is_some_and(|n: &Nested<'_>| differs(&n.view))
             {
                 return Err(ModelError::inconsistent(
                     config.file(),

@@ -1,4 +1,5 @@
-"""Writes reference.json: what transformers makes of configurations, for tests/reference.rs.
+"""Writes reference.json and published.json: what transformers makes of configurations, for
+tests/reference.rs.
 
     python generate.py        (transformers 5.17.0, torch 2.11.0)
 
@@ -249,6 +250,157 @@ CASES = [
 CASES = [(name, {k: v for k, v in config.items() if v is not ABSENT}) for name, config in CASES]
 
 
+# The shape of models that people run, as their config.json has it: parameters are counted only.
+QWEN_HYBRID = {
+    "attn_output_gate": True, "full_attention_interval": 4, "head_dim": 256,
+    "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32, "linear_value_head_dim": 128, "hidden_act": "silu",
+    "num_attention_heads": 16, "num_key_value_heads": 2, "partial_rotary_factor": 0.25,
+    "vocab_size": 248320, "rms_norm_eps": 1e-6,
+}
+PUBLISHED = [
+    ("qwen3-30b-a3b", named(
+        "qwen3_moe", attention_bias=False, decoder_sparse_step=1, head_dim=128, hidden_act="silu",
+        hidden_size=2048, intermediate_size=6144, max_position_embeddings=40960,
+        max_window_layers=48, mlp_only_layers=[], moe_intermediate_size=768, norm_topk_prob=True,
+        num_attention_heads=32, num_experts=128, num_experts_per_tok=8, num_hidden_layers=48,
+        num_key_value_heads=4, rms_norm_eps=1e-6, rope_scaling=None, rope_theta=1000000.0,
+        sliding_window=None, tie_word_embeddings=False, use_sliding_window=False,
+        vocab_size=151936)),
+    ("gemma-2-2b", named(
+        "gemma2", attention_bias=False, attn_logit_softcapping=50.0, cache_implementation="hybrid",
+        final_logit_softcapping=30.0, head_dim=256, hidden_act="gelu_pytorch_tanh",
+        hidden_activation="gelu_pytorch_tanh", hidden_size=2304, intermediate_size=9216,
+        max_position_embeddings=8192, num_attention_heads=8, num_hidden_layers=26,
+        num_key_value_heads=4, query_pre_attn_scalar=256, rms_norm_eps=1e-6, rope_theta=10000.0,
+        sliding_window=4096, vocab_size=256000)),
+    ("gemma-3-1b", named(
+        "gemma3_text", attention_bias=False, attn_logit_softcapping=None,
+        cache_implementation="hybrid", final_logit_softcapping=None, head_dim=256,
+        hidden_activation="gelu_pytorch_tanh", hidden_size=1152, intermediate_size=6912,
+        max_position_embeddings=32768, num_attention_heads=4, num_hidden_layers=26,
+        num_key_value_heads=1, query_pre_attn_scalar=256, rms_norm_eps=1e-6,
+        rope_local_base_freq=10000, rope_scaling=None, rope_theta=1000000, sliding_window=512,
+        sliding_window_pattern=6, vocab_size=262144)),
+    ("phi-3.5-mini", named(
+        "phi3", attention_bias=False, hidden_act="silu", hidden_size=3072, intermediate_size=8192,
+        max_position_embeddings=131072, num_attention_heads=32, num_hidden_layers=32,
+        num_key_value_heads=32, original_max_position_embeddings=4096, rms_norm_eps=1e-5,
+        rope_scaling={"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48},
+        rope_theta=10000.0, sliding_window=262144, tie_word_embeddings=False, vocab_size=32064)),
+    ("phi-4-mini", named(
+        "phi3", attention_bias=False, full_attn_mod=1, hidden_act="silu", hidden_size=3072,
+        intermediate_size=8192, interpolate_factor=1, lm_head_bias=False, mlp_bias=False,
+        max_position_embeddings=131072, num_attention_heads=24, num_hidden_layers=32,
+        num_key_value_heads=8, original_max_position_embeddings=4096, partial_rotary_factor=0.75,
+        rms_norm_eps=1e-5, rope_theta=10000.0, sliding_window=262144, tie_word_embeddings=True,
+        rope_scaling={"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48},
+        vocab_size=200064)),
+    ("qwen3-next-80b-a3b", named(
+        "qwen3_next", **{k: v for k, v in QWEN_HYBRID.items() if k != "attn_output_gate"}
+        | {"vocab_size": 151936}, decoder_sparse_step=1, hidden_size=2048, intermediate_size=5120,
+        max_position_embeddings=262144, mlp_only_layers=[], moe_intermediate_size=512,
+        norm_topk_prob=True, num_experts=512, num_experts_per_tok=10, num_hidden_layers=48,
+        rope_scaling=None, rope_theta=10000000, shared_expert_intermediate_size=512,
+        tie_word_embeddings=False, use_sliding_window=False)),
+    ("qwen3.5-35b-a3b-text", named(
+        "qwen3_5_moe_text", **QWEN_HYBRID, hidden_size=2048, max_position_embeddings=262144,
+        mamba_ssm_dtype="float32", mlp_only_layers=[], moe_intermediate_size=512,
+        mtp_num_hidden_layers=1, num_experts=256, num_experts_per_tok=8, num_hidden_layers=40,
+        rope_parameters={"mrope_interleaved": True, "mrope_section": [11, 11, 10],
+                         "rope_theta": 10000000, "rope_type": "default",
+                         "partial_rotary_factor": 0.25},
+        shared_expert_intermediate_size=512)),
+    ("qwen3.5-27b-text", named(
+        "qwen3_5_text", **QWEN_HYBRID | {"num_attention_heads": 24, "num_key_value_heads": 4,
+                                         "linear_num_value_heads": 48},
+        hidden_size=5120, intermediate_size=17408, max_position_embeddings=262144,
+        num_hidden_layers=64, rope_theta=10000000)),
+    ("mixtral-8x7b", named(
+        "mixtral", hidden_act="silu", hidden_size=4096, intermediate_size=14336,
+        max_position_embeddings=32768, num_attention_heads=32, num_experts_per_tok=2,
+        num_hidden_layers=32, num_key_value_heads=8, num_local_experts=8, rms_norm_eps=1e-5,
+        rope_theta=1000000.0, router_aux_loss_coef=0.02, sliding_window=None, vocab_size=32000)),
+    ("olmo-2-7b", named(
+        "olmo2", attention_bias=False, hidden_act="silu", hidden_size=4096,
+        intermediate_size=11008, max_position_embeddings=4096, num_attention_heads=32,
+        num_hidden_layers=32, num_key_value_heads=32, rms_norm_eps=1e-6, rope_scaling=None,
+        rope_theta=500000, tie_word_embeddings=False, vocab_size=100352)),
+    ("granite-3.3-2b", named(
+        "granite", attention_bias=False, attention_multiplier=0.015625, embedding_multiplier=12.0,
+        hidden_act="silu", hidden_size=2048, intermediate_size=8192, logits_scaling=8.0,
+        max_position_embeddings=131072, mlp_bias=False, num_attention_heads=32,
+        num_hidden_layers=40, num_key_value_heads=8, residual_multiplier=0.22, rms_norm_eps=1e-5,
+        rope_scaling=None, rope_theta=10000000.0, tie_word_embeddings=True, vocab_size=49159)),
+    ("smollm3-3b", named(
+        "smollm3", attention_bias=False, hidden_act="silu", hidden_size=2048,
+        intermediate_size=11008, layer_types=["full_attention"] * 36,
+        max_position_embeddings=65536, max_window_layers=28, mlp_bias=False,
+        no_rope_layer_interval=4, no_rope_layers=[1, 1, 1, 0] * 9, num_attention_heads=16,
+        num_hidden_layers=36, num_key_value_heads=4, pretraining_tp=2, rms_norm_eps=1e-6,
+        rope_scaling=None, rope_theta=5000000.0, sliding_window=None, use_sliding_window=False,
+        vocab_size=128256)),
+    ("gpt-oss-20b", named(
+        "gpt_oss", attention_bias=True, experts_per_token=4, head_dim=64, hidden_act="silu",
+        hidden_size=2880, initial_context_length=4096, intermediate_size=2880,
+        layer_types=["sliding_attention", "full_attention"] * 12, max_position_embeddings=131072,
+        num_attention_heads=64, num_experts_per_tok=4, num_hidden_layers=24,
+        num_key_value_heads=8, num_local_experts=32, rms_norm_eps=1e-5, rope_theta=150000,
+        rope_scaling={"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0,
+                      "original_max_position_embeddings": 4096, "rope_type": "yarn",
+                      "truncate": False},
+        sliding_window=128, swiglu_limit=7.0, tie_word_embeddings=False, vocab_size=201088)),
+    ("glm-4-9b", named(
+        "glm4", attention_bias=True, head_dim=128, hidden_act="silu", hidden_size=4096,
+        intermediate_size=13696, max_position_embeddings=32768, num_attention_heads=32,
+        num_hidden_layers=40, num_key_value_heads=2, partial_rotary_factor=0.5, rms_norm_eps=1e-5,
+        rope_theta=10000.0, tie_word_embeddings=False, vocab_size=151552)),
+    ("deepseek-v3", named(
+        "deepseek_v3", attention_bias=False, aux_loss_alpha=0.001, ep_size=1,
+        first_k_dense_replace=3, hidden_act="silu", hidden_size=7168, intermediate_size=18432,
+        kv_lora_rank=512, max_position_embeddings=163840, moe_intermediate_size=2048,
+        moe_layer_freq=1, n_group=8, n_routed_experts=256, n_shared_experts=1,
+        norm_topk_prob=True, num_attention_heads=128, num_experts_per_tok=8,
+        num_hidden_layers=61, num_key_value_heads=128, num_nextn_predict_layers=1,
+        q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, rms_norm_eps=1e-6,
+        rope_scaling={"beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0,
+                      "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096,
+                      "type": "yarn"},
+        rope_theta=10000, routed_scaling_factor=2.5, scoring_func="sigmoid",
+        tie_word_embeddings=False, topk_group=4, topk_method="noaux_tc", v_head_dim=128,
+        vocab_size=129280)),
+    ("moonlight-16b-a3b", named(
+        "deepseek_v3", attention_bias=False, first_k_dense_replace=1, hidden_act="silu",
+        hidden_size=2048, intermediate_size=11264, kv_lora_rank=512,
+        max_position_embeddings=8192, moe_intermediate_size=1408, moe_layer_freq=1, n_group=1,
+        n_routed_experts=64, n_shared_experts=2, norm_topk_prob=True, num_attention_heads=16,
+        num_experts_per_tok=6, num_hidden_layers=27, num_key_value_heads=16,
+        num_nextn_predict_layers=0, q_lora_rank=None, qk_nope_head_dim=128, qk_rope_head_dim=64,
+        rms_norm_eps=1e-5, rope_theta=50000.0, routed_scaling_factor=2.446,
+        scoring_func="sigmoid", tie_word_embeddings=False, topk_group=1, topk_method="noaux_tc",
+        v_head_dim=128, vocab_size=163840)),
+    ("lfm2-1.2b", named(
+        "lfm2", block_auto_adjust_ff_dim=True, block_dim=2048, block_ff_dim=12288,
+        block_ffn_dim_multiplier=1.0, block_multiple_of=256, block_norm_eps=1e-5,
+        block_use_swiglu=True, conv_L_cache=3, conv_bias=False, conv_dim=2048, conv_dim_out=2048,
+        full_attn_idxs=[2, 5, 8, 10, 12, 14], hidden_size=2048, max_position_embeddings=128000,
+        norm_eps=1e-5, num_attention_heads=32, num_heads=32, num_hidden_layers=16,
+        num_key_value_heads=8, rope_theta=1000000.0, use_pos_enc=True, vocab_size=65536)),
+]
+
+
+def count(name, config):
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "config.json").write_text(json.dumps(config))
+        read = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(read)
+    # Tied matrices are one parameter; a router's bias is stored as a buffer.
+    kept = [b for n, b in model.named_buffers() if n in model.state_dict()]
+    total = sum(p.numel() for p in [*model.parameters(), *kept])
+    return {"name": name, "config": config, "parameters": total}
+
+
 def ropes(rotary, config):
     """Every setting that a layer uses, and of those of two forms the longer one, too."""
     kinds = [k for k in ("full_attention", "sliding_attention")
@@ -302,10 +454,11 @@ def record(name, config):
 
 
 def main():
-    out = pathlib.Path(__file__).with_name("reference.json")
-    rows = [json.dumps(record(*c), separators=(",", ":")) for c in CASES]
-    out.write_text("[\n" + ",\n".join(rows) + "\n]\n")
-    print(len(rows), "cases,", out.stat().st_size, "bytes")
+    for file, cases, make in [("reference", CASES, record), ("published", PUBLISHED, count)]:
+        out = pathlib.Path(__file__).with_name(f"{file}.json")
+        rows = [json.dumps(make(*c), separators=(",", ":")) for c in cases]
+        out.write_text("[\n" + ",\n".join(rows) + "\n]\n")
+        print(len(rows), "cases,", out.stat().st_size, "bytes in", out.name)
 
 
 if __name__ == "__main__":

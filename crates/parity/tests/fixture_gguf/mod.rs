@@ -1,8 +1,16 @@
 //! Fixture models as GGUF files, laid out as llama.cpp's converter lays them out.
+//!
+//! What the format has no key for is written in the keys nearest to it, which the reader knows:
+//! attention scales of Gemma, factors of YaRN that are not the usual ones, windows.
 
-use ::models::{Rope, RopeScaling};
-use formats::gguf::{GgufKeys, Value, write_gguf};
-use formats::{StoredType, TensorRef};
+mod keys;
+mod layers;
+
+use ::models::Model;
+use ::models::rope::{Rope, RopeScaling};
+use ::models::spec::ModelSpec;
+use formats::gguf::{GgufKeys, write_gguf};
+use formats::{StoredType, TensorStore};
 use runtime::Opened;
 use std::path::Path;
 
@@ -21,155 +29,261 @@ pub fn convert_with(
     keep: impl Fn(&str) -> bool,
 ) {
     let opened = Opened::open(dir).expect("a fixture");
-    let (spec, family) = (&opened.model.spec, opened.model.family);
-    let architecture = match family {
-        "mistral" => "llama",
-        other => other,
-    };
-    let mut keys = keys(&opened, architecture);
+    let source = Source::new(&opened);
+    let mut keys = keys::keys(&source);
     more(&mut keys);
-
-    let mut tensors: Vec<(String, StoredType, Vec<usize>, Vec<u8>)> = Vec::new();
-    let rope = &spec.ropes[0];
-    if matches!(rope.scaling, RopeScaling::Llama3 { .. }) {
-        let plain = Rope::new(rope.theta, rope.rotary_dim, RopeScaling::Default).expect("finite");
-        let divisors = plain.inv_freq.iter().zip(&rope.inv_freq);
-        let bytes = divisors.flat_map(|(p, f)| (p / f).to_le_bytes()).collect();
-        let shape = vec![rope.rotary_dim / 2];
-        tensors.push(("rope_freqs.weight".into(), StoredType::F32, shape, bytes));
-    }
-    let unused = opened.model.check_tensors(&opened.files.tensors);
-    let unused = unused.expect("checked before").unused;
-    for tensor in opened.files.tensors.iter() {
-        if unused.contains(&tensor.info.name) {
-            continue;
-        }
-        let name = name(&tensor.info.name);
-        if name == "output.weight" && spec.tied_embeddings {
-            continue;
-        }
-        let projection = name.contains(".attn_q.") || name.contains(".attn_k.");
-        let head = (architecture == "llama" && projection).then_some(spec.head_dim);
-        let (stored, bytes) = encode(&tensor, matrices, head);
-        tensors.push((name, stored, tensor.info.shape.clone(), bytes));
-    }
+    let tensors: Vec<Tensor> = tensors(&source)
+        .into_iter()
+        .filter(|t| keep(&t.name))
+        .collect();
+    let encoded: Vec<_> = tensors.iter().map(|t| t.encode(matrices)).collect();
     let tensors: Vec<_> = tensors
         .iter()
-        .filter(|t| keep(&t.0))
-        .map(|(name, stored, shape, bytes)| (name.as_str(), *stored, &shape[..], &bytes[..]))
+        .zip(&encoded)
+        .map(|(t, (stored, bytes))| (t.name.as_str(), *stored, &t.shape[..], &bytes[..]))
         .collect();
     write_gguf(path, &keys, &tensors).expect("a GGUF file");
 }
 
-fn keys(opened: &Opened, architecture: &str) -> GgufKeys {
-    let spec = &opened.model.spec;
-    let mut keys = GgufKeys::new();
-    keys.put_str("general.architecture", architecture);
-    let mut put = |key: &str, value: Value<'_>| {
-        keys.put(&format!("{architecture}.{key}"), value);
-    };
-    let count = |n: usize| Value::U32(u32::try_from(n).expect("a small number"));
-    put("block_count", count(spec.layers.len()));
-    put("context_length", count(spec.context_length));
-    put("embedding_length", count(spec.hidden_size));
-    put("feed_forward_length", count(spec.intermediate_size));
-    put("attention.head_count", count(spec.heads));
-    put("attention.head_count_kv", count(spec.kv_heads));
-    put("attention.key_length", count(spec.head_dim));
-    put("attention.value_length", count(spec.head_dim));
-    put(
-        "attention.layer_norm_rms_epsilon",
-        Value::F32(spec.rms_norm_eps),
-    );
-    let rope = &spec.ropes[0];
-    put("rope.dimension_count", count(rope.rotary_dim));
-    put("rope.freq_base", Value::F32(rope.theta as f32));
-    match rope.scaling {
-        RopeScaling::Linear { factor } => {
-            put("rope.scaling.type", Value::Str(b"linear"));
-            put("rope.scaling.factor", Value::F32(factor as f32));
-        }
-        RopeScaling::Yarn {
-            factor,
-            beta_fast,
-            beta_slow,
-            original_context,
-            ..
-        } => {
-            put("rope.scaling.type", Value::Str(b"yarn"));
-            put("rope.scaling.factor", Value::F32(factor as f32));
-            put(
-                "rope.scaling.original_context_length",
-                count(original_context),
-            );
-            put("rope.scaling.yarn_beta_fast", Value::F32(beta_fast as f32));
-            put("rope.scaling.yarn_beta_slow", Value::F32(beta_slow as f32));
-        }
-        _ => {}
-    }
-    let windows: Vec<Option<usize>> = spec.layers.iter().map(|l| l.window).collect();
-    if let Some(window) = windows.iter().flatten().next() {
-        put("attention.sliding_window", count(*window));
-        let slides: Vec<bool> = windows.iter().map(Option::is_some).collect();
-        let key = format!("{architecture}.attention.sliding_window_pattern");
-        keys.put_bools(&key, &slides);
-    }
-    keys.put_str("tokenizer.ggml.model", "no_vocab");
-    keys
-}
-
-fn name(hugging_face: &str) -> String {
-    const PARTS: &[(&str, &str)] = &[
-        ("model.embed_tokens.", "token_embd."),
-        ("model.norm.", "output_norm."),
-        ("lm_head.", "output."),
-        ("model.layers.", "blk."),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
+/// The name of the architecture that a family's models are converted to.
+pub fn architecture(family: &str) -> &'static str {
+    const NAMES: &[(&str, &str)] = &[
+        ("mistral", "llama"),
+        ("mixtral", "llama"),
+        ("qwen3_moe", "qwen3moe"),
+        ("gemma3_text", "gemma3"),
+        ("qwen3_5_text", "qwen35"),
+        ("qwen3_5_moe_text", "qwen35moe"),
+        ("qwen3_next", "qwen3next"),
+        ("gpt_oss", "gpt-oss"),
+        ("deepseek_v3", "deepseek2"),
     ];
-    let replace = |name: String, (from, to): &(&str, &str)| name.replace(from, to);
-    PARTS.iter().fold(hugging_face.to_string(), replace)
+    let known = ::models::gguf_architectures().into_iter().map(|a| a.name);
+    let name = NAMES.iter().find(|(from, _)| *from == family);
+    let name = name.map_or(family, |(_, to)| to);
+    known.into_iter().find(|n| *n == name).expect("known")
 }
 
-/// The tensor's new type and bytes; with `head`, each head's rows as the converter permutes them:
-/// [2, head / 2] becomes [head / 2, 2].
-fn encode(
-    tensor: &TensorRef<'_>,
-    matrices: Option<StoredType>,
-    head: Option<usize>,
-) -> (StoredType, Vec<u8>) {
-    let shape = &tensor.info.shape;
-    let width = shape.get(1).copied().unwrap_or(1);
-    let mut values = tensor.to_f32().expect("real numbers");
-    if let Some(head) = head {
-        let old = values.clone();
-        for (block, old) in values
-            .chunks_exact_mut(head * width)
-            .zip(old.chunks_exact(head * width))
-        {
-            for half in 0..2 {
-                for i in 0..head / 2 {
-                    block[(2 * i + half) * width..][..width]
-                        .copy_from_slice(&old[(half * (head / 2) + i) * width..][..width]);
-                }
-            }
+/// A model folder that is converted.
+struct Source<'a> {
+    model: &'a Model,
+    store: &'a TensorStore,
+    architecture: &'static str,
+}
+
+impl<'a> Source<'a> {
+    fn new(opened: &'a Opened) -> Self {
+        Source {
+            model: &opened.model,
+            store: &opened.files.tensors,
+            architecture: architecture(opened.model.family),
         }
     }
-    let stored = match shape.len() {
-        1 => StoredType::F32,
-        _ => matrices.unwrap_or(tensor.info.stored),
+
+    fn spec(&self) -> &'a ModelSpec {
+        &self.model.spec
+    }
+
+    /// The weight of this name, whatever the folder makes it of.
+    fn find(&self, name: &str) -> Option<Tensor> {
+        let found = self.store.get(name)?;
+        // Blocks are passed on as they are.
+        let blocks = found.info.stored.block_elements() > 1;
+        Some(Tensor {
+            name: String::new(),
+            shape: found.info.shape.clone(),
+            stored: found.info.stored,
+            blocks: blocks.then(|| found.bytes().into_owned()),
+            values: found.to_f32().expect("real numbers"),
+        })
+    }
+
+    fn get(&self, name: &str) -> Tensor {
+        self.find(name).unwrap_or_else(|| panic!("no {name}"))
+    }
+
+    /// The weight of a norm, which the converter makes a plain one.
+    fn norm(&self, name: &str) -> Tensor {
+        let mut weight = self.get(name);
+        let offset = self.spec().norm_offset;
+        weight.values.iter_mut().for_each(|v| *v += offset);
+        weight
+    }
+}
+
+/// A tensor to write.
+#[derive(Clone)]
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    stored: StoredType,
+    blocks: Option<Vec<u8>>,
+    values: Vec<f32>,
+}
+
+impl Tensor {
+    fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    fn vector(values: Vec<f32>) -> Self {
+        Tensor {
+            name: String::new(),
+            shape: vec![values.len()],
+            stored: StoredType::F32,
+            blocks: None,
+            values,
+        }
+    }
+
+    /// The same elements in another shape.
+    fn shaped(mut self, shape: &[usize]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), self.values.len());
+        self.shape = shape.to_vec();
+        self
+    }
+
+    fn rows(&self) -> usize {
+        self.shape[0]
+    }
+
+    fn width(&self) -> usize {
+        self.values.len() / self.rows()
+    }
+
+    /// The rows `order`, in that order.
+    fn reordered(&self, order: impl IntoIterator<Item = usize>) -> Self {
+        let width = self.width();
+        let row = |row: usize| &self.values[row * width..][..width];
+        let values: Vec<f32> = order.into_iter().flat_map(row).copied().collect();
+        let mut shape = self.shape.clone();
+        shape[0] = values.len() / width;
+        Tensor {
+            shape,
+            values,
+            blocks: None,
+            name: self.name.clone(),
+            stored: self.stored,
+        }
+    }
+
+    /// The same with the columns `order`.
+    fn with_columns(&self, order: &[usize]) -> Self {
+        let rows = self.values.chunks_exact(self.width());
+        Tensor {
+            values: rows.flat_map(|r| order.iter().map(|c| r[*c])).collect(),
+            blocks: None,
+            ..self.clone()
+        }
+    }
+
+    /// One behind the other.
+    fn joined(parts: &[Tensor]) -> Self {
+        let mut shape = parts[0].shape.clone();
+        shape[0] = parts.iter().map(Tensor::rows).sum();
+        Tensor {
+            shape,
+            values: parts.iter().flat_map(|p| p.values.clone()).collect(),
+            blocks: None,
+            ..parts[0].clone()
+        }
+    }
+
+    /// By turns so many rows of each.
+    fn by_turns(parts: &[(&Tensor, usize)]) -> Self {
+        let whole: Vec<Tensor> = parts.iter().map(|(p, _)| (*p).clone()).collect();
+        let turns = parts[0].0.rows() / parts[0].1;
+        let mut starts = Vec::new();
+        let mut start = 0;
+        for (part, _) in parts {
+            starts.push(start);
+            start += part.rows();
+        }
+        let each = |turn: usize| {
+            let of = |(i, (_, n)): (usize, &(&Tensor, usize))| {
+                let from = starts[i] + turn * n;
+                from..from + n
+            };
+            parts.iter().enumerate().flat_map(of).collect::<Vec<_>>()
+        };
+        Self::joined(&whole).reordered((0..turns).flat_map(each))
+    }
+
+    /// Each head's rows [2, head / 2] as [head / 2, 2].
+    fn paired(&self, head: usize) -> Self {
+        let place = |row: usize| {
+            let (start, at) = (row - row % head, row % head);
+            start + at % 2 * (head / 2) + at / 2
+        };
+        self.reordered((0..self.rows()).map(place))
+    }
+
+    fn encode(&self, matrices: Option<StoredType>) -> (StoredType, Vec<u8>) {
+        if let Some(blocks) = &self.blocks {
+            return (self.stored, blocks.clone());
+        }
+        let name = self.name.as_str();
+        let vector = self.shape.len() == 1
+            || [
+                ".bias",
+                "ffn_gate_inp.weight",
+                "conv1d.weight",
+                "shortconv.conv.weight",
+            ]
+            .iter()
+            .any(|end| name.ends_with(end));
+        let whole = |s: &StoredType| {
+            self.shape
+                .last()
+                .is_some_and(|n| n % s.block_elements() == 0)
+        };
+        let stored = match (vector, matrices.filter(whole)) {
+            (true, _) => StoredType::F32,
+            (false, given) => given.unwrap_or(self.stored),
+        };
+        let bytes = stored.bytes_for(&self.shape).expect("whole blocks") as usize;
+        let mut out = vec![0; bytes];
+        formats::encode_row(stored, &self.values, &mut out).expect("finite values");
+        (stored, out)
+    }
+}
+
+fn tensors(source: &Source<'_>) -> Vec<Tensor> {
+    let spec = source.spec();
+    let last = match source.architecture {
+        "lfm2" => "token_embd_norm.weight",
+        _ => "output_norm.weight",
     };
-    let bytes = stored.bytes_for(shape).expect("whole blocks") as usize;
-    let mut out = vec![0; bytes];
-    formats::encode_row(stored, &values, &mut out).expect("finite values");
-    (stored, out)
+    let mut all = vec![
+        source
+            .get("model.embed_tokens.weight")
+            .named("token_embd.weight"),
+        source.norm("model.norm.weight").named(last),
+    ];
+    if !spec.tied_embeddings {
+        all.push(source.get("lm_head.weight").named("output.weight"));
+    }
+    all.extend(spec.ropes.first().into_iter().flat_map(divisors));
+    for layer in 0..spec.layers.len() {
+        all.extend(layers::tensors(source, layer));
+    }
+    all
+}
+
+/// The tensors that rotations divide their frequencies by.
+fn divisors(rope: &Rope) -> Vec<Tensor> {
+    let plain = Rope::new(rope.theta, rope.rotary_dim, RopeScaling::Default).expect("finite");
+    let over = |freqs: &[f32]| {
+        let pairs = plain.inv_freq.iter().zip(freqs);
+        Tensor::vector(pairs.map(|(p, f)| p / f).collect())
+    };
+    match (&rope.scaling, &rope.long) {
+        (RopeScaling::Llama3 { .. }, _) => vec![over(&rope.inv_freq).named("rope_freqs.weight")],
+        (_, Some((_, long))) => vec![
+            over(&rope.inv_freq).named("rope_factors_short.weight"),
+            over(long).named("rope_factors_long.weight"),
+        ],
+        _ => Vec::new(),
+    }
 }
