@@ -3,6 +3,9 @@
 //! What the format has no key for is written in the keys nearest to it, which the reader knows:
 //! attention scales of Gemma, factors of YaRN that are not the usual ones, windows.
 
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
 mod keys;
 mod layers;
 
