@@ -290,7 +290,7 @@ pub unsafe fn run_avx512_vnni<B: IntBody>(body: &B, ctx: &TaskCtx) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::common::simd::{LANES, Portable, Simd};
+    use crate::common::simd::{LANES, Portable};
     use std::arch::is_x86_feature_detected as has;
 
     /// Bytes of every size, the extremes first.
