@@ -1,6 +1,8 @@
 //! Ring 3 for files in block schemes: the fast CPU tree against the oracle in its own
 //! activation format, and what that format costs.
 
+// This test uses a part of it.
+#[allow(dead_code)]
 mod fixture_gguf;
 mod models;
 
