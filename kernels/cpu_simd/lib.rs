@@ -67,10 +67,10 @@ mod kv_append {
     mod simd;
 }
 mod linear {
+    mod decoded;
     mod int8;
     mod packed;
     mod rows;
-    mod w4_paro;
 }
 mod linear__add {
     mod int8;

@@ -49,9 +49,6 @@ macro_rules! schemes {
         }
 
         impl Kind {
-            #[cfg(test)]
-            pub const ALL: &[(&str, Kind)] = &[$(($name, Kind::$kind)),+];
-
             pub fn of(scheme: &str) -> Option<Kind> {
                 match scheme {
                     $($name => Some(Kind::$kind),)+

@@ -233,9 +233,10 @@ pub fn record(step: &mut Step<'_>, users: Users) -> Result<()> {
 pub const fn kernel(
     pattern: &'static Pattern,
     quant: &'static [&'static str],
+    variant: &'static str,
     record: fn(&mut Step<'_>) -> Result<()>,
 ) -> SimdKernel {
-    SimdKernel::new(pattern, quant, "rows", 2e-5, record)
+    SimdKernel::new(pattern, quant, variant, 2e-5, record)
         .with_fits(fits)
         .with_workspace(workspace)
         .with_layouts(&[ROW_MAJOR])

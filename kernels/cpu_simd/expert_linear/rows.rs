@@ -15,7 +15,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 }
 
 const fn of(quant: &'static [&'static str]) -> SimdKernel {
-    stacked::kernel(&Pattern::EXPERT_LINEAR, quant, record)
+    stacked::kernel(&Pattern::EXPERT_LINEAR, quant, "rows", record)
 }
 
 static F32: SimdKernel = of(&["f32"]);

@@ -5,6 +5,7 @@
 
 mod keys;
 mod layers;
+mod other;
 
 use ::models::Model;
 use ::models::rope::{Rope, RopeScaling};
@@ -32,17 +33,26 @@ pub fn convert_with(
     let source = Source::new(&opened);
     let mut keys = keys::keys(&source);
     more(&mut keys);
-    let tensors: Vec<Tensor> = tensors(&source)
-        .into_iter()
-        .filter(|t| keep(&t.name))
-        .collect();
+    let tensors = tensors(&source).into_iter().filter(|t| keep(&t.name));
+    write(path, &keys, &tensors.collect::<Vec<_>>(), matrices);
+}
+
+/// [`convert`] in the layouts of [`other`].
+pub fn convert_otherwise(dir: &Path, path: &Path, matrices: Option<StoredType>) {
+    let opened = Opened::open(dir).expect("a fixture");
+    let source = Source::new(&opened);
+    let tensors = other::layout(&source, tensors(&source));
+    write(path, &keys::keys(&source), &tensors, matrices);
+}
+
+fn write(path: &Path, keys: &GgufKeys, tensors: &[Tensor], matrices: Option<StoredType>) {
     let encoded: Vec<_> = tensors.iter().map(|t| t.encode(matrices)).collect();
     let tensors: Vec<_> = tensors
         .iter()
         .zip(&encoded)
         .map(|(t, (stored, bytes))| (t.name.as_str(), *stored, &t.shape[..], &bytes[..]))
         .collect();
-    write_gguf(path, &keys, &tensors).expect("a GGUF file");
+    write_gguf(path, keys, &tensors).expect("a GGUF file");
 }
 
 /// The name of the architecture that a family's models are converted to.
