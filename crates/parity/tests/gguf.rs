@@ -3,7 +3,7 @@
 mod fixture_gguf;
 mod models;
 
-use fixture_gguf::{convert, convert_otherwise, convert_with};
+use fixture_gguf::{convert, convert_beside, convert_otherwise, convert_with};
 use formats::StoredType;
 use formats::gguf::Value;
 use kernels as _;
@@ -365,6 +365,26 @@ fn missing_tensors_are_refused_by_name() {
         |t| !t.starts_with("blk.1.") || t == "blk.1.ffn_up.weight",
         &["blk.1.attn_norm.weight", "more"],
     );
+}
+
+#[test]
+fn tensors_that_would_change_the_logits_are_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("m.gguf");
+    for (fixture, tensor) in [
+        ("llama-plain-f32", "blk.0.attn_sinks.weight"),
+        ("qwen3_moe-bf16", "blk.0.ffn_up_shexp.weight"),
+        ("qwen3_5-f16", "blk.3.attn_norm.weight"),
+        ("glm4-bf16", "blk.1.post_norm.weight"),
+        ("gemma2-f16", "output_norm.bias"),
+    ] {
+        convert_beside(&model(fixture), &path, tensor);
+        error(&path, &[tensor, "no such tensor"]);
+    }
+    for tensor in ["blk.0.attn_rot_embd.weight", "cls.output.weight"] {
+        convert_beside(&model("llama-plain-f32"), &path, tensor);
+        assert!(Opened::open(&path).is_ok(), "{tensor}");
+    }
 }
 
 #[test]

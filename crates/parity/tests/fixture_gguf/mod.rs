@@ -45,6 +45,15 @@ pub fn convert_otherwise(dir: &Path, path: &Path, matrices: Option<StoredType>) 
     write(path, &keys::keys(&source), &tensors, matrices);
 }
 
+/// [`convert`] with one more tensor.
+pub fn convert_beside(dir: &Path, path: &Path, name: &str) {
+    let opened = Opened::open(dir).expect("a fixture");
+    let source = Source::new(&opened);
+    let mut tensors = tensors(&source);
+    tensors.push(Tensor::vector(vec![1.0]).named(name));
+    write(path, &keys::keys(&source), &tensors, None);
+}
+
 fn write(path: &Path, keys: &GgufKeys, tensors: &[Tensor], matrices: Option<StoredType>) {
     let encoded: Vec<_> = tensors.iter().map(|t| t.encode(matrices)).collect();
     let tensors: Vec<_> = tensors
