@@ -21,6 +21,7 @@ mod resolve;
 mod scheme;
 mod step;
 mod tuned;
+mod work;
 
 pub use backend::{Backend, OpenFn, OpenOptions};
 pub use error::RegistryError;
@@ -35,6 +36,7 @@ pub use resolve::{Entry, Registry, Request, Resolved, Why};
 pub use scheme::{Scheme, SchemeDesc};
 pub use step::{GroupLayout, NO_BLOCK, NO_STATE, STEP_VERSION, StepLayout, StepView};
 pub use tuned::{Pick, Tuned};
+pub use work::{StepSize, Work};
 
 #[doc(hidden)]
 pub use inventory;

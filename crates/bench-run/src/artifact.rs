@@ -1,289 +1,308 @@
-//! The evidence: one JSON file for a run, its gate inside.
+//! The evidence: one JSON file for a run, its gate inside. `benchmarks/schema.json`
+//! says the same for other programs; the two are compared in a test.
 
-use crate::Args;
+use crate::ceilings::Ceilings;
 use crate::gate::Correctness;
+use crate::profile::Phase;
+use crate::provenance::{Environment, Hardware, Software};
+use crate::stat::Stat;
 use anyhow::{Context as _, Result};
-use runtime::Runner;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bumped when a field changes its meaning.
-const SCHEMA: &str = "espalier-bench/1";
+pub const SCHEMA: &str = "espalier-bench/2";
 
 /// End-to-end rates that scatter more than this (stdev over median) say little.
-const MAX_SPREAD: f64 = 0.05;
+pub const MAX_SPREAD: f64 = 0.05;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Names of metrics.
+pub mod metric {
+    pub const PREFILL: &str = "prefill_tok_s";
+    pub const DECODE: &str = "decode_tok_s";
+    /// All sequences of the batch together.
+    pub const BATCH_DECODE: &str = "batch_decode_tok_s";
+    /// From a prompt that is known to its first token, the model being loaded.
+    pub const TTFT: &str = "ttft_ms";
+    pub const LOAD: &str = "load_s";
+    /// Loading and then the first prompt of the process.
+    pub const LOAD_TO_FIRST_TOKEN: &str = "load_to_first_token_s";
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     Accepted,
     RejectedCorrectness,
     RejectedVariance,
+    /// It could not run: no kernel, no memory, no driver.
+    Blocked,
     /// Measured without a gate.
     Diagnostic,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Stat {
-    pub median: f64,
-    pub min: f64,
-    pub max: f64,
-    pub p95: f64,
-    pub stdev: f64,
-    pub samples: Vec<f64>,
+pub type Measurements = BTreeMap<String, Stat>;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// Last part of the model's path, or shape and scheme of a synthetic one.
+    pub model: String,
+    /// SHA-256 over names, types and shapes of all tensors and parts of their bytes.
+    pub fingerprint: Option<String>,
+    /// `file` or `synthetic`.
+    pub weights: String,
+    pub architecture: String,
+    pub layers: usize,
+    pub parameters: u64,
+    /// Bytes of the stored matrices by scheme.
+    pub schemes: BTreeMap<String, u64>,
+    pub bits_per_weight: f64,
+    /// Resident weights, packed.
+    pub weights_bytes: u64,
+    pub kv: Option<String>,
+    /// Activation formats of the products, by least rows of a step.
+    pub activations: BTreeMap<String, Vec<String>>,
+    pub fusion: bool,
+    pub prompt_tokens: u32,
+    pub gen_tokens: u32,
+    pub depth: u32,
+    pub batch: u32,
+    pub warmup: u32,
+    pub runs: u32,
 }
 
-impl Stat {
-    pub fn of(samples: Vec<f64>) -> Self {
-        let mut sorted = samples.clone();
-        sorted.sort_by(f64::total_cmp);
-        let n = sorted.len();
-        let mean = sorted.iter().sum::<f64>() / n as f64;
-        let square = sorted.iter().map(|s| (s - mean).powi(2)).sum::<f64>();
-        Stat {
-            median: (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0,
-            min: sorted[0],
-            max: sorted[n - 1],
-            p95: sorted[((n as f64 * 0.95).ceil() as usize).clamp(1, n) - 1],
-            stdev: (square / (n.max(2) - 1) as f64).sqrt(),
-            samples,
-        }
-    }
-
-    fn spread(&self) -> f64 {
-        self.stdev / self.median
-    }
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryUse {
+    /// Of the process, loading and measuring alone where the system can tell.
+    pub peak_resident_bytes: Option<u64>,
+    /// What the device's allocator handed out at most, and at the end.
+    pub device_peak_bytes: u64,
+    pub device_bytes: u64,
+    pub weights_bytes: u64,
+    pub kv_bytes: u64,
+    pub recurrent_state_bytes: u64,
+    pub activations_bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Measurements {
-    pub prefill_tok_s: Stat,
-    pub decode_tok_s: Stat,
+/// A peer that ran in turn with us.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    pub command: String,
+    pub measurements: Measurements,
+    /// What it says of itself: version, model size, backend.
+    pub details: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Baseline {
-    command: String,
-    measurements: Measurements,
-    /// Ours over the peer's, medians.
-    prefill_ratio: f64,
-    decode_ratio: f64,
+/// Ours over the best peer's, medians.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    pub metric: String,
+    pub ours: f64,
+    pub theirs: f64,
+    pub ratio: f64,
+    /// Which of the baselines was the best, by index.
+    pub baseline: usize,
 }
 
-#[derive(Debug, Serialize)]
-struct Hardware {
-    backend: String,
-    device: String,
-    driver: String,
-    threads: usize,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    pub accepted: bool,
+    pub reason: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Software {
-    version: &'static str,
-    commit: Option<String>,
-    dirty: Option<bool>,
-}
-
-#[derive(Debug, Serialize)]
-struct Workload {
-    /// Last part of the model's path, and the bytes of its tensors.
-    model: String,
-    weights_bytes: u64,
-    kv: &'static str,
-    prompt_tokens: u32,
-    gen_tokens: u32,
-    depth: u32,
-    batch: u32,
-    warmup: u32,
-    runs: u32,
-}
-
-#[derive(Debug, Serialize)]
-struct MemoryUse {
-    device_peak_bytes: u64,
-    kv_bytes: u64,
-    peak_resident_bytes: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Artifact {
-    schema: &'static str,
+    pub schema: String,
     pub status: Status,
-    unix_time: u64,
-    hardware: Hardware,
-    software: Software,
-    workload: Workload,
-    arguments: Vec<String>,
-    correctness: Option<Correctness>,
-    measurements: Measurements,
-    load_s: f64,
-    memory: MemoryUse,
-    baseline: Option<Baseline>,
+    /// UTC, RFC 3339.
+    pub timestamp: String,
+    pub summary: String,
+    pub hardware: Option<Hardware>,
+    pub software: Software,
+    pub workload: Workload,
+    /// Arguments of this program; of paths only the last part.
+    pub command: Vec<String>,
+    pub environment: Environment,
+    pub correctness: Option<Correctness>,
+    pub measurements: Measurements,
+    pub memory: Option<MemoryUse>,
+    /// What the device was measured to do at most, in the same run.
+    pub ceilings: Option<Ceilings>,
+    pub profile: Vec<Phase>,
+    pub baselines: Vec<Baseline>,
+    pub comparison: Vec<Comparison>,
+    pub decision: Decision,
+    pub notes: Vec<String>,
 }
 
 impl Artifact {
-    pub fn new(
-        args: &Args,
-        runner: &Runner,
-        load_s: f64,
-        correctness: Option<Correctness>,
-        measurements: Measurements,
-        baseline: Option<(&String, Measurements)>,
-    ) -> Self {
-        let program = runner.program();
-        let info = runner.device().info();
-        let steady = measurements.prefill_tok_s.spread() <= MAX_SPREAD
-            && measurements.decode_tok_s.spread() <= MAX_SPREAD;
-        let status = match &correctness {
-            None => Status::Diagnostic,
-            Some(c) if !c.passed => Status::RejectedCorrectness,
-            Some(_) if !steady => Status::RejectedVariance,
-            Some(_) => Status::Accepted,
+    /// Status, decision, comparison and summary, from everything else.
+    pub fn settle(&mut self) {
+        self.comparison = compare(&self.measurements, &self.baselines);
+        let (status, reason) = self.judge();
+        self.status = status;
+        self.decision = Decision {
+            accepted: status == Status::Accepted,
+            reason,
         };
-        let over = |a: &Stat, b: &Stat| a.median / b.median;
-        let baseline = baseline.map(|(command, m)| Baseline {
-            command: base_name_of_each(command),
-            prefill_ratio: over(&measurements.prefill_tok_s, &m.prefill_tok_s),
-            decode_ratio: over(&measurements.decode_tok_s, &m.decode_tok_s),
-            measurements: m,
-        });
-        let path = args.model.canonicalize();
-        let path = path.as_deref().unwrap_or(&args.model);
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        Artifact {
-            schema: SCHEMA,
-            status,
-            unix_time: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs()),
-            hardware: Hardware {
-                backend: program.backend.name.into(),
-                device: info.name.clone(),
-                driver: info.driver.clone(),
-                threads: info.threads,
-            },
-            software: Software {
-                version: env!("CARGO_PKG_VERSION"),
-                commit: git(&["rev-parse", "HEAD"]),
-                dirty: git(&["status", "--porcelain"]).map(|s| !s.is_empty()),
-            },
-            workload: Workload {
-                model: name.to_string_lossy().into_owned(),
-                weights_bytes: program.memory().weights,
-                kv: program.cache.scheme.0,
-                prompt_tokens: args.prompt_tokens,
-                gen_tokens: args.gen_tokens,
-                depth: args.depth,
-                batch: args.batch,
-                warmup: args.warmup,
-                runs: args.runs,
-            },
-            arguments: std::env::args()
-                .skip(1)
-                .map(|a| base_name_of_each(&a))
-                .collect(),
-            correctness,
-            measurements,
-            load_s,
-            memory: MemoryUse {
-                device_peak_bytes: runner.device().allocated().1,
-                kv_bytes: program.cache.pool_bytes(),
-                peak_resident_bytes: hal::cpu::peak_resident_memory(),
-            },
-            baseline,
+        self.summary = self.summarise();
+    }
+
+    fn judge(&self) -> (Status, String) {
+        match &self.correctness {
+            None => {
+                let reason = "measured without a gate: a diagnostic, not a claim";
+                return (Status::Diagnostic, reason.into());
+            }
+            Some(c) if !c.passed => {
+                return (Status::RejectedCorrectness, c.failures.join("; "));
+            }
+            Some(_) => {}
         }
+        let own = self.measurements.iter().map(|(name, s)| ("", name, s));
+        let peers = self.baselines.iter();
+        let peers = peers.flat_map(|b| b.measurements.iter().map(|(n, s)| ("the peer's ", n, s)));
+        let noisy: Vec<String> = own
+            .chain(peers)
+            .filter(|(_, _, s)| s.higher_is_better && !s.steady(MAX_SPREAD))
+            .map(|(whose, name, s)| format!("{whose}{name} by {:.1} %", s.spread() * 100.0))
+            .collect();
+        if !noisy.is_empty() {
+            let reason = format!(
+                "samples scatter more than {:.0} % of their median: {}",
+                MAX_SPREAD * 100.0,
+                noisy.join(", ")
+            );
+            return (Status::RejectedVariance, reason);
+        }
+        (
+            Status::Accepted,
+            "every gate held and the samples agree".into(),
+        )
+    }
+
+    fn summarise(&self) -> String {
+        let figures: Vec<String> = (self.measurements.iter())
+            .filter(|(_, s)| s.higher_is_better)
+            .map(|(name, s)| {
+                let ratio = self.comparison.iter().find(|c| c.metric == *name);
+                let ratio = ratio.map_or(String::new(), |c| format!(" ({:.2}x)", c.ratio));
+                format!("{name} {:.1}{ratio}", s.median)
+            })
+            .collect();
+        let place = self.hardware.as_ref();
+        let place = place.map_or("no device".into(), |h| {
+            format!("{} on {}", h.backend, h.device)
+        });
+        let what = match figures.is_empty() {
+            true => self.decision.reason.clone(),
+            false => figures.join(", "),
+        };
+        format!("{}, {place}: {what}", self.workload.model)
     }
 
     pub fn table(&self) -> String {
-        let m = &self.measurements;
-        let mut out = format!(
-            "{} on {} ({} threads), {}: {:?}\n",
-            self.workload.model,
-            self.hardware.backend,
-            self.hardware.threads,
-            self.hardware.device,
-            self.status
-        );
-        let rows = [
-            ("prefill", &m.prefill_tok_s, self.workload.prompt_tokens),
-            ("decode", &m.decode_tok_s, self.workload.gen_tokens),
-        ];
-        for (i, (what, ours, n)) in rows.into_iter().enumerate() {
+        let h = self.hardware.as_ref();
+        let place = h.map_or("no device".into(), |h| {
+            format!("{} ({} threads), {}", h.backend, h.threads, h.device)
+        });
+        let mut out = format!("{} on {place}: {:?}\n", self.workload.model, self.status);
+        for (name, s) in &self.measurements {
             out += &format!(
-                "  {what:8} {n:>5} tokens  {:>10.1} tok/s  ±{:.1} %",
-                ours.median,
-                ours.spread() * 100.0
+                "  {name:22} {:>12.3} {:5} ±{:.1} %",
+                s.median,
+                s.unit,
+                s.spread() * 100.0
             );
-            if let Some(b) = &self.baseline {
-                let (theirs, ratio) = match i {
-                    0 => (&b.measurements.prefill_tok_s, b.prefill_ratio),
-                    _ => (&b.measurements.decode_tok_s, b.decode_ratio),
-                };
-                out += &format!("   peer {:>10.1} tok/s   {ratio:.2}×", theirs.median);
+            if let Some(c) = self.comparison.iter().find(|c| c.metric == *name) {
+                out += &format!("   peer {:>12.3}   {:.2}x", c.theirs, c.ratio);
             }
             out.push('\n');
         }
         if let Some(c) = &self.correctness {
+            out += &c.table();
+        }
+        if let Some(m) = &self.memory {
+            let mib = |b: u64| b as f64 / f64::from(1 << 20);
+            let peak = m.peak_resident_bytes.map_or(0.0, mib);
             out += &format!(
-                "  gate     {} kernel uses, {} positions: KL mean {:.1e}, max {:.1e}, top-1 {:.2} %, activation format costs {:.1e}\n",
-                c.kernels,
-                c.positions,
-                c.kl_mean,
-                c.kl_max,
-                c.top1 * 100.0,
-                c.act_kl_mean
+                "  memory   {peak:.0} MiB resident at most, {:.0} MiB of the device, weights {:.0}, KV {:.0}, states {:.1}\n",
+                mib(m.device_peak_bytes),
+                mib(m.weights_bytes),
+                mib(m.kv_bytes),
+                mib(m.recurrent_state_bytes)
             );
+        }
+        if let Some(c) = &self.ceilings {
+            out += &c.table();
+        }
+        for phase in &self.profile {
+            out += &phase.table();
+        }
+        out += &format!("  {}\n", self.decision.reason);
+        for note in &self.notes {
+            out += &format!("  note: {note}\n");
         }
         out
     }
 
     /// Writes the file whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let part = path.with_extension("json.part");
         let text = serde_json::to_string_pretty(self)? + "\n";
-        std::fs::write(&part, text)
-            .and_then(|()| std::fs::rename(&part, path))
-            .with_context(|| format!("cannot write {}", path.display()))
-    }
-}
-
-/// Artifacts travel: they keep the names of files, not where they were.
-fn base_name_of_each(text: &str) -> String {
-    let words = text.split_whitespace();
-    let short = words.map(|w| match w.rsplit_once('/') {
-        Some((_, name)) if !name.is_empty() => name,
-        _ => w,
-    });
-    short.collect::<Vec<_>>().join(" ")
-}
-
-fn git(args: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(args).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.trim().to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statistics_of_known_samples() {
-        let s = Stat::of(vec![4.0, 1.0, 3.0, 2.0]);
-        assert_eq!((s.median, s.min, s.max, s.p95), (2.5, 1.0, 4.0, 4.0));
-        assert!((s.stdev - (5.0f64 / 3.0).sqrt()).abs() < 1e-12);
-        let one = Stat::of(vec![7.0]);
-        assert_eq!((one.median, one.stdev), (7.0, 0.0));
+        write_whole(path, &text)
     }
 
-    #[test]
-    fn paths_are_cut_to_names() {
-        assert_eq!(
-            base_name_of_each("/a/b/llama-bench -m /c/x.gguf -t 2"),
-            "llama-bench -m x.gguf -t 2"
+    /// Reads an artifact, whatever its status.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let value: serde_json::Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not JSON", path.display()))?;
+        let found = value["schema"].as_str().unwrap_or("none");
+        anyhow::ensure!(
+            found == SCHEMA,
+            "{}: its schema is {found}, this program reads {SCHEMA}: measure it anew",
+            path.display()
         );
+        serde_json::from_value(value)
+            .with_context(|| format!("{} is no artifact of this schema", path.display()))
     }
+}
+
+/// Puts a text beside the file and then in its place.
+pub fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    std::fs::write(&part, text)
+        .and_then(|()| std::fs::rename(&part, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn compare(ours: &Measurements, baselines: &[Baseline]) -> Vec<Comparison> {
+    let mut all = Vec::new();
+    for (name, own) in ours {
+        let theirs = baselines.iter().enumerate();
+        let theirs = theirs.filter_map(|(i, b)| Some((i, b.measurements.get(name)?.median)));
+        let better = |a: &(usize, f64), b: &(usize, f64)| match own.higher_is_better {
+            true => a.1.total_cmp(&b.1),
+            false => b.1.total_cmp(&a.1),
+        };
+        if let Some((baseline, theirs)) = theirs.max_by(better) {
+            all.push(Comparison {
+                metric: name.clone(),
+                ours: own.median,
+                theirs,
+                ratio: own.median / theirs,
+                baseline,
+            });
+        }
+    }
+    all
 }

@@ -2,8 +2,7 @@
 //! whole step (submission and read-back included).
 
 use anyhow::Result;
-use runtime::{Forward, Runner, Span, Want};
-use std::collections::BTreeMap;
+use runtime::{Forward, Runner, SeqId, Span, Want};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
@@ -14,11 +13,39 @@ pub struct Shape {
     pub batch: usize,
 }
 
-/// Tokens per second.
-#[derive(Clone, Copy, Debug)]
-pub struct Speeds {
+impl Shape {
+    /// Tokens of the longest sequence.
+    pub fn context(&self) -> usize {
+        self.depth + self.prompt.max(self.generated + 1)
+    }
+
+    /// Sequences alive at a time: the one that holds the depth is forked.
+    pub fn sequences(&self) -> usize {
+        self.batch + usize::from(self.depth > 0)
+    }
+}
+
+/// What one run gives.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// Tokens per second.
     pub prefill: f64,
     pub decode: f64,
+    /// Of all sequences together, where there are several.
+    pub batch: Option<f64>,
+    /// Seconds from prompt to first token.
+    pub ttft: f64,
+}
+
+/// A loaded model that is ready to be timed.
+pub struct Bench<'r> {
+    pub runner: &'r mut Runner,
+    shape: Shape,
+    /// A sample lasts at least this long: small models are measured over several
+    /// prompts and answers, or the clock would see little but noise.
+    least: Duration,
+    /// Holds the first `depth` tokens.
+    base: Option<SeqId>,
 }
 
 /// Ids that differ from row to row; which ones does not matter to the work done.
@@ -26,112 +53,137 @@ fn id(i: usize, vocab: usize) -> u32 {
     ((i * 7919 + 13) % vocab) as u32
 }
 
-fn fill(runner: &mut Runner, seq: runtime::SeqId, tokens: usize) -> Result<()> {
-    let (vocab, chunk) = (runner.vocab(), runner.program().limits.rows);
-    let ids: Vec<u32> = (0..tokens).map(|i| id(i, vocab)).collect();
-    let mut left = &ids[..];
-    while !left.is_empty() {
-        let (now, rest) = left.split_at(chunk.min(left.len()));
-        let span = Span {
-            seq,
-            tokens: now,
-            outputs: usize::from(rest.is_empty()),
-            states: 1,
+impl<'r> Bench<'r> {
+    pub fn new(runner: &'r mut Runner, shape: Shape, least: Duration) -> Result<Self> {
+        let mut bench = Bench {
+            runner,
+            shape,
+            least,
+            base: None,
         };
-        runner.forward(&[span], Want::Argmax)?;
-        left = rest;
-    }
-    Ok(())
-}
-
-/// A sample lasts at least this long: small models are measured over several
-/// prompts and answers, or the clock would see little but noise.
-const SAMPLE: Duration = Duration::from_millis(300);
-
-pub fn run(runner: &mut Runner, shape: &Shape) -> Result<Speeds> {
-    Ok(Speeds {
-        prefill: rate(shape.prompt, || prefill(runner, shape))?,
-        decode: rate(shape.generated * shape.batch, || decode(runner, shape))?,
-    })
-}
-
-/// Tokens per second over as many calls as a sample needs.
-fn rate(tokens: usize, mut once: impl FnMut() -> Result<Duration>) -> Result<f64> {
-    let (mut calls, mut spent) = (0, Duration::ZERO);
-    while calls == 0 || spent < SAMPLE {
-        spent += once()?;
-        calls += 1;
-    }
-    Ok((tokens * calls) as f64 / spent.as_secs_f64())
-}
-
-fn prefill(runner: &mut Runner, shape: &Shape) -> Result<Duration> {
-    let seq = runner.create()?;
-    fill(runner, seq, shape.depth)?;
-    let start = Instant::now();
-    fill(runner, seq, shape.prompt)?;
-    let spent = start.elapsed();
-    runner.free(seq)?;
-    Ok(spent)
-}
-
-fn decode(runner: &mut Runner, shape: &Shape) -> Result<Duration> {
-    let vocab = runner.vocab();
-    let mut seqs = Vec::new();
-    for _ in 0..shape.batch {
-        let seq = runner.create()?;
-        fill(runner, seq, shape.depth)?;
-        seqs.push(seq);
-    }
-    let mut next: Vec<u32> = (0..shape.batch).map(|i| id(i, vocab)).collect();
-    let start = Instant::now();
-    for _ in 0..shape.generated {
-        let spans: Vec<Span<'_>> = seqs
-            .iter()
-            .zip(&next)
-            .map(|(seq, token)| Span {
-                seq: *seq,
-                tokens: std::slice::from_ref(token),
-                outputs: 1,
-                states: 1,
-            })
-            .collect();
-        if let Forward::Argmax(ids) = runner.forward(&spans, Want::Argmax)? {
-            let ids = ids.to_vec();
-            next.copy_from_slice(&ids);
+        if shape.depth > 0 {
+            let base = bench.runner.create()?;
+            bench.feed(base, shape.depth)?;
+            bench.base = Some(base);
         }
+        Ok(bench)
     }
-    let spent = start.elapsed();
-    for seq in seqs {
-        runner.free(seq)?;
-    }
-    Ok(spent)
-}
 
-/// Prints the time of each kernel of one prefill chunk and one decode step, the
-/// mean of several.
-pub fn profile(runner: &mut Runner, shape: &Shape) -> Result<()> {
-    const REPEATS: u32 = 20;
-    for rows in [shape.prompt.min(runner.program().limits.rows), shape.batch] {
-        let mut by_key: BTreeMap<String, (u32, f64)> = BTreeMap::new();
-        for _ in 0..REPEATS {
-            for step in runner.profile(rows, Want::Argmax)? {
-                let entry = by_key.entry(step.label).or_default();
-                entry.0 += 1;
-                entry.1 += step.seconds;
+    /// Forgets what was cached.
+    pub fn finish(self) -> Result<()> {
+        Ok(self.base.map_or(Ok(()), |base| self.runner.free(base))?)
+    }
+
+    fn begin(&mut self) -> Result<SeqId> {
+        Ok(match self.base {
+            Some(base) => self.runner.fork(base)?,
+            None => self.runner.create()?,
+        })
+    }
+
+    /// Appends tokens in steps of the largest size; the last one's next token is
+    /// asked for.
+    fn feed(&mut self, seq: SeqId, tokens: usize) -> Result<()> {
+        let (vocab, chunk) = (self.runner.vocab(), self.runner.program().limits.rows);
+        let ids: Vec<u32> = (0..tokens).map(|i| id(i, vocab)).collect();
+        let mut left = &ids[..];
+        while !left.is_empty() {
+            let (now, rest) = left.split_at(chunk.min(left.len()));
+            let span = Span::new(seq, now, usize::from(rest.is_empty()));
+            self.runner.forward(&[span], Want::Argmax)?;
+            left = rest;
+        }
+        Ok(())
+    }
+
+    /// Seconds of one prompt.
+    pub fn prompt(&mut self) -> Result<Duration> {
+        let seq = self.begin()?;
+        let start = Instant::now();
+        self.feed(seq, self.shape.prompt)?;
+        let spent = start.elapsed();
+        self.runner.free(seq)?;
+        Ok(spent)
+    }
+
+    /// Seconds of one answer to each of `batch` sequences, token by token.
+    fn answer(&mut self, batch: usize) -> Result<Duration> {
+        self.decode(batch, self.shape.generated, |_| Ok(()))
+    }
+
+    fn decode(
+        &mut self,
+        batch: usize,
+        steps: usize,
+        mut after: impl FnMut(&mut Runner) -> Result<()>,
+    ) -> Result<Duration> {
+        let vocab = self.runner.vocab();
+        let mut seqs = Vec::new();
+        for _ in 0..batch {
+            seqs.push(self.begin()?);
+        }
+        let mut next: Vec<u32> = (0..batch).map(|i| id(i, vocab)).collect();
+        let start = Instant::now();
+        for _ in 0..steps {
+            let spans: Vec<Span<'_>> = seqs
+                .iter()
+                .zip(&next)
+                .map(|(seq, token)| Span::new(*seq, std::slice::from_ref(token), 1))
+                .collect();
+            if let Forward::Argmax(ids) = self.runner.forward(&spans, Want::Argmax)? {
+                let ids = ids.to_vec();
+                next.copy_from_slice(&ids);
             }
         }
-        let mut sorted: Vec<_> = by_key.into_iter().collect();
-        sorted.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
-        println!("{rows} rows, µs per step:");
-        for (label, (count, seconds)) in sorted {
-            let each = f64::from(REPEATS);
-            println!(
-                "  {:>9.1}  {:>4} × {label}",
-                seconds / each * 1e6,
-                count / REPEATS
-            );
+        let spent = start.elapsed();
+        after(self.runner)?;
+        for seq in seqs {
+            self.runner.free(seq)?;
         }
+        Ok(spent)
     }
-    Ok(())
+
+    /// Mean seconds over as many calls as a sample needs.
+    fn mean(&mut self, once: impl Fn(&mut Self) -> Result<Duration>) -> Result<f64> {
+        let (mut calls, mut spent) = (0, Duration::ZERO);
+        while calls == 0 || spent < self.least {
+            spent += once(self)?;
+            calls += 1;
+        }
+        Ok(spent.as_secs_f64() / f64::from(calls))
+    }
+
+    pub fn run(&mut self) -> Result<Sample> {
+        let shape = self.shape;
+        let ttft = self.mean(Self::prompt)?;
+        let answer = self.mean(|b| b.answer(1))?;
+        let batch = match shape.batch {
+            1 => None,
+            n => Some(self.mean(|b| b.answer(n))?),
+        };
+        Ok(Sample {
+            prefill: shape.prompt as f64 / ttft,
+            decode: shape.generated as f64 / answer,
+            batch: batch.map(|s| (shape.generated * shape.batch) as f64 / s),
+            ttft,
+        })
+    }
+
+    /// Runs one step of `rows` rows (a span, or that many sequences) at the depth,
+    /// and then `after` while its sequences are there.
+    pub fn step(
+        &mut self,
+        rows: usize,
+        sequences: usize,
+        mut after: impl FnMut(&mut Runner) -> Result<()>,
+    ) -> Result<()> {
+        if sequences > 1 || rows == 1 {
+            self.decode(sequences, 1, after)?;
+            return Ok(());
+        }
+        let seq = self.begin()?;
+        self.feed(seq, rows)?;
+        after(self.runner)?;
+        Ok(self.runner.free(seq)?)
+    }
 }

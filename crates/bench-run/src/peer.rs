@@ -1,49 +1,199 @@
 //! Running llama-bench between our own runs.
 
-use crate::measure::{Shape, Speeds};
+use crate::artifact::{Baseline, Measurements, metric};
+use crate::measure::Shape;
+use crate::provenance::short;
+use crate::stat::{Stat, Unit, median};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
-/// llama-bench averages over these.
-const REPEATS: &str = "5";
+/// llama-bench repeats each test so often; the median counts as one sample.
+const REPEATS: &str = "3";
 
-/// Runs the command once for the prompt and the generation of `shape`.
-pub fn run(command: &str, shape: &Shape) -> Result<Speeds> {
-    if shape.batch != 1 {
-        bail!("llama-bench decodes one sequence: use --batch 1 with --peer");
+/// A peer and what it did so far.
+pub struct Peer {
+    command: String,
+    arguments: Vec<String>,
+    samples: BTreeMap<&'static str, Vec<f64>>,
+    details: BTreeMap<String, String>,
+}
+
+/// What of its rows says what ran.
+const DETAILS: &[&str] = &[
+    "build_commit",
+    "build_number",
+    "backends",
+    "cpu_info",
+    "gpu_info",
+    "model_type",
+    "model_size",
+    "model_n_params",
+    "n_threads",
+    "type_k",
+    "type_v",
+    "flash_attn",
+];
+
+impl Peer {
+    /// A peer that runs `command`, on our file unless it names another.
+    pub fn new(command: &str, model: Option<&Path>) -> Result<Self> {
+        let mut arguments: Vec<String> = command.split_whitespace().map(String::from).collect();
+        if arguments.is_empty() {
+            bail!("the peer's command is empty: give one such as 'llama-bench -t 2'");
+        }
+        let named = |a: &String| a == "-m" || a == "--model" || a.starts_with("--model=");
+        if !arguments.iter().any(named) {
+            match model {
+                Some(path) if path.is_file() => {
+                    arguments.push("-m".into());
+                    arguments.push(path.to_string_lossy().into_owned());
+                }
+                _ => bail!(
+                    "the peer needs a GGUF file of this model: name it with -m in its command"
+                ),
+            }
+        }
+        Ok(Peer {
+            command: command.into(),
+            arguments,
+            samples: BTreeMap::new(),
+            details: BTreeMap::new(),
+        })
     }
-    let mut words = command.split_whitespace();
-    let program = words.next().context("--peer is empty")?;
-    let output = Command::new(program)
-        .args(words)
-        .args(["-o", "jsonl", "-r", REPEATS])
-        .args(["-p", &shape.prompt.to_string()])
-        .args(["-n", &shape.generated.to_string()])
-        .args(["-d", &shape.depth.to_string()])
-        .output()
-        .with_context(|| format!("cannot start {program}"))?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        let why = why
-            .lines()
-            .last()
-            .unwrap_or("nothing on its standard error");
-        bail!("{program} ended with {}: {why}", output.status);
+
+    /// Runs it once for `shape` and keeps the figures if they count.
+    pub fn turn(&mut self, shape: &Shape, counted: bool) -> Result<()> {
+        let (program, arguments) = self.arguments.split_first().context("an empty command")?;
+        // A prompt as long as the batch is the nearest thing it has to a batch.
+        let prompts = match shape.batch {
+            1 => shape.prompt.to_string(),
+            n => format!("{},{n}", shape.prompt),
+        };
+        let output = Command::new(program)
+            .args(arguments)
+            .args(["-o", "jsonl", "-r", REPEATS, "-p", &prompts])
+            .args(["-n", &shape.generated.to_string()])
+            .args(["-d", &shape.depth.to_string()])
+            .output()
+            .with_context(|| format!("cannot start {program}"))?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            let why = why.lines().rfind(|l| !l.trim().is_empty());
+            let why = why.unwrap_or("nothing on its standard error");
+            bail!("{program} ended with {}: {why}", output.status);
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let found = rates(&text, shape)?;
+        if counted {
+            for (name, rate) in found {
+                self.samples.entry(name).or_default().push(rate);
+            }
+        }
+        if let Some(row) = rows(&text)?.first() {
+            for name in DETAILS {
+                if let Some(value) = row.get(name) {
+                    let value = value.as_str().map_or(value.to_string(), String::from);
+                    self.details.insert(name.to_string(), value);
+                }
+            }
+        }
+        Ok(())
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let (mut prefill, mut decode) = (None, None);
-    for line in text.lines().filter(|l| l.starts_with('{')) {
-        let row: Value = serde_json::from_str(line).context("its output is not JSON lines")?;
-        let rate = row["avg_ts"].as_f64();
-        match (row["n_prompt"].as_u64(), row["n_gen"].as_u64()) {
-            (Some(p), Some(0)) if p > 0 => prefill = rate,
-            (Some(0), Some(g)) if g > 0 => decode = rate,
-            _ => {}
+
+    pub fn baseline(self) -> Baseline {
+        let samples = self.samples.into_iter();
+        let measurements: Measurements = samples
+            .filter_map(|(name, s)| Some((name.into(), Stat::of(Unit::TokensPerSecond, s)?)))
+            .collect();
+        Baseline {
+            command: short(&self.command),
+            measurements,
+            details: self.details,
         }
     }
-    match (prefill, decode) {
-        (Some(prefill), Some(decode)) => Ok(Speeds { prefill, decode }),
-        _ => bail!("{program} printed no rates for prompt and generation"),
+}
+
+fn rows(text: &str) -> Result<Vec<Value>> {
+    let lines = text.lines().filter(|l| l.starts_with('{'));
+    lines
+        .map(|l| serde_json::from_str(l).context("the peer's output is not JSON lines"))
+        .collect()
+}
+
+/// Tokens per second by metric.
+fn rates(text: &str, shape: &Shape) -> Result<Vec<(&'static str, f64)>> {
+    let mut found = BTreeMap::new();
+    for row in rows(text)? {
+        let samples = row["samples_ts"].as_array().into_iter().flatten();
+        let samples: Vec<f64> = samples.filter_map(Value::as_f64).collect();
+        let rate = match samples.is_empty() {
+            true => row["avg_ts"].as_f64(),
+            false => Some(median(samples)),
+        };
+        let Some(rate) = rate.filter(|r| *r > 0.0) else {
+            continue;
+        };
+        let count = |name: &str| row[name].as_u64().unwrap_or(0) as usize;
+        match (count("n_prompt"), count("n_gen")) {
+            (0, n) if n == shape.generated => found.insert(metric::DECODE, rate),
+            (p, 0) if p == shape.prompt => found.insert(metric::PREFILL, rate),
+            (p, 0) if p == shape.batch && p > 1 => found.insert(metric::BATCH_DECODE, rate),
+            _ => None,
+        };
+    }
+    for name in [metric::PREFILL, metric::DECODE] {
+        if !found.contains_key(name) {
+            bail!("the peer printed no {name}: is it llama-bench, and does it know -o jsonl?");
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_found_by_what_was_asked() {
+        let text = "\
+ggml: some line
+{\"n_prompt\": 512, \"n_gen\": 0, \"avg_ts\": 9.0, \"samples_ts\": [100.0, 300.0, 200.0]}
+{\"n_prompt\": 8, \"n_gen\": 0, \"avg_ts\": 70.0}
+{\"n_prompt\": 0, \"n_gen\": 64, \"avg_ts\": 33.5, \"samples_ts\": []}
+";
+        let shape = Shape {
+            prompt: 512,
+            generated: 64,
+            depth: 0,
+            batch: 8,
+        };
+        let found = rates(text, &shape).unwrap();
+        assert_eq!(
+            found,
+            [
+                (metric::BATCH_DECODE, 70.0),
+                (metric::DECODE, 33.5),
+                (metric::PREFILL, 200.0)
+            ]
+        );
+        let none = Shape {
+            generated: 65,
+            ..shape
+        };
+        assert!(rates(text, &none).is_err());
+        assert!(rates("{not json}\n", &shape).is_err());
+    }
+
+    #[test]
+    fn a_peer_needs_a_file() {
+        assert!(Peer::new("", None).is_err());
+        assert!(Peer::new("llama-bench -t 2", None).is_err());
+        assert!(Peer::new("llama-bench -m x.gguf", None).is_ok());
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let peer = Peer::new("llama-bench", Some(&ours)).unwrap();
+        assert_eq!(peer.arguments.len(), 3);
     }
 }

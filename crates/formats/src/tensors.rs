@@ -6,6 +6,7 @@
 mod convert;
 mod map;
 mod pattern;
+mod random;
 mod recipe;
 mod view;
 

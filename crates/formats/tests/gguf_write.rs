@@ -171,7 +171,10 @@ fn what_is_written_is_read_back() {
                 (shape, &bytes[..]),
                 "{name}"
             );
-            assert_eq!(tensor.info.place.unwrap().offset % u64::from(alignment.unwrap_or(32)), 0);
+            assert_eq!(
+                tensor.info.place.unwrap().offset % u64::from(alignment.unwrap_or(32)),
+                0
+            );
         }
         // Copied key by key, every value survives.
         let mut copy = GgufKeys::new();

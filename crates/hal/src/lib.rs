@@ -257,6 +257,9 @@ pub trait Recorder {
         at: usize,
     ) -> Result<()>;
 
+    /// Commands so far: the place of the next one in [`Recording::run_timed`].
+    fn commands(&self) -> usize;
+
     fn finish(self: Box<Self>) -> Result<Box<dyn Recording>>;
 
     fn as_any_mut(&mut self) -> &mut dyn Any;

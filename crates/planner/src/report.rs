@@ -1,8 +1,7 @@
 //! A plan as text or JSON: each step's key, shapes, bytes, and why it was chosen.
 
 use crate::plan::{Memory, Plan, Program};
-use graph::Op;
-use registry::{OperandRole, Problem, RowRange};
+use registry::{OperandRole, RowRange};
 use serde::Serialize;
 use std::fmt;
 
@@ -18,6 +17,7 @@ pub struct StepReport {
     /// embedding looks up, not its whole table; caches aside, whose share depends on
     /// the depth.
     pub bytes: u64,
+    /// Of matrix products.
     pub flops: u64,
     pub why: registry::Why,
     pub source: &'static str,
@@ -66,13 +66,7 @@ impl Program {
                 outputs: shapes(&s.problem.outputs),
                 act: s.kernel.spec().act.name(),
                 bytes: s.problem.bytes(max),
-                flops: s
-                    .problem
-                    .ops
-                    .iter()
-                    .enumerate()
-                    .map(|(i, o)| flops(&o.op, &s.problem, i, max))
-                    .sum(),
+                flops: s.problem.flops(max),
                 why: s.why,
                 source: s.file,
             })
@@ -122,22 +116,5 @@ impl fmt::Display for PlanReport {
             )?;
         }
         Ok(())
-    }
-}
-
-/// Floating-point operations of one op; only matrix products are counted.
-fn flops(op: &Op, problem: &Problem, index: usize, rows: usize) -> u64 {
-    match op {
-        Op::Linear { out } => {
-            let n: usize = out.iter().product();
-            let k = problem.input(index, 1).map_or(0, |(_, w)| w.shape[1]);
-            2 * rows as u64 * n as u64 * k as u64
-        }
-        Op::ExpertLinear { .. } | Op::HeadLinear => {
-            let out: usize = problem.ops[index].shape.iter().skip(1).product();
-            let k = problem.input(index, 1).map_or(0, |(_, w)| w.shape[1]);
-            2 * rows as u64 * out as u64 * k as u64
-        }
-        _ => 0,
     }
 }

@@ -24,6 +24,6 @@ pub use error::{RuntimeError, human};
 pub use footprint::check_memory;
 pub use generate::{Event, Finish, GenerateOptions, Generator};
 pub use model::{DEFAULT_CONTEXT, LoadOptions, Model, Opened, Progress};
-pub use runner::{Forward, Runner, Span, Want};
+pub use runner::{Forward, Profile, Runner, Span, Want};
 pub use states::Kept;
 pub use step::{SpanPlan, StepWriter};

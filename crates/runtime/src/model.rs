@@ -71,7 +71,11 @@ pub struct Opened {
 impl Opened {
     /// Opens a model folder or a GGUF file; see [`ModelFiles::open`].
     pub fn open(path: &Path) -> Result<Self, RuntimeError> {
-        let mut files = ModelFiles::open(path)?;
+        Self::from_files(ModelFiles::open(path)?)
+    }
+
+    /// Reads a model whose files are open, or whose tensors were made.
+    pub fn from_files(mut files: ModelFiles) -> Result<Self, RuntimeError> {
         let model = models::read(&mut files)?;
         let graph = Arc::new(model.graph.clone());
         let mut schemes = HashMap::new();

@@ -63,6 +63,19 @@ struct Recorded {
     recording: Box<dyn Recording>,
     step_in: Arc<dyn Mailbox>,
     out: Arc<dyn Mailbox>,
+    /// Commands recorded before each step of the plan, and before what follows.
+    marks: Vec<usize>,
+}
+
+/// Where the time of one repeated step went, in seconds.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Index into [`Program::plans`].
+    pub plan: usize,
+    /// Of each step of that plan.
+    pub steps: Vec<f64>,
+    /// Of what the runner puts around them: the step's inputs in, its outputs out.
+    pub around: f64,
 }
 
 struct PreparedPlan {
@@ -377,12 +390,15 @@ impl Runner {
         let step_in = self.device.mailbox(step_bytes as usize)?;
         let mut recorder = self.device.recorder("step")?;
         recorder.copy_in(&step_in, &prepared.step, 0, step_bytes)?;
+        let mut marks = Vec::with_capacity(plan.steps.len() + 1);
         for (s, kernel) in plan.steps.iter().zip(&prepared.kernels) {
+            marks.push(recorder.commands());
             kernel.record(
                 &mut *recorder,
                 &self.binds(plan, s, kernel.workspace(), prepared),
             )?;
         }
+        marks.push(recorder.commands());
         let (_, output) = self.output(want);
         let (_, place) = plan.outputs[output];
         let Place::Arena { offset, bytes } = place else {
@@ -397,6 +413,7 @@ impl Runner {
             recording: recorder.finish()?,
             step_in,
             out,
+            marks,
         })
     }
 
@@ -456,13 +473,23 @@ impl Runner {
         Some(self.recorded.get(&(index, want))?.recording.stats())
     }
 
-    /// Repeats the last step of that bucket with a clock on every command. The
-    /// cache is written with the same values again.
-    pub fn profile(&mut self, rows: usize, want: Want) -> Result<Vec<StepTime>, RuntimeError> {
+    /// Repeats the last step of that bucket with a clock on every command; `None`
+    /// if there was none. The cache is written with the same values again.
+    pub fn profile(&mut self, rows: usize, want: Want) -> Result<Option<Profile>, RuntimeError> {
         let index = self.program.index_for(rows);
-        match index.and_then(|i| self.recorded.get(&(i, want))) {
-            Some(r) => Ok(r.recording.run_timed()?),
-            None => Ok(Vec::new()),
-        }
+        let Some((plan, recorded)) = index.and_then(|i| Some((i, self.recorded.get(&(i, want))?)))
+        else {
+            return Ok(None);
+        };
+        let times = recorded.recording.run_timed()?;
+        let sum = |times: &[StepTime]| times.iter().map(|t| t.seconds).sum::<f64>();
+        let steps: Vec<f64> = (recorded.marks.windows(2))
+            .map(|m| sum(&times[m[0]..m[1]]))
+            .collect();
+        Ok(Some(Profile {
+            plan,
+            around: sum(&times) - steps.iter().sum::<f64>(),
+            steps,
+        }))
     }
 }

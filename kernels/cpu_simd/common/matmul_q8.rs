@@ -86,9 +86,10 @@ pub unsafe fn panel_dot<W: BlockScheme, S: IntSimd>(
                         false => ((*x).sum, (*x).scaled),
                     };
                     let mut acc = s.splat_i32(-W::ZERO * bytes);
-                    for q in part * each..(part + 1) * each {
-                        let four = s.repeat(x.cast::<u8>().add(4 * q));
-                        acc = s.dot(acc, quads[q], four, W::NARROW);
+                    let first = part * each;
+                    for (i, codes) in quads[first..first + each].iter().enumerate() {
+                        let four = s.repeat(x.cast::<u8>().add(4 * (first + i)));
+                        acc = s.dot(acc, *codes, four, W::NARROW);
                     }
                     let t = s.mul(s.to_f32(acc), s.splat((*x).scale));
                     let i = j * parts + part;

@@ -355,3 +355,71 @@ registry::inventory::submit! {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use formats::StoredType;
+    use registry::Scheme;
+
+    fn stored(name: &str) -> StoredType {
+        let mut all = StoredType::ALL.iter().copied();
+        all.find(|t| t.scheme() == name).expect("a stored type")
+    }
+
+    /// Random blocks whose f16 are small numbers.
+    fn blocks(bytes: usize) -> Vec<u8> {
+        let mut x = 12345u32;
+        let mut next = || {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // An f16 ends in such a byte: no exponent of ones.
+            (x >> 24) as u8 & 0xbf
+        };
+        (0..bytes).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn packed_and_plain_blocks_decode_as_the_file_says() {
+        let layout = WeightLayout::find(Q16).expect("registered");
+        for name in NAMES {
+            let kind = Kind::of(name).expect("a block scheme");
+            let scheme = Scheme::find(name).expect("a registered scheme");
+            let block = stored(name).block_elements();
+            for (rows, k) in [(16, 1024), (3, block), (16, 3 * block)] {
+                let shape = WeightShape { scheme, n: rows, k };
+                let row = scheme.row_bytes(k).expect("whole blocks") as usize;
+                let src = blocks(rows * row);
+                let size = (layout.panel_bytes)(&shape).expect("whole blocks");
+                let mut panel = vec![0xff; size as usize];
+                (layout.pack)(&shape, rows, &src, &mut panel);
+                if rows == 16 && k == 1024 {
+                    let most = (16 * row) as f64 * 1.05;
+                    assert!(size as f64 <= most, "{name}: {size} bytes for {most}");
+                }
+                for (n, bytes) in src.chunks_exact(row).enumerate() {
+                    let mut want = vec![0f32; k];
+                    formats::decode_row(stored(name), bytes, &mut want).expect("whole blocks");
+                    let mut got = vec![0f32; k];
+                    with_scheme!(kind, W => decode::<W>(&panel, k, n, 0, &mut got));
+                    assert_eq!(got, want, "{name}, row {n} of {rows}, {k} elements");
+                    let mut one = vec![0f32; block];
+                    with_scheme!(kind, W => decode_block::<W>(&bytes[..row / (k / block)], &mut one));
+                    assert_eq!(one, want[..block], "{name}, a block of row {n}");
+                }
+                for n in rows..PANEL {
+                    let mut none = vec![1f32; 32];
+                    with_scheme!(kind, W => decode::<W>(&panel, k, n, 0, &mut none));
+                    assert!(none.iter().all(|v| v.abs() < 1e-30), "{name}: padding");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_partial_blocks_have_no_panel() {
+        for (scheme, k) in [("q4_0", 40), ("q4_k", 128), ("w4_paro", 64)] {
+            let kind = Kind::of(scheme).expect("a block scheme");
+            assert!(PanelParts::find(kind, k).is_none(), "{scheme}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::convert::{Floats, Microscaling, Paro, Transpose};
 use super::pattern::RowPattern;
+use super::random::Random;
 use super::view::Node;
 use super::{Made, Place, TensorInfo, TensorStore};
 use crate::codec::PARO_GROUP;
@@ -14,7 +15,7 @@ use crate::dtype::StoredType;
 ///
 /// Shapes, types and sizes are checked when it is defined. Slices, stacks and new shapes are free:
 /// their bytes are borrowed from the files wherever they lie in one stretch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Recipe {
     /// The tensor of that name.
@@ -42,6 +43,16 @@ pub enum Recipe {
         qweight: Box<Recipe>,
         qzeros: Box<Recipe>,
         scales: Box<Recipe>,
+    },
+    /// Random numbers, of no file: float types and block schemes, the latter with mean 0. Equal
+    /// recipes give equal bytes.
+    Random {
+        stored: StoredType,
+        shape: Vec<usize>,
+        mean: f32,
+        /// Standard deviation.
+        deviation: f32,
+        seed: u64,
     },
 }
 
@@ -237,6 +248,13 @@ impl Maker<'_> {
                 self.draft(qzeros)?,
                 self.draft(scales)?,
             ),
+            Recipe::Random {
+                stored,
+                shape,
+                mean,
+                deviation,
+                seed,
+            } => random(*stored, shape, *mean, *deviation, *seed),
         }
     }
 
@@ -415,6 +433,31 @@ fn paro(qweight: Draft, qzeros: Draft, scales: Draft) -> Result<Draft, RecipePro
         k,
     };
     Draft::new(vec![n, k], StoredType::W4_PARO, Node::Paro(node))
+}
+
+fn random(
+    stored: StoredType,
+    shape: &[usize],
+    mean: f32,
+    deviation: f32,
+    seed: u64,
+) -> Result<Draft, RecipeProblem> {
+    let sized = Draft::new(shape.to_vec(), stored, Node::Stack(Vec::new()))?;
+    if sized.bytes() == 0 {
+        return Err(RecipeProblem::NoRows);
+    }
+    let elements = shape.iter().product();
+    match Random::new(stored, elements, mean, deviation, seed) {
+        Some(node) => Ok(Draft {
+            node: Arc::new(Node::Random(node)),
+            ..sized
+        }),
+        None => Err(part(
+            "the random tensor",
+            &sized,
+            "a float type, or a block scheme with mean 0",
+        )),
+    }
 }
 
 fn expect(

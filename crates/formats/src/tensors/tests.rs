@@ -5,6 +5,7 @@ use std::io::Write;
 use half::f16;
 
 use super::*;
+use crate::codec::decode_row;
 
 /// A file under construction.
 #[derive(Default)]
@@ -481,4 +482,70 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(&store, paro("i", "i", "s")).contains("wanted i32 [1, 3]"));
     assert!(refused(&store, paro("i", "z", "w")).contains("wanted f16 [1, 24]"));
     refused(&store, paro("b", "z", "s"));
+}
+
+#[test]
+fn random_tensors_have_the_spread_asked_for_and_any_part_is_the_same() {
+    for stored in StoredType::ALL.iter().copied() {
+        let mut probe = [0.0; 0];
+        if decode_row(stored, &[], &mut probe).is_err() || stored == StoredType::W4_PARO {
+            continue;
+        }
+        let mut store = TensorStore::default();
+        let random = |mean: f32| Recipe::Random {
+            stored,
+            shape: vec![96, 512],
+            mean,
+            deviation: 0.05,
+            seed: 7,
+        };
+        let mean = if stored.block_elements() == 1 {
+            1.0
+        } else {
+            0.0
+        };
+        if let Err(e) = store.define("w", &random(mean)) {
+            // Eight bits of a float have no encoder.
+            assert_eq!(stored.block_bytes(), 1, "{stored}: {e}");
+            continue;
+        }
+        assert_eq!(store.define("v", &random(1.0)).is_ok(), mean == 1.0);
+        let w = store.get("w").unwrap();
+        let all = w.bytes();
+        assert_eq!(
+            *w.rows(17..40),
+            all[all.len() / 96 * 17..all.len() / 96 * 40]
+        );
+        let values = w.to_f32().unwrap();
+        let n = values.len() as f64;
+        let found = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        let square = |v: &f32| (f64::from(*v) - found).powi(2);
+        let spread = (values.iter().map(square).sum::<f64>() / n).sqrt();
+        assert!(
+            (found - f64::from(mean)).abs() < 0.01,
+            "{stored}: mean {found}"
+        );
+        // Powers of two are all the scales of mxfp4.
+        let off = if stored == StoredType::MXFP4 {
+            0.45
+        } else {
+            0.1
+        };
+        assert!((spread / 0.05 - 1.0).abs() < off, "{stored}: {spread}");
+    }
+}
+
+#[test]
+fn random_tensors_of_impossible_shapes_are_refused() {
+    let mut store = TensorStore::default();
+    for shape in [vec![3, 0], vec![2, 300], vec![usize::MAX, 256]] {
+        let recipe = Recipe::Random {
+            stored: StoredType::Q4_K,
+            shape: shape.clone(),
+            mean: 0.0,
+            deviation: 1.0,
+            seed: 0,
+        };
+        assert!(store.define("w", &recipe).is_err(), "{shape:?}");
+    }
 }

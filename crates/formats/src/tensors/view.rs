@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::convert::{Floats, Microscaling, Paro, Transpose};
 use super::map::MappedFile;
 use super::pattern::Taken;
+use super::random::Random;
 
 type Files = [Arc<MappedFile>];
 
@@ -31,6 +32,8 @@ pub(super) enum Node {
     Floats(Floats),
     Microscaling(Microscaling),
     Paro(Paro),
+    /// Of no file.
+    Random(Random),
 }
 
 impl Node {
@@ -68,6 +71,7 @@ impl Node {
             Self::Floats(made) => made.copy(files, at, out),
             Self::Microscaling(made) => made.copy(files, at, out),
             Self::Paro(made) => made.copy(files, at, out),
+            Self::Random(made) => made.copy(at, out),
         }
     }
 
@@ -132,6 +136,7 @@ impl Node {
             Self::Floats(made) => made.source.stretches(made.source_range(range), each),
             Self::Microscaling(made) => made.sources(&mut |node, len| node.stretches(0..len, each)),
             Self::Paro(made) => made.sources(&mut |node, len| node.stretches(0..len, each)),
+            Self::Random(_) => {}
         }
     }
 

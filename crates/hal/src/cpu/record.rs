@@ -239,6 +239,10 @@ impl Recorder for CpuRecorder {
         Ok(())
     }
 
+    fn commands(&self) -> usize {
+        self.steps.len()
+    }
+
     fn finish(self: Box<Self>) -> Result<Box<dyn Recording>> {
         Ok(Box::new(CpuRecording {
             label: self.label,

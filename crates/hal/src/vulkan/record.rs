@@ -231,6 +231,10 @@ impl Recorder for VulkanRecorder {
         self.copy_labelled("copy_out", (src, offset), (&dst, at as u64), bytes)
     }
 
+    fn commands(&self) -> usize {
+        self.steps.len()
+    }
+
     fn finish(self: Box<Self>) -> Result<Box<dyn Recording>> {
         let mut recording = VulkanRecording {
             label: self.label,

@@ -3,6 +3,9 @@
 //! What the format has no key for is written in the keys nearest to it, which the reader knows:
 //! attention scales of Gemma, factors of YaRN that are not the usual ones, windows.
 
+// Each test binary uses a part of this.
+#![allow(dead_code)]
+
 mod keys;
 mod layers;
 mod other;
@@ -29,12 +32,23 @@ pub fn convert_with(
     more: impl Fn(&mut GgufKeys),
     keep: impl Fn(&str) -> bool,
 ) {
+    convert_each(dir, path, |_| matrices, more, keep);
+}
+
+/// [`convert_with`], where `matrices` goes by a tensor's name in the file.
+pub fn convert_each(
+    dir: &Path,
+    path: &Path,
+    matrices: impl Fn(&str) -> Option<StoredType>,
+    more: impl Fn(&mut GgufKeys),
+    keep: impl Fn(&str) -> bool,
+) {
     let opened = Opened::open(dir).expect("a fixture");
     let source = Source::new(&opened);
     let mut keys = keys::keys(&source);
     more(&mut keys);
     let tensors = tensors(&source).into_iter().filter(|t| keep(&t.name));
-    write(path, &keys, &tensors.collect::<Vec<_>>(), matrices);
+    write(path, &keys, &tensors.collect::<Vec<_>>(), &matrices);
 }
 
 /// [`convert`] in the layouts of [`other`].
@@ -42,7 +56,7 @@ pub fn convert_otherwise(dir: &Path, path: &Path, matrices: Option<StoredType>) 
     let opened = Opened::open(dir).expect("a fixture");
     let source = Source::new(&opened);
     let tensors = other::layout(&source, tensors(&source));
-    write(path, &keys::keys(&source), &tensors, matrices);
+    write(path, &keys::keys(&source), &tensors, &|_| matrices);
 }
 
 /// [`convert`] with one more tensor.
@@ -51,11 +65,19 @@ pub fn convert_beside(dir: &Path, path: &Path, name: &str) {
     let source = Source::new(&opened);
     let mut tensors = tensors(&source);
     tensors.push(Tensor::vector(vec![1.0]).named(name));
-    write(path, &keys::keys(&source), &tensors, None);
+    write(path, &keys::keys(&source), &tensors, &|_| None);
 }
 
-fn write(path: &Path, keys: &GgufKeys, tensors: &[Tensor], matrices: Option<StoredType>) {
-    let encoded: Vec<_> = tensors.iter().map(|t| t.encode(matrices)).collect();
+fn write(
+    path: &Path,
+    keys: &GgufKeys,
+    tensors: &[Tensor],
+    matrices: &dyn Fn(&str) -> Option<StoredType>,
+) {
+    let encoded: Vec<_> = tensors
+        .iter()
+        .map(|t| t.encode(matrices(&t.name)))
+        .collect();
     let tensors: Vec<_> = tensors
         .iter()
         .zip(&encoded)

@@ -1,0 +1,423 @@
+//! Whole runs of bench-run, as small as they can be: what they state, and that they
+//! refuse. No test asserts a speed.
+
+use bench_run::args::{Cli, MeasureArgs};
+use bench_run::artifact::{Artifact, Measurements, Status, metric};
+use bench_run::compare::compare;
+use bench_run::report::report;
+use bench_run::stat::{Stat, Unit};
+use bench_run::{run, schema};
+use clap::Parser as _;
+use graph::OpKind;
+use parity::model_gate::{Fault, break_kernel};
+use registry::Registry;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn ferris() -> String {
+    let path = root().join("fixtures/models/ferris-9m");
+    path.to_string_lossy().into_owned()
+}
+
+fn artifact_schema() -> Value {
+    serde_json::from_str(schema::ARTIFACT).expect("the schema is JSON")
+}
+
+/// Few tokens, no waiting.
+fn args(more: &[&str]) -> MeasureArgs {
+    let quick = [
+        "bench-run",
+        "--backend",
+        "cpu_simd",
+        "--threads",
+        "2",
+        "--prompt-tokens",
+        "20",
+        "--gen-tokens",
+        "2",
+        "--runs",
+        "2",
+        "--warmup",
+        "0",
+        "--sample-ms",
+        "0",
+        "--gate-limit",
+        "16",
+    ];
+    let all = quick.iter().chain(more);
+    Cli::try_parse_from(all).expect("arguments").measure
+}
+
+fn measure(more: &[&str]) -> Artifact {
+    let registry = Registry::collect().expect("kernels");
+    run::measure(&registry, &args(more)).expect("a run")
+}
+
+fn assert_valid(artifact: &Artifact) {
+    let value = serde_json::to_value(artifact).expect("an artifact is JSON");
+    let problems = schema::problems(&artifact_schema(), &value).expect("a schema");
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+/// Samples that agree, whatever the machine does.
+fn steady(artifact: &mut Artifact) {
+    for stat in artifact.measurements.values_mut() {
+        let unit = match stat.unit.as_str() {
+            "ms" => Unit::Milliseconds,
+            "s" => Unit::Seconds,
+            _ => Unit::TokensPerSecond,
+        };
+        *stat = Stat::of(unit, vec![stat.median, stat.median * 1.01]).expect("samples");
+    }
+    artifact.settle();
+}
+
+#[test]
+fn a_run_states_everything_and_keeps_to_the_schema() {
+    let model = ferris();
+    let mut a = measure(&[
+        "--model",
+        &model,
+        "--batch",
+        "3",
+        "--depth",
+        "5",
+        "--profile",
+    ]);
+    assert_valid(&a);
+    let c = a.correctness.as_ref().expect("a gate");
+    assert!(c.passed, "{:?}", c.failures);
+    assert!(c.kernels > 20 && c.positions > 100 && c.kl_mean.is_some());
+    for name in [
+        metric::PREFILL,
+        metric::DECODE,
+        metric::BATCH_DECODE,
+        metric::TTFT,
+        metric::LOAD,
+        metric::LOAD_TO_FIRST_TOKEN,
+    ] {
+        let s = a.measurements.get(name).unwrap_or_else(|| panic!("{name}"));
+        assert!(s.median > 0.0 && s.samples.len() <= 2, "{name}: {s:?}");
+    }
+    let m = a.memory.as_ref().expect("memory");
+    assert!(
+        m.weights_bytes > 18_000_000 && m.kv_bytes > 0 && m.device_peak_bytes > m.weights_bytes
+    );
+    assert_eq!(a.profile.len(), 3);
+    for phase in &a.profile {
+        assert!(
+            phase.kernels.iter().all(|k| k.bytes > 0),
+            "{}",
+            phase.table()
+        );
+        assert!(phase.kernels.iter().any(|k| k.of_compute.is_some()));
+        let layers = phase.kernels.iter().map(|k| k.uses_s.len()).max();
+        assert!(layers >= Some(8), "{}", phase.table());
+    }
+    // Weights are read once in a step; what is multiplied is known from the model.
+    let decode = &a.profile[1];
+    let (bytes, flops) = decode
+        .kernels
+        .iter()
+        .fold((0, 0), |(b, f), k| (b + k.bytes, f + k.flops));
+    assert!((18_000_000..22_000_000).contains(&bytes), "{bytes}");
+    assert!((18_500_000..20_500_000).contains(&flops), "{flops}");
+    assert_eq!(a.workload.schemes.keys().collect::<Vec<_>>(), ["bf16"]);
+    assert!(!a.table().is_empty() && !a.summary.is_empty());
+
+    steady(&mut a);
+    assert_eq!((a.status, a.decision.accepted), (Status::Accepted, true));
+    assert_valid(&a);
+
+    // The same run on a machine that was busy with something else.
+    let noisy = Stat::of(Unit::TokensPerSecond, vec![100.0, 130.0, 90.0]).expect("samples");
+    a.measurements.insert(metric::DECODE.into(), noisy);
+    a.settle();
+    assert_eq!(a.status, Status::RejectedVariance);
+    assert!(
+        a.decision.reason.contains(metric::DECODE),
+        "{}",
+        a.decision.reason
+    );
+    assert_valid(&a);
+}
+
+#[test]
+fn a_broken_kernel_is_rejected() {
+    let registry = break_kernel("cpu_simd", OpKind::RmsNorm, Fault::Scale(1.01)).expect("a fault");
+    let model = ferris();
+    let mut a = run::measure(&registry, &args(&["--model", &model])).expect("a run");
+    steady(&mut a);
+    assert_eq!(a.status, Status::RejectedCorrectness);
+    assert!(
+        !a.decision.accepted && a.decision.reason.contains("differ"),
+        "{}",
+        a.decision.reason
+    );
+    assert_valid(&a);
+
+    let random = ["--synthetic", "tiny:bf16"];
+    let mut a = run::measure(&registry, &args(&random)).expect("a run");
+    steady(&mut a);
+    assert_eq!(a.status, Status::RejectedCorrectness);
+}
+
+#[test]
+fn random_weights_need_no_file_and_claim_no_kl() {
+    for what in ["tiny:bf16", "tiny:f32"] {
+        let mut a = measure(&["--synthetic", what]);
+        let c = a.correctness.as_ref().expect("a gate");
+        assert!(c.passed, "{what}: {:?}", c.failures);
+        assert!(c.logit_error.is_some_and(|e| e <= 1e-2) && c.kl_mean.is_none());
+        assert_eq!(
+            (a.workload.weights.as_str(), &*a.workload.model),
+            ("synthetic", what)
+        );
+        steady(&mut a);
+        assert_eq!(a.status, Status::Accepted);
+        assert_valid(&a);
+        let again = measure(&["--synthetic", what, "--no-gate"]);
+        assert_eq!(again.workload.fingerprint, a.workload.fingerprint);
+        assert_eq!(again.status, Status::Diagnostic);
+        assert_valid(&again);
+    }
+    // Blocks of any scheme, on the tree that has them all.
+    for scheme in [
+        "q8_0", "q4_0", "q4_k_m", "q5_k", "q6_k", "q2_k", "iq4_xs", "mxfp4",
+    ] {
+        let what = format!("tiny:{scheme}");
+        let a = measure(&[
+            "--synthetic",
+            &what,
+            "--no-gate",
+            "--backend",
+            "cpu_reference",
+        ]);
+        assert!(a.workload.bits_per_weight < 9.0, "{what}");
+        assert!(a.measurements.contains_key(metric::DECODE), "{what}");
+    }
+}
+
+#[test]
+fn what_cannot_run_here_is_blocked() {
+    let a = measure(&["--synthetic", "tiny:bf16", "--threads", "4000"]);
+    assert_eq!(a.status, Status::Blocked);
+    assert!(a.decision.reason.contains("4000"), "{}", a.decision.reason);
+    assert!(a.measurements.is_empty());
+    assert_valid(&a);
+}
+
+#[test]
+fn a_quantised_row_states_its_distance() {
+    let text = root().join("fixtures/eval.txt");
+    let dir = tempfile::tempdir().expect("a folder");
+    let short = dir.path().join("short.txt");
+    let whole = std::fs::read_to_string(text).expect("eval.txt");
+    std::fs::write(&short, &whole[..3000]).expect("a file");
+    let model = ferris();
+    let mut how = args(&["--model", &model]);
+    how.text = Some(short);
+    how.against = Some(PathBuf::from(&model));
+    let registry = Registry::collect().expect("kernels");
+    let a = run::measure(&registry, &how).expect("a run");
+    let quality = a.correctness.as_ref().and_then(|c| c.quality.as_ref());
+    let q = quality.expect("a text was given");
+    assert!(
+        q.positions >= 255 && (2.0..60.0).contains(&q.perplexity),
+        "{q:?}"
+    );
+    // The same weights: what is left is what bf16 activations cost.
+    assert!(
+        q.kl_mean.is_some_and(|kl| kl < 1e-3) && q.top1.is_some_and(|t| t > 0.97),
+        "{q:?}"
+    );
+    assert_valid(&a);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_peer_runs_in_turn_and_both_are_kept() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("a folder");
+    let script = dir.path().join("llama-bench");
+    let log = dir.path().join("log");
+    let text = format!(
+        "#!/bin/sh\necho \"$@\" >> {}\n\
+         echo '{{\"n_prompt\": 20, \"n_gen\": 0, \"samples_ts\": [10.0, 12.0, 11.0], \"build_commit\": \"abc\"}}'\n\
+         echo '{{\"n_prompt\": 0, \"n_gen\": 2, \"samples_ts\": [5.0]}}'\n",
+        log.display()
+    );
+    std::fs::write(&script, text).expect("a script");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let peer = format!("{} -m other.gguf", script.display());
+    let a = measure(&["--synthetic", "tiny:bf16", "--no-gate", "--peer", &peer]);
+    assert_valid(&a);
+    let b = &a.baselines[0];
+    assert_eq!(b.command, "llama-bench -m other.gguf");
+    assert_eq!(b.measurements[metric::PREFILL].samples, [11.0, 11.0]);
+    assert_eq!(b.details["build_commit"], "abc");
+    let c = a.comparison.iter().find(|c| c.metric == metric::DECODE);
+    assert!(c.is_some_and(|c| c.theirs == 5.0 && c.ratio == c.ours / 5.0));
+    let calls = std::fs::read_to_string(&log).expect("the peer ran");
+    assert_eq!(calls.lines().count(), 2);
+    assert!(calls.contains("-p 20 -n 2 -d 0"), "{calls}");
+    // A peer on an unnamed file of a model that is none would measure something else.
+    let registry = Registry::collect().expect("kernels");
+    let unnamed = args(&["--synthetic", "tiny:bf16", "--peer", "llama-bench"]);
+    assert!(run::measure(&registry, &unnamed).is_err());
+}
+
+#[test]
+fn artifacts_are_compared_and_reported() {
+    let mut a = measure(&["--synthetic", "tiny:bf16", "--no-gate", "--profile"]);
+    let with = |a: &mut Artifact, rate: f64| {
+        let stat = Stat::of(
+            Unit::TokensPerSecond,
+            vec![rate, rate * 1.001, rate * 0.999],
+        );
+        a.measurements = Measurements::from([(metric::DECODE.to_string(), stat.expect("samples"))]);
+    };
+    with(&mut a, 100.0);
+    let mut b = a.clone();
+    with(&mut b, 120.0);
+    b.workload.depth = 0;
+    let c = compare(&a, &b);
+    assert!(c.comparable() && c.verdict().contains("better"), "{c}");
+    assert!(c.below(1.1).is_empty() && c.below(1.3).len() == 1);
+    assert!(compare(&b, &a).verdict().contains("worse"));
+    assert!(compare(&a, &a).verdict().contains("no difference"));
+    b.workload.depth = 512;
+    assert!(!compare(&a, &b).comparable());
+
+    let dir = tempfile::tempdir().expect("a folder");
+    a.write(&dir.path().join("a.json")).expect("a file");
+    b.write(&dir.path().join("b.json")).expect("a file");
+    std::fs::write(dir.path().join("c.json"), "{\"schema\": \"other/1\"}").expect("a file");
+    let (written, skipped) = report(dir.path(), dir.path()).expect("a report");
+    assert_eq!(skipped.len(), 1);
+    let page = std::fs::read_to_string(dir.path().join("report.md")).expect("a page");
+    for wanted in ["tiny:bf16", "diagnostic", "depth.svg", "roofline-a.svg"] {
+        assert!(page.contains(wanted), "{wanted} in {page}");
+    }
+    assert!(written.iter().all(|p| p.exists()));
+    assert_eq!(
+        Artifact::read(&dir.path().join("a.json")).expect("an artifact"),
+        a
+    );
+}
+
+#[test]
+fn the_program_answers_for_what_it_is_given() {
+    let program = env!("CARGO_BIN_EXE_bench-run");
+    let dir = tempfile::tempdir().expect("a folder");
+    let json = dir.path().join("x.json");
+    let path = json.to_string_lossy();
+    let quick = [
+        "--synthetic",
+        "tiny:bf16",
+        "--backend",
+        "cpu_simd",
+        "--prompt-tokens",
+        "4",
+        "--gen-tokens",
+        "1",
+        "--runs",
+        "1",
+        "--warmup",
+        "0",
+        "--sample-ms",
+        "0",
+        "--no-gate",
+        "--json",
+        &path,
+    ];
+    let of = |args: &[&str]| {
+        Command::new(program)
+            .args(args)
+            .output()
+            .expect("bench-run")
+    };
+    assert!(of(&quick).status.success());
+    assert!(of(&["check", &path]).status.success());
+    assert!(of(&["compare", &path, &path]).status.success());
+    let text = std::fs::read_to_string(&json).expect("an artifact");
+    std::fs::write(&json, text.replace("\"diagnostic\"", "\"splendid\"")).expect("a file");
+    let checked = of(&["check", &path]);
+    assert_eq!(checked.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("$.status"));
+    let nothing = of(&[]);
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("--synthetic"));
+}
+
+#[test]
+fn every_artifact_in_the_repository_keeps_to_the_schema() {
+    let files = schema::files(&[root().join("benchmarks/results")]).expect("a folder");
+    assert!(!files.is_empty(), "no artifacts");
+    for path in files {
+        let problems = schema::check_file(&path).expect("an artifact");
+        assert_eq!(problems, Vec::<String>::new(), "{}", path.display());
+        // What other programs may read, this one must.
+        let artifact = Artifact::read(&path).unwrap_or_else(|e| panic!("{e:#}"));
+        let mut settled = artifact.clone();
+        if artifact.status != Status::Blocked {
+            settled.settle();
+        }
+        assert_eq!(settled.status, artifact.status, "{}", path.display());
+    }
+}
+
+#[test]
+fn the_schema_knows_no_field_that_artifacts_lack() {
+    let mut a = measure(&["--synthetic", "tiny:bf16", "--no-gate"]);
+    let value = |a: &Artifact| serde_json::to_value(a).expect("JSON");
+    let schema = artifact_schema();
+    let all = value(&a);
+    for name in schema["properties"].as_object().expect("properties").keys() {
+        let mut less = all.clone();
+        less.as_object_mut().expect("an object").remove(name);
+        let found = schema::problems(&schema, &less).expect("a schema");
+        assert_eq!(found, [format!("$: has no `{name}`")]);
+    }
+    a.measurements
+        .insert("speed".into(), a.measurements[metric::DECODE].clone());
+    let found = schema::problems(&schema, &value(&a)).expect("a schema");
+    assert!(found[0].contains("speed"), "{found:?}");
+}
+
+#[test]
+fn tuning_writes_only_what_the_gate_let_pass() {
+    let tune = |registry: &Registry| {
+        let cli = Cli::try_parse_from([
+            "bench-run",
+            "tune",
+            "--synthetic",
+            "tiny:bf16",
+            "--backend",
+            "cpu_simd",
+            "--threads",
+            "2",
+            "--repeats",
+            "3",
+            "--prompt-tokens",
+            "80",
+            "--gate-limit",
+            "16",
+        ]);
+        let Some(bench_run::args::Command::Tune(args)) = cli.expect("arguments").command else {
+            panic!("tune was asked for");
+        };
+        bench_run::tune::tune(registry, &args, &mut |_| {}).expect("tuning")
+    };
+    let (path, text) = tune(&Registry::collect().expect("kernels")).expect("a gate that holds");
+    assert!(path.starts_with("registry/tuned") && path.extension().is_some_and(|e| e == "toml"));
+    let tuned = registry::Tuned::parse(&text).expect("picks");
+    assert!(!tuned.device.is_empty());
+    let broken = break_kernel("cpu_simd", OpKind::RmsNorm, Fault::Scale(1.01)).expect("a fault");
+    assert!(tune(&broken).is_none());
+}

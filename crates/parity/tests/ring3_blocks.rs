@@ -1,0 +1,197 @@
+//! Ring 3 for files in block schemes: the fast CPU tree against the oracle in its own
+//! activation format, and what that format costs.
+
+mod fixture_gguf;
+mod models;
+
+use fixture_gguf::convert_each;
+use formats::StoredType;
+use hal::cpu::{CpuOptions, IsaLevel};
+use kernels as _;
+use models::{ferris, fixtures};
+use parity::model_gate::{
+    Bounds, Script, Trace, compare_traces, f32_acts, load_candidate, load_oracle, text_ids,
+};
+use parity::stats::{Summary, Tally};
+use planner::ActMap;
+use registry::{Act, Registry};
+use runtime::{LoadOptions, Opened, Runner};
+use std::path::Path;
+use std::sync::OnceLock;
+
+const TREE: &str = "cpu_simd";
+
+fn registry() -> &'static Registry {
+    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+    REGISTRY.get_or_init(|| Registry::collect().expect("registered kernels"))
+}
+
+fn plain() -> &'static Opened {
+    static OPENED: OnceLock<Opened> = OnceLock::new();
+    OPENED.get_or_init(|| Opened::open(&ferris()).expect("ferris-9m"))
+}
+
+/// Every row bucket, alone and in a batch.
+fn scripts() -> Vec<Script> {
+    let text = std::fs::read_to_string(fixtures().join("eval.txt")).expect("eval.txt");
+    let ids = text_ids(plain(), &text[..4000]);
+    vec![
+        Script::whole(&[ids[..200].to_vec()]),
+        Script::chunked(&[ids[200..300].to_vec()], &[66, 1, 18, 1, 2]),
+        Script::batched(&[ids[300..330].to_vec(), ids[330..350].to_vec()], &[7, 1]),
+    ]
+}
+
+fn options(fusion: bool) -> LoadOptions {
+    let mut options = LoadOptions::new(TREE);
+    options.fusion = fusion;
+    options
+}
+
+fn play(runner: &mut Runner, scripts: &[Script]) -> Vec<Trace> {
+    let one = |s| Trace::record(runner, s).expect("logits");
+    scripts.iter().map(one).collect()
+}
+
+fn difference(want: &[Trace], have: &[Trace]) -> Summary {
+    let mut all = Tally::default();
+    for (want, have) in want.iter().zip(have) {
+        all.extend(&compare_traces(want, have));
+    }
+    all.summary().expect("rows to compare")
+}
+
+/// The oracle's logits with the limits of the candidate's program.
+fn oracle(opened: &Opened, candidate: &Runner, acts: ActMap, scripts: &[Script]) -> Vec<Trace> {
+    let loaded = load_oracle(opened, registry(), candidate.program(), acts);
+    play(&mut loaded.expect("the oracle"), scripts)
+}
+
+/// A file of ferris-9m with its matrices as `stored` says, on the tree: near the
+/// oracle in the plan's activation format, fused and unfused, and in f32 no
+/// farther from it than a default may be.
+fn holds(what: &str, stored: impl Fn(&str) -> StoredType) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("m.gguf");
+    convert_each(&ferris(), &path, |t| Some(stored(t)), |_| {}, |_| true);
+    let opened = Opened::open(&path).expect("a GGUF model");
+    let scripts = scripts();
+    let load = |fusion: bool| {
+        let loaded = load_candidate(&opened, registry(), &options(fusion), scripts.iter());
+        loaded.unwrap_or_else(|e| panic!("{what}: {e}"))
+    };
+    let mut candidate = load(true);
+    let acts = candidate.program().acts();
+    assert!(acts.values().any(|a| *a == Act::Q8_32), "{what}: {acts:?}");
+    let bounds = Bounds::of(&acts);
+    let want = oracle(&opened, &candidate, acts.clone(), &scripts);
+    let have = play(&mut candidate, &scripts);
+    let fused = difference(&want, &have);
+    println!("{what}, fused: {fused}");
+    assert!(bounds.hold(&fused), "{what}, fused: {fused}");
+
+    let mut unfused = load(false);
+    assert_eq!(unfused.program().acts(), acts, "{what}");
+    let unfused = difference(&want, &play(&mut unfused, &scripts));
+    println!("{what}, unfused: {unfused}");
+    assert!(bounds.hold(&unfused), "{what}, unfused: {unfused}");
+
+    let exact = oracle(&opened, &candidate, f32_acts(&opened), &scripts);
+    let unquantised = oracle(plain(), &candidate, f32_acts(plain()), &scripts);
+    let cost = difference(&exact, &have).mean_kl;
+    let own = difference(&unquantised, &exact).mean_kl;
+    println!("{what}: int8 activations add {cost:.2e}, the scheme's own is {own:.2e}");
+    assert!(cost <= (0.1 * own).max(2e-3), "{what}: {cost} of {own}");
+}
+
+#[test]
+fn q8_0_keeps_to_the_oracle() {
+    holds("q8_0", |_| StoredType::Q8_0);
+}
+
+#[test]
+fn q4_0_keeps_to_the_oracle() {
+    holds("q4_0", |_| StoredType::Q4_0);
+}
+
+#[test]
+fn q4_k_keeps_to_the_oracle() {
+    holds("q4_k", |_| StoredType::Q4_K);
+}
+
+#[test]
+fn q6_k_keeps_to_the_oracle() {
+    holds("q6_k", |_| StoredType::Q6_K);
+}
+
+/// As files in mixed schemes have it: q6_k in the embeddings, v and down of some
+/// layers.
+#[test]
+fn a_mix_of_q4_k_and_q6_k_keeps_to_the_oracle() {
+    holds("q4_k and q6_k", mixed);
+}
+
+fn mixed(tensor: &str) -> StoredType {
+    let mut parts = tensor.split('.').skip(1);
+    let layer = parts.next().and_then(|n| n.parse::<usize>().ok());
+    let wide = match (layer, parts.next()) {
+        (Some(layer), Some("attn_v" | "ffn_down")) => layer % 3 == 0,
+        (Some(_), _) => false,
+        (None, _) => true,
+    };
+    match wide {
+        true => StoredType::Q6_K,
+        false => StoredType::Q4_K,
+    }
+}
+
+#[test]
+fn every_instruction_set_keeps_to_the_oracle() {
+    let here = hal::cpu::probe(&CpuOptions::default()).expect("a CPU");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("m.gguf");
+    convert_each(&ferris(), &path, |t| Some(mixed(t)), |_| {}, |_| true);
+    let scripts = &scripts()[1..];
+    let opened = Opened::open(&path).expect("a GGUF model");
+    let mut want: Option<(ActMap, Vec<Trace>)> = None;
+    for level in IsaLevel::ALL {
+        if *level != IsaLevel::Portable && !here.has(level.name()) {
+            println!("{level}: skipped, this CPU has no {level}");
+            continue;
+        }
+        let mut options = options(true);
+        options.open.isa = Some(*level);
+        let loaded = load_candidate(&opened, registry(), &options, scripts.iter());
+        let mut candidate = loaded.unwrap_or_else(|e| panic!("{level}: {e}"));
+        let acts = candidate.program().acts();
+        if want.as_ref().is_none_or(|(known, _)| *known != acts) {
+            let traces = oracle(&opened, &candidate, acts.clone(), scripts);
+            want = Some((acts.clone(), traces));
+        }
+        let (_, want) = want.as_ref().expect("the oracle's logits");
+        let found = difference(want, &play(&mut candidate, scripts));
+        println!("{level}: {found}");
+        assert!(Bounds::of(&acts).hold(&found), "{level}: {found}");
+    }
+}
+
+/// The bounds can tell: another file's logits are far outside.
+#[test]
+fn other_weights_do_not_pass() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let trace = |stored: StoredType| {
+        let path = folder.path().join(format!("{stored}.gguf"));
+        convert_each(&ferris(), &path, |_| Some(stored), |_| {}, |_| true);
+        file(&path)
+    };
+    let (q4, q6) = (trace(StoredType::Q4_0), trace(StoredType::Q6_K));
+    let off = difference(&q6, &q4);
+    assert!(!Bounds::default().hold(&off), "{off}");
+}
+
+fn file(path: &Path) -> Vec<Trace> {
+    let scripts = &scripts()[1..2];
+    let opened = Opened::open(path).expect("a GGUF model");
+    let loaded = load_candidate(&opened, registry(), &options(true), scripts.iter());
+    play(&mut loaded.expect("a runner"), scripts)
+}
