@@ -3,7 +3,7 @@
 mod fixture_gguf;
 mod models;
 
-use fixture_gguf::{convert, convert_with};
+use fixture_gguf::{convert, convert_beside, convert_otherwise, convert_with};
 use formats::StoredType;
 use formats::gguf::Value;
 use kernels as _;
@@ -44,6 +44,33 @@ fn every_random_model_matches_transformers_from_a_gguf_file() {
     }
     let known = ::models::gguf_architectures().into_iter().map(|a| a.name);
     assert_eq!(families, known.collect(), "an architecture without a model");
+}
+
+/// Tensors that older files fuse or hold apart, and that newer ones may.
+#[test]
+fn other_layouts_are_read_as_well() {
+    let registry = registry();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for fixture in [
+        "llama-plain-f32",
+        "qwen2-untied-f32",
+        "mixtral-f16",
+        "qwen3_5_moe-bf16",
+        "deepseek_v3-bf16",
+    ] {
+        let path = folder.path().join(format!("{fixture}.gguf"));
+        convert_otherwise(&model(fixture), &path, None);
+        let golden = model(fixture).join("golden.safetensors");
+        let report = ring1(&path, &golden, &registry, ORACLE, &[Feed::Whole]);
+        let report = report.unwrap_or_else(|e| panic!("{fixture}: {e}"));
+        assert!(report.passed(), "{fixture}: {report:?}");
+    }
+    // The part of a fused block tensor that must be transposed is decoded.
+    let path = folder.path().join("blocks.gguf");
+    convert_otherwise(&model("deepseek_v3-bf16"), &path, Some(StoredType::Q8_0));
+    let opened = Opened::open(&path).expect("a GGUF model");
+    let found = opened.files.tensors.get("blk.0.attn_k_b.weight");
+    assert_eq!(found.expect("made").info.stored, StoredType::F32);
 }
 
 /// Files that llama.cpp's converter wrote.
@@ -150,14 +177,12 @@ fn quantised_files_stay_near_the_floating_point_one() {
 fn quantised_files_of_every_kind_run_on_both_trees() {
     let registry = registry();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    // Activations of int8 turn some near ties of routers. Where that reaches the bounds of ring 3
-    // though most rows are equal, the file is only run.
-    for (fixture, holds) in [
-        ("qwen3_5_moe-bf16", true),
-        ("mixtral-f16", true),
-        ("lfm2-bf16", true),
-        ("deepseek_v3-bf16", false),
-        ("ferris-moe-2.7m", false),
+    for fixture in [
+        "qwen3_5_moe-bf16",
+        "mixtral-f16",
+        "lfm2-bf16",
+        "deepseek_v3-bf16",
+        "ferris-moe-2.7m",
     ] {
         for stored in [StoredType::Q8_0, StoredType::Q4_0] {
             let path = folder.path().join(format!("{fixture}-{stored}.gguf"));
@@ -168,7 +193,9 @@ fn quantised_files_of_every_kind_run_on_both_trees() {
                 Script::whole(std::slice::from_ref(&ids)),
                 Script::chunked(&[ids[..40].to_vec()], &[1]),
             ];
-            let options = LoadOptions::new("cpu_simd");
+            let mut options = LoadOptions::new("cpu_simd");
+            // Rounded activations turn near ties of routers, which is nothing that a file does.
+            options.acts = Some(f32_acts(&opened));
             let fast = load_candidate(&opened, &registry, &options, scripts.iter());
             let mut fast = fast.expect("a runner");
             let (program, acts) = (fast.program().clone(), fast.program().acts());
@@ -180,8 +207,7 @@ fn quantised_files_of_every_kind_run_on_both_trees() {
             }
             let own = tally.summary().expect("rows");
             println!("{fixture:18} {stored:6} {own}");
-            let within = Bounds::of(&acts).hold(&own) || !holds;
-            assert!(within && own.top1 >= 0.99, "{fixture} {stored}: {own}");
+            assert!(Bounds::of(&acts).hold(&own), "{fixture} {stored}: {own}");
             // A block scheme that changes nothing was not used.
             let plain = trace(&Opened::open(&model(fixture)).expect("a fixture"), &ids);
             let cost = compare_traces(&plain, &trace(&opened, &ids));
@@ -339,6 +365,26 @@ fn missing_tensors_are_refused_by_name() {
         |t| !t.starts_with("blk.1.") || t == "blk.1.ffn_up.weight",
         &["blk.1.attn_norm.weight", "more"],
     );
+}
+
+#[test]
+fn tensors_that_would_change_the_logits_are_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("m.gguf");
+    for (fixture, tensor) in [
+        ("llama-plain-f32", "blk.0.attn_sinks.weight"),
+        ("qwen3_moe-bf16", "blk.0.ffn_up_shexp.weight"),
+        ("qwen3_5-f16", "blk.3.attn_norm.weight"),
+        ("glm4-bf16", "blk.1.post_norm.weight"),
+        ("gemma2-f16", "output_norm.bias"),
+    ] {
+        convert_beside(&model(fixture), &path, tensor);
+        error(&path, &[tensor, "no such tensor"]);
+    }
+    for tensor in ["blk.0.attn_rot_embd.weight", "cls.output.weight"] {
+        convert_beside(&model("llama-plain-f32"), &path, tensor);
+        assert!(Opened::open(&path).is_ok(), "{tensor}");
+    }
 }
 
 #[test]

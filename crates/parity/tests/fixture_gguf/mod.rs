@@ -8,6 +8,7 @@
 
 mod keys;
 mod layers;
+mod other;
 
 use ::models::Model;
 use ::models::rope::{Rope, RopeScaling};
@@ -46,10 +47,33 @@ pub fn convert_each(
     let source = Source::new(&opened);
     let mut keys = keys::keys(&source);
     more(&mut keys);
-    let tensors: Vec<Tensor> = tensors(&source)
-        .into_iter()
-        .filter(|t| keep(&t.name))
-        .collect();
+    let tensors = tensors(&source).into_iter().filter(|t| keep(&t.name));
+    write(path, &keys, &tensors.collect::<Vec<_>>(), &matrices);
+}
+
+/// [`convert`] in the layouts of [`other`].
+pub fn convert_otherwise(dir: &Path, path: &Path, matrices: Option<StoredType>) {
+    let opened = Opened::open(dir).expect("a fixture");
+    let source = Source::new(&opened);
+    let tensors = other::layout(&source, tensors(&source));
+    write(path, &keys::keys(&source), &tensors, &|_| matrices);
+}
+
+/// [`convert`] with one more tensor.
+pub fn convert_beside(dir: &Path, path: &Path, name: &str) {
+    let opened = Opened::open(dir).expect("a fixture");
+    let source = Source::new(&opened);
+    let mut tensors = tensors(&source);
+    tensors.push(Tensor::vector(vec![1.0]).named(name));
+    write(path, &keys::keys(&source), &tensors, &|_| None);
+}
+
+fn write(
+    path: &Path,
+    keys: &GgufKeys,
+    tensors: &[Tensor],
+    matrices: &dyn Fn(&str) -> Option<StoredType>,
+) {
     let encoded: Vec<_> = tensors
         .iter()
         .map(|t| t.encode(matrices(&t.name)))
@@ -59,7 +83,7 @@ pub fn convert_each(
         .zip(&encoded)
         .map(|(t, (stored, bytes))| (t.name.as_str(), *stored, &t.shape[..], &bytes[..]))
         .collect();
-    write_gguf(path, &keys, &tensors).expect("a GGUF file");
+    write_gguf(path, keys, &tensors).expect("a GGUF file");
 }
 
 /// The name of the architecture that a family's models are converted to.
