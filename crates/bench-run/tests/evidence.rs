@@ -49,7 +49,11 @@ fn args(more: &[&str]) -> MeasureArgs {
         "--gate-limit",
         "16",
     ];
-    let all = quick.iter().chain(more);
+    // What the caller gives replaces the value given here: the program's name comes
+    // first, then pairs.
+    let given = |flag: &str| more.contains(&flag);
+    let pairs = quick[1..].chunks(2).filter(|pair| !given(pair[0]));
+    let all = quick[..1].iter().chain(pairs.flatten()).chain(more);
     Cli::try_parse_from(all).expect("arguments").measure
 }
 

@@ -2,7 +2,6 @@
 //! activation format, and what that format costs.
 
 // This test uses a part of it.
-#[allow(dead_code)]
 mod fixture_gguf;
 mod models;
 
