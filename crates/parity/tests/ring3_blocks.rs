@@ -1,7 +1,6 @@
 //! Ring 3 for files in block schemes: the fast CPU tree against the oracle in its own
 //! activation format, and what that format costs.
 
-// This test uses a part of it.
 mod fixture_gguf;
 mod models;
 
