@@ -6,6 +6,6 @@
 //! partition: threads share (block of rows, one or two panels); see
 //!            common/matmul.rs
 //! source:    written here
-//! parity:    2e-5
+//! parity:    5e-5
 
 crate::common::matmul_kernels::int8_kernels!(&super::packed::PATTERN, rank 50);
