@@ -12,6 +12,9 @@
 mod common {
     pub mod append;
     pub mod attend;
+    #[cfg(target_arch = "x86_64")]
+    pub mod attend_amx;
+    pub mod attend_of;
     pub mod decode;
     pub mod delta;
     pub mod elem;
@@ -54,6 +57,8 @@ mod argmax {
     mod simd;
 }
 mod attention {
+    #[cfg(target_arch = "x86_64")]
+    mod amx;
     mod simd;
 }
 mod embed {

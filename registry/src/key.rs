@@ -38,6 +38,7 @@ impl fmt::Display for Layer {
 #[serde(rename_all = "snake_case")]
 pub enum Act {
     F32,
+    /// Weights, too, where their scheme is finer: bf16 units take nothing else.
     Bf16,
     F16,
     /// int8 with one f32 scale for each 32 elements of a row.

@@ -13,6 +13,13 @@ pub fn to_bf16(x: &[f32], out: &mut [f32]) {
     }
 }
 
+/// As [`to_bf16`], in place.
+pub fn in_bf16(x: &mut [f32]) {
+    for v in x {
+        *v = bf16::from_f32(*v).to_f32();
+    }
+}
+
 /// f16, to nearest, ties to even; beyond 65504 infinite, as in any f16 kernel.
 pub fn to_f16(x: &[f32], out: &mut [f32]) {
     for (o, v) in out.iter_mut().zip(x) {

@@ -49,7 +49,12 @@ fn rounded_bytes(problem: &Problem) -> u64 {
 }
 
 /// Records the product; activations go through `round` first, if there is one.
-pub fn record(mut step: Step<'_>, round: Option<Round>) -> Result<()> {
+pub fn record(step: Step<'_>, round: Option<Round>) -> Result<()> {
+    record_as(step, round, |_| ())
+}
+
+/// As [`record`]; decoded weights go through `weights` first.
+pub fn record_as(mut step: Step<'_>, round: Option<Round>, weights: fn(&mut [f32])) -> Result<()> {
     let from = step.output_rows();
     let x = step.activation(0)?;
     let w = step.matrix(1)?;
@@ -87,6 +92,7 @@ pub fn record(mut step: Step<'_>, round: Option<Round>) -> Result<()> {
             for (i, row) in decoded.chunks_exact_mut(w.k).take(count).enumerate() {
                 // SAFETY: a declared read.
                 unsafe { w.decode(first + i, row) };
+                weights(row);
             }
             for r in 0..rows {
                 // SAFETY: rows are read only, rounding ended at the barrier; each

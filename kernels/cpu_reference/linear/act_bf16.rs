@@ -1,4 +1,5 @@
-//! op: linear with activations rounded to bf16 first; see [`linear::record`].
+//! op: linear with activations rounded to bf16 first, and weights that are finer
+//! than it, as units that multiply bf16 need both; see [`linear::record`].
 
 use crate::common::act;
 use crate::common::linear;
@@ -7,7 +8,7 @@ use crate::common::stored::{for_each_scheme, register_schemes};
 use registry::Act;
 
 fn record(step: Step<'_>) -> Result<()> {
-    linear::record(step, Some(act::to_bf16))
+    linear::record_as(step, Some(act::to_bf16), act::in_bf16)
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {

@@ -16,7 +16,7 @@ use hal::cpu::{CpuSlice, TaskCtx};
 use registry::{NO_BLOCK, RowsFrom, StepView};
 
 /// Queries of a tile.
-const QUERIES: usize = 2 * LANES;
+pub const QUERIES: usize = 2 * LANES;
 /// Keys of a block.
 const KEYS: usize = 32;
 /// Maximum of a query that has seen no key: finite, so that differences are.
@@ -50,6 +50,8 @@ pub struct Attend {
     pub chunks: usize,
     /// Whether every span is computed row by row.
     pub row_by_row: bool,
+    /// Queries of a tile.
+    pub queries: usize,
 }
 
 /// Work of one thread at a time.
@@ -135,12 +137,12 @@ impl Attend {
             let tiles = if by_rows {
                 0
             } else {
-                queries.div_ceil(QUERIES)
+                queries.div_ceil(self.queries)
             };
             let singles = if by_rows { count } else { 0 };
             let tiles = (0..self.kv_heads() * tiles).map(move |i| {
-                let (head, first) = (i / tiles, i % tiles * QUERIES);
-                let count = QUERIES.min(queries - first);
+                let (head, first) = (i / tiles, i % tiles * self.queries);
+                let count = self.queries.min(queries - first);
                 let low = self.lowest(view.position(first_row + first / group));
                 let high = view.position(first_row + (first + count - 1) / group);
                 let unit = Unit::Tile {

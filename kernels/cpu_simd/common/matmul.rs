@@ -127,9 +127,14 @@ fn shapes_fit(p: &Problem, codec: impl Fn(&str, usize) -> Fits) -> Fits {
     }
 }
 
+/// Op and input through which a problem's activations come in.
+pub fn source(p: &Problem) -> (usize, usize) {
+    Parts::of(p).x()
+}
+
 /// K of a problem's matrices.
 pub fn depth(p: &Problem) -> usize {
-    let (op, input) = Parts::of(p).x();
+    let (op, input) = source(p);
     p.input(op, input).map_or(0, |(_, x)| x.row_len())
 }
 
@@ -414,6 +419,32 @@ impl Job {
         })
     }
 
+    /// This thread's (rows, groups), at most `most` rows at a time: all rows where
+    /// there are groups enough for every thread.
+    #[inline(always)]
+    pub fn runs(
+        &self,
+        ctx: &TaskCtx,
+        rows: usize,
+        most: usize,
+    ) -> impl Iterator<Item = (Range<usize>, &[Group])> {
+        let groups = self.groups.len();
+        let mut block = rows.next_multiple_of(32).clamp(32, most);
+        while block > 32 && rows.div_ceil(block) * groups < 4 * ctx.threads {
+            block = (block / 2).next_multiple_of(32);
+        }
+        let mine = ctx.share(rows.div_ceil(block) * groups);
+        (0..rows.div_ceil(block)).filter_map(move |i| {
+            let from = mine.start.max(i * groups);
+            let to = mine.end.min((i + 1) * groups);
+            let here = self
+                .groups
+                .get(from.checked_sub(i * groups)?..to.saturating_sub(i * groups))?;
+            let first = i * block;
+            (!here.is_empty()).then_some((first..rows.min(first + block), here))
+        })
+    }
+
     /// Address of panel `i` of a group; of the first if it has only one.
     #[inline(always)]
     pub fn panel(&self, group: &Group, i: usize) -> *const u8 {
@@ -481,26 +512,14 @@ pub struct Sink<S: Simd> {
 }
 
 impl<S: Simd> Sink<S> {
-    /// Where rows of two whole panels can be stored as they are: the columns'
-    /// addresses in row 0 and the stride. A residual may come first.
+    /// Whether every output of two panels is a whole aligned vector.
     #[inline(always)]
-    pub fn whole_tiles(&self) -> Option<([*const f32; 2], usize)> {
-        let plain = !self.silu && self.bias[0].is_none();
-        let whole = self.count == 2 && self.n == [LANES; 2];
-        (plain && whole).then(|| (self.out.map(<*mut f32>::cast_const), self.out_stride))
-    }
-
-    /// The residual's columns in row 0 and its stride.
-    #[inline(always)]
-    pub fn residual(&self) -> Option<([*const f32; 2], usize)> {
-        Some((self.residual?, self.residual_stride))
-    }
-
-    /// The same for sums that have it already.
-    #[inline(always)]
-    pub fn without_residual(mut self) -> Self {
-        self.residual = None;
-        self
+    pub fn is_whole(&self) -> bool {
+        let aligned = |p: &*mut f32| (*p as usize).is_multiple_of(4 * LANES);
+        self.n == [LANES; 2]
+            && self.count == 2
+            && self.out_stride.is_multiple_of(LANES)
+            && self.out.iter().all(aligned)
     }
 
     /// Takes the products of one row to their output.
@@ -509,7 +528,23 @@ impl<S: Simd> Sink<S> {
     /// `row` is a row of the step, and this thread alone has the group's outputs
     /// of that row.
     #[inline(always)]
-    pub unsafe fn put(&self, s: S, row: usize, mut c: [S::V; 2]) {
+    pub unsafe fn put(&self, s: S, row: usize, c: [S::V; 2]) {
+        // SAFETY: as the caller promises.
+        unsafe { self.finish(s, row, c, |to, y, n| s.store_n(to, y, n)) }
+    }
+
+    /// As [`Sink::put`], by `store`, which gets at most 16 elements.
+    ///
+    /// # Safety
+    /// As [`Sink::put`].
+    #[inline(always)]
+    pub unsafe fn finish(
+        &self,
+        s: S,
+        row: usize,
+        mut c: [S::V; 2],
+        store: impl Fn(*mut f32, S::V, usize),
+    ) {
         for (c, bias) in c.iter_mut().zip(self.bias) {
             if let Some(b) = bias {
                 *c = s.add(*c, b);
@@ -521,7 +556,7 @@ impl<S: Simd> Sink<S> {
         unsafe {
             if self.silu {
                 let y = s.mul(silu(s, c[0]), c[1]);
-                return s.store_n(self.out[0].add(at), y, self.n[0]);
+                return store(self.out[0].add(at), y, self.n[0]);
             }
             for (i, c) in c.into_iter().enumerate().take(self.count) {
                 let y = match self.residual {
@@ -531,7 +566,7 @@ impl<S: Simd> Sink<S> {
                     }
                     None => c,
                 };
-                s.store_n(self.out[i].add(at), y, self.n[i]);
+                store(self.out[i].add(at), y, self.n[i]);
             }
         }
     }

@@ -12,6 +12,8 @@ use super::q_scheme::Q16;
 use crate::BACKEND;
 #[cfg(target_arch = "x86_64")]
 use registry::Problem;
+#[cfg(target_arch = "x86_64")]
+use registry::RowsFrom;
 use registry::{Act, KernelSpec, Pattern};
 
 type Record = fn(&mut Step<'_>) -> super::plumbing::Result<()>;
@@ -109,9 +111,40 @@ pub const fn amx(pattern: &'static Pattern, rank: i32) -> SimdKernel {
             }
             matmul::fits(p)
         },
-        |p| matmul::workspace(p, PackAs::Bf16Tiles),
+        super::matmul_amx::workspace,
         super::matmul_amx::record,
     )
+}
+
+/// bf16 activations in AMX tiles and weights in blocks, which are rounded to bf16
+/// too: for rows enough to pay for decoding them.
+#[cfg(target_arch = "x86_64")]
+pub const fn amx_blocks(
+    pattern: &'static Pattern,
+    quant: &'static [&'static str],
+    rank: i32,
+) -> SimdKernel {
+    let mut kernel = bf16(
+        pattern,
+        "amx",
+        rank,
+        |p| {
+            needs(&p.device, "amx")?;
+            let (op, input) = matmul::source(p);
+            let few = p
+                .input(op, input)
+                .is_some_and(|(_, x)| x.rows == RowsFrom::Logits);
+            if p.rows.max <= 16 || few {
+                return Err("decoded tiles do not pay for so few rows".into());
+            }
+            matmul::block_fits(p)
+        },
+        super::matmul_amx::workspace,
+        super::matmul_amx::record,
+    );
+    kernel.spec.quant = quant;
+    kernel.spec.layouts = &[Q16];
+    kernel
 }
 
 /// Largest |Δ| of the same kernels with int8: a rounding that falls the other way
@@ -147,7 +180,7 @@ pub const fn int8(
     }
 }
 
-/// Registers `int8` for each block scheme, one for all matrices of the pattern, and
+/// Registers `int8` and `amx` for each block scheme, one for all matrices of the pattern, and
 /// for the lists of schemes that follow.
 macro_rules! int8_kernels {
     ($pattern:expr, rank $rank:expr $(, $mix:ident = [$($part:literal),+])*) => {
@@ -158,6 +191,12 @@ macro_rules! int8_kernels {
             ($name:ident $scheme:literal) => {
                 static $name: SimdKernel = kernels::int8($pattern, &[$scheme], $rank);
                 registry::register!($name);
+                #[cfg(target_arch = "x86_64")]
+                const _: () = {
+                    static TILES: SimdKernel =
+                        kernels::amx_blocks($pattern, &[$scheme], $rank + 20);
+                    registry::register!(TILES);
+                };
             };
         }
         every!(Q4_0 "q4_0");
@@ -177,6 +216,12 @@ macro_rules! int8_kernels {
         $(
             static $mix: SimdKernel = kernels::int8($pattern, &[$($part),+], $rank);
             registry::register!($mix);
+            #[cfg(target_arch = "x86_64")]
+            const _: () = {
+                static TILES: SimdKernel =
+                    kernels::amx_blocks($pattern, &[$($part),+], $rank + 20);
+                registry::register!(TILES);
+            };
         )*
     };
 }
