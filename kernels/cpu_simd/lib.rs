@@ -15,6 +15,9 @@ mod common {
     pub mod decode;
     pub mod delta;
     pub mod elem;
+    pub mod experts;
+    pub mod experts_kernels;
+    pub mod experts_q8;
     pub mod gated;
     pub mod int;
     #[cfg(target_arch = "x86_64")]
@@ -155,9 +158,20 @@ mod gated_delta {
     mod columns;
 }
 mod expert_linear {
+    mod int8;
     mod rows;
 }
+mod expert_linear__expert_linear__silu_mul {
+    mod int8;
+}
+mod expert_linear__expert_linear__swiglu_oai_mul {
+    mod int8;
+}
+mod expert_linear__expert_sum {
+    mod int8;
+}
 mod head_linear {
+    mod int8;
     mod rows;
 }
 

@@ -1,0 +1,195 @@
+//! Products of int8 activations with stacked panels of block schemes, on any
+//! instruction set: [`super::matmul_q8`]'s, with rows gathered by part.
+
+use super::experts::{self, Experts, Tile};
+use super::int::{IntBody, IntSimd};
+use super::matmul::PackAs;
+use super::matmul_q8::{Form, UNPACKED_STEP, Unpacked, panel_dot, scratch_bytes, tile, unpack};
+use super::plumbing::{Result, Step};
+use super::q_codes::STEP;
+use super::q_scheme::with_scheme;
+use super::q8::Q8Step;
+use hal::cpu::TaskCtx;
+use registry::Problem;
+
+/// A single row: panels stream from memory in order and are unpacked in registers.
+struct Gemv {
+    job: Experts,
+}
+
+impl IntBody for Gemv {
+    #[inline(always)]
+    fn run<S: IntSimd>(&self, s: S, ctx: &TaskCtx) {
+        let rows = self.job.rows();
+        let x = self.job.packed_q8(s, ctx, rows);
+        let uses = self.job.uses(ctx, rows);
+        let steps = self.job.k() / STEP;
+        let Some(kind) = self.job.kind() else {
+            return;
+        };
+        for item in self.job.items(ctx, rows, uses) {
+            for t in self.job.tiles(&item) {
+                for &entry in item.entries {
+                    let x = x.wrapping_add(self.job.packed_row(entry) * steps);
+                    let mut c = [s.zero(); 2];
+                    for (c, panel) in c.iter_mut().zip(t.panels).take(t.count) {
+                        // SAFETY: `steps` steps lie in the packed row and the panel.
+                        *c = with_scheme!(kind, W => unsafe {
+                            panel_dot::<W, S>(s, x, panel, steps)
+                        });
+                    }
+                    // SAFETY: a use of this item.
+                    unsafe { self.job.put(s, entry, &t, c) };
+                }
+            }
+        }
+    }
+}
+
+/// Several rows: panels are unpacked to the thread's scratch once for all uses of
+/// their part, which pass them in tiles of a few uses by two panels.
+struct Gemm {
+    job: Experts,
+}
+
+/// What all passes of a tile share.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    x: *const Q8Step,
+    w: [Unpacked; 2],
+    steps: usize,
+    tile: &'a Tile,
+}
+
+impl Gemm {
+    /// All uses of an item times two unpacked panels.
+    ///
+    /// # Safety
+    /// As [`tile`] for every use.
+    #[inline(always)]
+    unsafe fn pass<S: IntSimd>(&self, s: S, p: Pass<'_>, mut entries: &[u32], form: Form) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if S::WIDE {
+                while let Some((some, rest)) = entries.split_first_chunk() {
+                    self.put::<S, 6>(s, p, some, form);
+                    entries = rest;
+                }
+                if let Some((some, rest)) = entries.split_first_chunk() {
+                    self.put::<S, 3>(s, p, some, form);
+                    entries = rest;
+                }
+            }
+            while let Some((some, rest)) = entries.split_first_chunk() {
+                self.put::<S, 2>(s, p, some, form);
+                entries = rest;
+            }
+            if let [entry] = entries {
+                self.put::<S, 1>(s, p, &[*entry], form);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Gemm::pass`].
+    #[inline(always)]
+    unsafe fn put<S: IntSimd, const M: usize>(
+        &self,
+        s: S,
+        p: Pass<'_>,
+        entries: &[u32; M],
+        form: Form,
+    ) {
+        let row = |entry: u32| p.x.wrapping_add(self.job.packed_row(entry) * p.steps);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let sums = tile::<S, M>(s, entries.map(row), p.w, p.steps, form);
+            for (entry, c) in entries.iter().zip(sums) {
+                self.job.put(s, *entry, p.tile, c);
+            }
+        }
+    }
+}
+
+impl IntBody for Gemm {
+    #[inline(always)]
+    fn run<S: IntSimd>(&self, s: S, ctx: &TaskCtx) {
+        let rows = self.job.rows();
+        let x = self.job.packed_q8(s, ctx, rows);
+        let uses = self.job.uses(ctx, rows);
+        let steps = self.job.k() / STEP;
+        let own = self.job.own_slot(ctx);
+        let Some(kind) = self.job.kind() else {
+            return;
+        };
+        let form = with_scheme!(kind, W => Form::of::<W>());
+        for item in self.job.items(ctx, rows, uses) {
+            for t in self.job.tiles(&item) {
+                let second = own.wrapping_add(steps * UNPACKED_STEP);
+                // SAFETY: the panels have `steps` steps; the scratch holds two of
+                // them unpacked; uses and outputs of the item are this thread's.
+                unsafe {
+                    let w = with_scheme!(kind, W => {
+                        let first = unpack::<W, S>(s, t.panels[0], steps, own);
+                        match t.count {
+                            1 => [first; 2],
+                            _ => [first, unpack::<W, S>(s, t.panels[1], steps, second)],
+                        }
+                    });
+                    let p = Pass {
+                        x,
+                        w,
+                        steps,
+                        tile: &t,
+                    };
+                    // A copy of the tiles for each form that there is.
+                    macro_rules! pass {
+                        ($($halves:literal $mins:literal $narrow:literal),+) => {
+                            match (form.halves, form.mins, form.narrow) {
+                                $(($halves, $mins, $narrow) => {
+                                    let form = Form {
+                                        halves: $halves,
+                                        mins: $mins,
+                                        narrow: $narrow,
+                                        zero: form.zero,
+                                    };
+                                    self.pass(s, p, item.entries, form);
+                                })+
+                                _ => unreachable!("a form of no scheme"),
+                            }
+                        };
+                    }
+                    pass!(
+                        false false true,
+                        false false false,
+                        false true true,
+                        true false true,
+                        true true true
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Bytes of each thread's own scratch.
+fn own_bytes(p: &Problem) -> usize {
+    match p.rows.max {
+        1 => 0,
+        _ => scratch_bytes(experts::depth(p)),
+    }
+}
+
+/// Bytes of a problem's scratch.
+pub fn workspace(p: &Problem) -> u64 {
+    experts::workspace(p, PackAs::Q8, own_bytes(p))
+}
+
+pub fn record(step: &mut Step<'_>) -> Result<()> {
+    let job = Experts::of(step, PackAs::Q8, own_bytes(step.problem))?;
+    if step.problem.rows.max == 1 {
+        step.int_body(Gemv { job })
+    } else {
+        step.int_body(Gemm { job })
+    }
+}
