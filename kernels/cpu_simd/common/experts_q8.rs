@@ -7,7 +7,7 @@ use super::matmul::PackAs;
 use super::matmul_q8::{Form, UNPACKED_STEP, Unpacked, panel_dot, scratch_bytes, tile, unpack};
 use super::plumbing::{Result, Step};
 use super::q_codes::STEP;
-use super::q_scheme::with_scheme;
+use super::q_scheme::{Kind, with_scheme};
 use super::q8::Q8Step;
 use hal::cpu::TaskCtx;
 use registry::Problem;
@@ -111,6 +111,64 @@ impl Gemm {
     }
 }
 
+impl Gemm {
+    /// Unpacks the panels of a tile; a single one stands for both.
+    ///
+    /// # Safety
+    /// The panels have `steps` steps; `own` has room for two of them unpacked.
+    #[inline(always)]
+    unsafe fn unpacked<S: IntSimd>(
+        &self,
+        s: S,
+        kind: Kind,
+        (t, steps): (&Tile, usize),
+        own: *mut u8,
+    ) -> [Unpacked; 2] {
+        let second = own.wrapping_add(steps * UNPACKED_STEP);
+        // SAFETY: as the caller promises.
+        with_scheme!(kind, W => unsafe {
+            let first = unpack::<W, S>(s, t.panels[0], steps, own);
+            match t.count {
+                1 => [first; 2],
+                _ => [first, unpack::<W, S>(s, t.panels[1], steps, second)],
+            }
+        })
+    }
+
+    /// Some uses of an item by vectors.
+    ///
+    /// # Safety
+    /// As [`tile`] for every use.
+    #[inline(always)]
+    unsafe fn vectors<S: IntSimd>(&self, s: S, p: Pass<'_>, entries: &[u32], form: Form) {
+        // A copy of the tiles for each form that there is.
+        macro_rules! pass {
+            ($($halves:literal $mins:literal $narrow:literal),+) => {
+                match (form.halves, form.mins, form.narrow) {
+                    $(($halves, $mins, $narrow) => {
+                        let form = Form {
+                            halves: $halves,
+                            mins: $mins,
+                            narrow: $narrow,
+                            zero: form.zero,
+                        };
+                        // SAFETY: as the caller promises.
+                        unsafe { self.pass(s, p, entries, form) };
+                    })+
+                    _ => unreachable!("a form of no scheme"),
+                }
+            };
+        }
+        pass!(
+            false false true,
+            false false false,
+            false true true,
+            true false true,
+            true true true
+        );
+    }
+}
+
 impl IntBody for Gemm {
     #[inline(always)]
     fn run<S: IntSimd>(&self, s: S, ctx: &TaskCtx) {
@@ -125,47 +183,13 @@ impl IntBody for Gemm {
         let form = with_scheme!(kind, W => Form::of::<W>());
         for item in self.job.items(ctx, rows, uses) {
             for t in self.job.tiles(&item) {
-                let second = own.wrapping_add(steps * UNPACKED_STEP);
-                // SAFETY: the panels have `steps` steps; the scratch holds two of
-                // them unpacked; uses and outputs of the item are this thread's.
+                // SAFETY: panels have `steps` steps, and the scratch holds two of them
+                // unpacked; all uses were packed.
                 unsafe {
-                    let w = with_scheme!(kind, W => {
-                        let first = unpack::<W, S>(s, t.panels[0], steps, own);
-                        match t.count {
-                            1 => [first; 2],
-                            _ => [first, unpack::<W, S>(s, t.panels[1], steps, second)],
-                        }
-                    });
-                    let p = Pass {
-                        x,
-                        w,
-                        steps,
-                        tile: &t,
-                    };
-                    // A copy of the tiles for each form that there is.
-                    macro_rules! pass {
-                        ($($halves:literal $mins:literal $narrow:literal),+) => {
-                            match (form.halves, form.mins, form.narrow) {
-                                $(($halves, $mins, $narrow) => {
-                                    let form = Form {
-                                        halves: $halves,
-                                        mins: $mins,
-                                        narrow: $narrow,
-                                        zero: form.zero,
-                                    };
-                                    self.pass(s, p, item.entries, form);
-                                })+
-                                _ => unreachable!("a form of no scheme"),
-                            }
-                        };
-                    }
-                    pass!(
-                        false false true,
-                        false false false,
-                        false true true,
-                        true false true,
-                        true true true
-                    );
+                    let w = self.unpacked(s, kind, (&t, steps), own);
+                    let tile = &t;
+                    let p = Pass { x, w, steps, tile };
+                    self.vectors(s, p, item.entries, form);
                 }
             }
         }
@@ -188,8 +212,7 @@ pub fn workspace(p: &Problem) -> u64 {
 pub fn record(step: &mut Step<'_>) -> Result<()> {
     let job = Experts::of(step, PackAs::Q8, own_bytes(step.problem))?;
     if step.problem.rows.max == 1 {
-        step.int_body(Gemv { job })
-    } else {
-        step.int_body(Gemm { job })
+        return step.int_body(Gemv { job });
     }
+    step.int_body(Gemm { job })
 }

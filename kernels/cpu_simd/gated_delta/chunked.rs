@@ -27,6 +27,19 @@ const TILE: usize = 8;
 
 struct Chunked(Delta);
 
+/// e^log ≤ 1. What is smaller than any sum can show counts as zero: its products
+/// would be subnormal numbers, which cost a hundred times as much.
+#[inline(always)]
+fn factor(log: f64) -> f32 {
+    match log < LEAST {
+        true => 0.0,
+        false => log.exp() as f32,
+    }
+}
+
+/// ln of the smallest factor that counts.
+const LEAST: f64 = -60.0;
+
 /// Where a chunk is worked on. Rows of q, k and of key products are padded to whole
 /// vectors with zeros, as are columns.
 #[derive(Clone, Copy)]
@@ -278,12 +291,15 @@ impl Chunked {
                 let mut ratio = [0f32; CHUNK];
                 for (j, ratio) in ratio[..=i].iter_mut().enumerate() {
                     *ratio = (log[i] - log[j]) as f32;
+                    if *ratio < LEAST as f32 {
+                        *ratio = f32::NEG_INFINITY;
+                    }
                 }
                 for j in (0..=i).step_by(LANES) {
                     let x = ratio.as_mut_ptr().add(j);
                     s.store(x, exp(s, s.load(x)));
                 }
-                let gamma = log[i].exp() as f32;
+                let gamma = factor(log[i]);
                 // δᵢ: what is left of β·v when the past is taken away.
                 let (kk, qk) = (at.kk.add(i * CHUNK), at.qk.add(i * CHUNK));
                 for (j, ratio) in ratio[..i].iter().enumerate() {
@@ -311,13 +327,13 @@ impl Chunked {
                 }
             }
             for (i, log_i) in log[..n].iter().enumerate() {
-                let rest = s.splat((log[n - 1] - log_i).exp() as f32);
+                let rest = s.splat(factor(log[n - 1] - log_i));
                 for c in (0..at.columns).step_by(LANES) {
                     let delta = at.delta.add(i * at.columns + c);
                     s.store(delta, s.mul(s.load(delta), rest));
                 }
             }
-            at.update(s, log[n - 1].exp() as f32, n);
+            at.update(s, factor(log[n - 1]), n);
         }
     }
 }
