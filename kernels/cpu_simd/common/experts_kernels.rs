@@ -108,36 +108,6 @@ pub const fn int8(
     }
 }
 
-/// Registers `int8` for each block scheme, one for all stacks of the pattern.
-macro_rules! int8_experts {
-    ($pattern:expr, rank $rank:expr) => {
-        use $crate::common::experts_kernels as kernels;
-        use $crate::common::plumbing::SimdKernel;
-
-        macro_rules! every {
-            ($name:ident $scheme:literal) => {
-                static $name: SimdKernel = kernels::int8($pattern, &[$scheme], $rank);
-                registry::register!($name);
-            };
-        }
-        every!(Q4_0 "q4_0");
-        every!(Q4_1 "q4_1");
-        every!(Q5_0 "q5_0");
-        every!(Q5_1 "q5_1");
-        every!(Q8_0 "q8_0");
-        every!(Q2_K "q2_k");
-        every!(Q3_K "q3_k");
-        every!(Q4_K "q4_k");
-        every!(Q5_K "q5_k");
-        every!(Q6_K "q6_k");
-        every!(IQ4_NL "iq4_nl");
-        every!(IQ4_XS "iq4_xs");
-        every!(MXFP4 "mxfp4");
-        every!(W4_PARO "w4_paro");
-    };
-}
-pub(crate) use int8_experts;
-
 /// Registers `packed` for f32, f16 and bf16 weights, and `bf16_dot`, from `rank` on.
 macro_rules! plain_experts {
     ($pattern:expr, rank $rank:expr) => {

@@ -150,8 +150,10 @@ pub const fn int8(
 /// Registers `int8` for each block scheme, one for all matrices of the pattern, and
 /// for the lists of schemes that follow.
 macro_rules! int8_kernels {
-    ($pattern:expr, rank $rank:expr $(, $mix:ident = [$($part:literal),+])*) => {
-        use $crate::common::matmul_kernels as kernels;
+    // Made by the module's own `int8`.
+    (by $module:ident, $pattern:expr,
+     rank $rank:expr $(, $mix:ident = [$($part:literal),+])*) => {
+        use $crate::common::$module as kernels;
         use $crate::common::plumbing::SimdKernel;
 
         macro_rules! every {
@@ -178,6 +180,11 @@ macro_rules! int8_kernels {
             static $mix: SimdKernel = kernels::int8($pattern, &[$($part),+], $rank);
             registry::register!($mix);
         )*
+    };
+    ($pattern:expr, rank $($rest:tt)+) => {
+        $crate::common::matmul_kernels::int8_kernels! {
+            by matmul_kernels, $pattern, rank $($rest)+
+        }
     };
 }
 pub(crate) use int8_kernels;

@@ -9,4 +9,4 @@
 //! source:    written here
 //! parity:    5e-5
 
-crate::common::experts_kernels::int8_experts!(&registry::Pattern::EXPERT_LINEAR, rank 10);
+crate::common::matmul_kernels::int8_kernels!(by experts_kernels, &registry::Pattern::EXPERT_LINEAR, rank 10);

@@ -27,4 +27,4 @@ pub(super) static PATTERN: Pattern = Pattern {
     outputs: &[1],
 };
 
-crate::common::experts_kernels::int8_experts!(&PATTERN, rank 50);
+crate::common::matmul_kernels::int8_kernels!(by experts_kernels, &PATTERN, rank 50);

@@ -7,4 +7,4 @@
 //! source:    written here
 //! parity:    5e-5
 
-crate::common::experts_kernels::int8_experts!(&registry::Pattern::HEAD_LINEAR, rank 10);
+crate::common::matmul_kernels::int8_kernels!(by experts_kernels, &registry::Pattern::HEAD_LINEAR, rank 10);
