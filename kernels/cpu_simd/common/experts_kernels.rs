@@ -108,7 +108,8 @@ pub const fn int8(
     }
 }
 
-/// Registers `packed` for f32, f16 and bf16 weights, and `bf16_dot`, from `rank` on.
+/// Registers `packed` for f32, f16 and bf16 weights, and `bf16_dot` below it: where a
+/// router is near a tie, what rounds in the layers before it picks other experts.
 macro_rules! plain_experts {
     ($pattern:expr, rank $rank:expr) => {
         use $crate::common::experts_kernels as kernels;
@@ -120,7 +121,7 @@ macro_rules! plain_experts {
         registry::register!(F32, F16, BF16);
 
         #[cfg(target_arch = "x86_64")]
-        static BF16_DOT: SimdKernel = kernels::bf16_dot($pattern, $rank + 10);
+        static BF16_DOT: SimdKernel = kernels::bf16_dot($pattern, $rank - 5);
         #[cfg(target_arch = "x86_64")]
         registry::register!(BF16_DOT);
     };
