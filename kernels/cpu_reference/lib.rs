@@ -105,11 +105,13 @@ mod expert_linear {
     mod act_bf16;
     mod act_f16;
     mod act_f32;
+    mod act_q8_32;
 }
 mod head_linear {
     mod act_bf16;
     mod act_f16;
     mod act_f32;
+    mod act_q8_32;
 }
 
 use hal::cpu::CpuDevice;

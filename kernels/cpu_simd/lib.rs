@@ -18,6 +18,10 @@ mod common {
     pub mod decode;
     pub mod delta;
     pub mod elem;
+    pub mod experts;
+    pub mod experts_f32;
+    pub mod experts_kernels;
+    pub mod experts_q8;
     pub mod gated;
     pub mod int;
     #[cfg(target_arch = "x86_64")]
@@ -160,9 +164,25 @@ mod gated_delta {
     mod columns;
 }
 mod expert_linear {
+    mod int8;
+    mod packed;
     mod rows;
 }
+mod expert_linear__expert_linear__silu_mul {
+    mod int8;
+    mod packed;
+}
+mod expert_linear__expert_linear__swiglu_oai_mul {
+    mod int8;
+    mod packed;
+}
+mod expert_linear__expert_sum {
+    mod int8;
+    mod packed;
+}
 mod head_linear {
+    mod int8;
+    mod packed;
     mod rows;
 }
 

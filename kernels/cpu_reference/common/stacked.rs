@@ -36,6 +36,17 @@ pub const fn kernel(
     plain
 }
 
+/// Whether each K of x is whole blocks of the activation format.
+pub fn whole_blocks<const BLOCK: usize>(problem: &Problem) -> std::result::Result<(), String> {
+    match problem.input(0, 1).and_then(|(_, w)| w.shape.get(1)) {
+        Some(k) if k.is_multiple_of(BLOCK) => Ok(()),
+        k => Err(format!(
+            "rows of {} are no whole blocks of {BLOCK} activations",
+            k.unwrap_or(&0)
+        )),
+    }
+}
+
 /// Scratch for the activations in their format, as f32.
 fn rounded_bytes(problem: &Problem) -> u64 {
     let x = problem.input(0, 0).map(|(_, x)| x.shape.iter().product());

@@ -23,7 +23,7 @@ struct Gated {
 
 /// act(gate)·up.
 #[inline(always)]
-fn apply<S: Simd>(s: S, act: Activation, gate: S::V, up: S::V) -> S::V {
+pub fn apply<S: Simd>(s: S, act: Activation, gate: S::V, up: S::V) -> S::V {
     match act {
         Activation::Silu => s.mul(silu(s, gate), up),
         Activation::Sigmoid => s.mul(sigmoid(s, gate), up),

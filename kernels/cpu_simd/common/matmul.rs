@@ -48,7 +48,7 @@ pub enum PackAs {
 
 impl PackAs {
     /// Bytes of a packed row of k elements.
-    const fn row_bytes(self, k: usize) -> usize {
+    pub const fn row_bytes(self, k: usize) -> usize {
         match self {
             PackAs::F32 => pad_k(k) * 4,
             PackAs::Bf16 | PackAs::Bf16Tiles => pad_k(k) * 2,

@@ -72,26 +72,43 @@ impl Dot {
         sink: &Sink<Avx512Bf16>,
     ) {
         let stride = self.job.kpad / 2;
-        let a = a.wrapping_add(row * stride);
+        let a = std::array::from_fn(|m| a.wrapping_add((row + m) * stride));
         let w = [self.job.panel(group, 0), self.job.panel(group, 1)];
-        let mut acc = [[_mm512_setzero_ps(); 2]; M];
         // SAFETY: kpad/2 pairs lie in both panels (the same one twice if the
         // group has one) and in M packed rows.
         unsafe {
-            for kp in 0..stride {
-                let w0 = pairs(w[0].add(kp * 64));
-                let w1 = pairs(w[1].add(kp * 64));
-                for (m, acc) in acc.iter_mut().enumerate() {
-                    let x = broadcast(a.add(m * stride + kp));
-                    acc[0] = _mm512_dpbf16_ps(acc[0], w0, x);
-                    acc[1] = _mm512_dpbf16_ps(acc[1], w1, x);
-                }
-            }
-            for (m, c) in acc.into_iter().enumerate() {
+            for (m, c) in dots::<M>(a, w, stride).into_iter().enumerate() {
                 sink.put(s, row + m, c);
             }
         }
     }
+}
+
+/// M packed rows times two panels, one sum over K for each output.
+///
+/// # Safety
+/// `count` pairs lie in both panels and in each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub unsafe fn dots<const M: usize>(
+    a: [*const u32; M],
+    w: [*const u8; 2],
+    count: usize,
+) -> [[__m512; 2]; M] {
+    let mut acc = [[_mm512_setzero_ps(); 2]; M];
+    // SAFETY: as the caller promises.
+    unsafe {
+        for kp in 0..count {
+            let w0 = pairs(w[0].add(kp * 64));
+            let w1 = pairs(w[1].add(kp * 64));
+            for (a, acc) in a.into_iter().zip(&mut acc) {
+                let x = broadcast(a.add(kp));
+                acc[0] = _mm512_dpbf16_ps(acc[0], w0, x);
+                acc[1] = _mm512_dpbf16_ps(acc[1], w1, x);
+            }
+        }
+    }
+    acc
 }
 
 #[inline]
@@ -109,9 +126,12 @@ unsafe fn broadcast(p: *const u32) -> __m512bh {
 }
 
 /// One row and panel, in four sums over K.
+///
+/// # Safety
+/// `count`, a multiple of 16, pairs lie in the row and the panel.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn dot_row(a: *const u32, w: *const u8, count: usize) -> __m512 {
+pub unsafe fn dot_row(a: *const u32, w: *const u8, count: usize) -> __m512 {
     let mut acc = [_mm512_setzero_ps(); 4];
     // SAFETY: `count`, a multiple of 16, pairs lie in the row and the panel.
     unsafe {

@@ -74,7 +74,7 @@ impl<W: Weights> Body for Gemv<W> {
                 unsafe {
                     let a = a.add(row * self.job.kpad);
                     for (i, c) in c.iter_mut().enumerate().take(group.count) {
-                        *c = self.dot(s, a, self.job.panel(group, i));
+                        *c = dot::<W, S>(s, a, self.job.panel(group, i), self.pairs);
                     }
                     sink.put(s, row, c);
                 }
@@ -83,33 +83,35 @@ impl<W: Weights> Body for Gemv<W> {
     }
 }
 
-impl<W: Weights> Gemv<W> {
-    #[inline(always)]
-    unsafe fn dot<S: Simd>(&self, s: S, a: *const f32, w: *const u8) -> S::V {
-        let mut acc = [s.zero(); 4];
-        let mut kp = 0;
-        // SAFETY: `pairs` pairs lie in the panel and the packed row.
-        unsafe {
-            while kp + 2 <= self.pairs {
-                for j in 0..2 {
-                    let at = w.add((kp + j) * W::BYTES);
-                    s.prefetch(at.wrapping_add(PREFETCH));
-                    let (even, odd) = W::pair(s, at);
-                    let a = a.add(2 * (kp + j));
-                    acc[2 * j] = s.fma(s.splat(*a), even, acc[2 * j]);
-                    acc[2 * j + 1] = s.fma(s.splat(*a.add(1)), odd, acc[2 * j + 1]);
-                }
-                kp += 2;
+/// A row times the 16 rows of a panel, in four sums over K.
+///
+/// # Safety
+/// `pairs` pairs lie in the panel and the packed row.
+#[inline(always)]
+pub unsafe fn dot<W: Weights, S: Simd>(s: S, a: *const f32, w: *const u8, pairs: usize) -> S::V {
+    let mut acc = [s.zero(); 4];
+    let mut kp = 0;
+    // SAFETY: as the caller promises.
+    unsafe {
+        while kp + 2 <= pairs {
+            for j in 0..2 {
+                let at = w.add((kp + j) * W::BYTES);
+                s.prefetch(at.wrapping_add(PREFETCH));
+                let (even, odd) = W::pair(s, at);
+                let a = a.add(2 * (kp + j));
+                acc[2 * j] = s.fma(s.splat(*a), even, acc[2 * j]);
+                acc[2 * j + 1] = s.fma(s.splat(*a.add(1)), odd, acc[2 * j + 1]);
             }
-            if kp < self.pairs {
-                let (even, odd) = W::pair(s, w.add(kp * W::BYTES));
-                let a = a.add(2 * kp);
-                acc[0] = s.fma(s.splat(*a), even, acc[0]);
-                acc[1] = s.fma(s.splat(*a.add(1)), odd, acc[1]);
-            }
+            kp += 2;
         }
-        s.add(s.add(acc[0], acc[2]), s.add(acc[1], acc[3]))
+        if kp < pairs {
+            let (even, odd) = W::pair(s, w.add(kp * W::BYTES));
+            let a = a.add(2 * kp);
+            acc[0] = s.fma(s.splat(*a), even, acc[0]);
+            acc[1] = s.fma(s.splat(*a.add(1)), odd, acc[1]);
+        }
     }
+    s.add(s.add(acc[0], acc[2]), s.add(acc[1], acc[3]))
 }
 
 /// Several rows: tiles of 8 rows by 2 panels in registers (2 by 2 where there
@@ -166,30 +168,47 @@ impl<W: Weights> Gemm<W> {
         group: &Group,
         sink: &Sink<S>,
     ) {
-        let stride = self.job.kpad;
-        let a = a.wrapping_add(row * stride);
+        let a = std::array::from_fn(|m| a.wrapping_add((row + m) * self.job.kpad));
         let w = [self.job.panel(group, 0), self.job.panel(group, 1)];
-        let mut acc = [[s.zero(); 2]; M];
         // SAFETY: `pairs` pairs lie in both panels (the same one twice if the
         // group has one) and in M packed rows.
         unsafe {
-            for kp in 0..self.pairs {
-                let (e0, o0) = W::pair(s, w[0].add(kp * W::BYTES));
-                let (e1, o1) = W::pair(s, w[1].add(kp * W::BYTES));
-                for (m, acc) in acc.iter_mut().enumerate() {
-                    let a = a.add(m * stride + 2 * kp);
-                    let (x, y) = (s.splat(*a), s.splat(*a.add(1)));
-                    acc[0] = s.fma(x, e0, acc[0]);
-                    acc[1] = s.fma(x, e1, acc[1]);
-                    acc[0] = s.fma(y, o0, acc[0]);
-                    acc[1] = s.fma(y, o1, acc[1]);
-                }
-            }
+            let acc = tile::<W, S, M>(s, a, w, self.pairs);
             for (m, c) in acc.into_iter().enumerate() {
                 sink.put(s, row + m, c);
             }
         }
     }
+}
+
+/// M packed rows times two panels, one sum over K for each output.
+///
+/// # Safety
+/// `pairs` pairs lie in both panels and in each row.
+#[inline(always)]
+pub unsafe fn tile<W: Weights, S: Simd, const M: usize>(
+    s: S,
+    a: [*const f32; M],
+    w: [*const u8; 2],
+    pairs: usize,
+) -> [[S::V; 2]; M] {
+    let mut acc = [[s.zero(); 2]; M];
+    // SAFETY: as the caller promises.
+    unsafe {
+        for kp in 0..pairs {
+            let (e0, o0) = W::pair(s, w[0].add(kp * W::BYTES));
+            let (e1, o1) = W::pair(s, w[1].add(kp * W::BYTES));
+            for (a, acc) in a.into_iter().zip(&mut acc) {
+                let a = a.add(2 * kp);
+                let (x, y) = (s.splat(*a), s.splat(*a.add(1)));
+                acc[0] = s.fma(x, e0, acc[0]);
+                acc[1] = s.fma(x, e1, acc[1]);
+                acc[0] = s.fma(y, o0, acc[0]);
+                acc[1] = s.fma(y, o1, acc[1]);
+            }
+        }
+    }
+    acc
 }
 
 fn record<W: Weights>(step: &mut Step<'_>) -> Result<()> {

@@ -183,8 +183,10 @@ pub const fn int8(
 /// Registers `int8` and `amx` for each block scheme, one for all matrices of the pattern, and
 /// for the lists of schemes that follow.
 macro_rules! int8_kernels {
-    ($pattern:expr, rank $rank:expr $(, $mix:ident = [$($part:literal),+])*) => {
-        use $crate::common::matmul_kernels as kernels;
+    // Made by the module's own `int8`.
+    (by $module:ident, $pattern:expr,
+     rank $rank:expr $(, $mix:ident = [$($part:literal),+])*) => {
+        use $crate::common::$module as kernels;
         use $crate::common::plumbing::SimdKernel;
 
         macro_rules! every {
@@ -223,6 +225,11 @@ macro_rules! int8_kernels {
                 registry::register!(TILES);
             };
         )*
+    };
+    ($pattern:expr, rank $($rest:tt)+) => {
+        $crate::common::matmul_kernels::int8_kernels! {
+            by matmul_kernels, $pattern, rank $($rest)+
+        }
     };
 }
 pub(crate) use int8_kernels;

@@ -125,7 +125,7 @@ struct Gemm {
 }
 
 /// Bytes of a step of an unpacked panel: quads, scales and mins of two halves.
-const UNPACKED_STEP: usize = QUADS * VECTOR + 4 * VECTOR;
+pub const UNPACKED_STEP: usize = QUADS * VECTOR + 4 * VECTOR;
 
 /// Bytes of a thread's scratch for rows of k elements.
 pub const fn scratch_bytes(k: usize) -> usize {
@@ -134,15 +134,15 @@ pub const fn scratch_bytes(k: usize) -> usize {
 
 /// What the tiles must know of a scheme.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Form {
-    halves: bool,
-    mins: bool,
-    narrow: bool,
-    zero: i32,
+pub struct Form {
+    pub halves: bool,
+    pub mins: bool,
+    pub narrow: bool,
+    pub zero: i32,
 }
 
 impl Form {
-    fn of<W: BlockScheme>() -> Form {
+    pub fn of<W: BlockScheme>() -> Form {
         Form {
             halves: W::Sides::HALVES,
             mins: W::Sides::MINS,
@@ -155,7 +155,7 @@ impl Form {
 /// A panel's codes as quads `[steps][8]`, its scales and negated mins as f32
 /// `[steps][1 or 2][16]`.
 #[derive(Clone, Copy)]
-struct Unpacked {
+pub struct Unpacked {
     quads: *const u8,
     scales: *const u8,
     mins: *const u8,
@@ -166,7 +166,7 @@ struct Unpacked {
 /// # Safety
 /// `steps` steps, whole spans, lie in the panel; `to` has room for them.
 #[inline(always)]
-unsafe fn unpack<W: BlockScheme, S: IntSimd>(
+pub unsafe fn unpack<W: BlockScheme, S: IntSimd>(
     s: S,
     panel: *const u8,
     steps: usize,
@@ -223,7 +223,7 @@ unsafe fn unpack<W: BlockScheme, S: IntSimd>(
 /// # Safety
 /// `steps` steps lie at each row and in both panels.
 #[inline(always)]
-unsafe fn tile<S: IntSimd, const M: usize>(
+pub unsafe fn tile<S: IntSimd, const M: usize>(
     s: S,
     x: [*const Q8Step; M],
     w: [Unpacked; 2],

@@ -24,14 +24,29 @@ use registry::{Pattern, Problem, RowsFrom, StepView};
 const CHUNK: usize = 32;
 /// Rows of a register tile; divides CHUNK.
 const TILE: usize = 8;
+/// Columns of a register tile.
+const RUN: usize = 2 * LANES;
 
 struct Chunked(Delta);
+
+/// e^log ≤ 1. What is smaller than any sum can show counts as zero: its products
+/// would be subnormal numbers, which cost a hundred times as much.
+#[inline(always)]
+fn factor(log: f64) -> f32 {
+    match log < LEAST {
+        true => 0.0,
+        false => log.exp() as f32,
+    }
+}
+
+/// ln of the smallest factor that counts.
+const LEAST: f64 = -60.0;
 
 /// Where a chunk is worked on. Rows of q, k and of key products are padded to whole
 /// vectors with zeros, as are columns.
 #[derive(Clone, Copy)]
 struct Slot {
-    /// [dk][columns]
+    /// [columns / RUN][dk][RUN]: a tile's columns lie together.
     state: *mut f32,
     /// [CHUNK][dk]
     q: *mut f32,
@@ -51,10 +66,7 @@ struct Slot {
 
 fn padded(z: &Sizes) -> (usize, usize) {
     // Whole pairs of vectors: the width of a tile.
-    (
-        z.dk.next_multiple_of(LANES),
-        z.dv.next_multiple_of(2 * LANES),
-    )
+    (z.dk.next_multiple_of(LANES), z.dv.next_multiple_of(RUN))
 }
 
 fn slot_len(z: &Sizes) -> usize {
@@ -85,30 +97,49 @@ impl Slot {
         }
     }
 
-    /// to[i][c] = Σ_d x[i][d]·state[d][c] for all rows of the chunk.
+    /// The state's element (d, c).
+    #[inline(always)]
+    fn state_at(&self, d: usize, c: usize) -> *mut f32 {
+        self.state
+            .wrapping_add((c / RUN * self.dk + d) * RUN + c % RUN)
+    }
+
+    /// The runs of a row of `dv` columns: where they lie in the state's row d, the
+    /// first column and how many there are.
+    fn runs(&self, d: usize, dv: usize) -> impl Iterator<Item = (*mut f32, usize, usize)> {
+        let at = *self;
+        let firsts = (0..dv).step_by(RUN);
+        firsts.map(move |c| (at.state_at(d, c), c, RUN.min(dv - c)))
+    }
+
+    /// delta[i][c] = Σ_d k[i][d]·state[d][c] and out[i][c] = Σ_d q[i][d]·state[d][c]
+    /// for all rows of the chunk.
     ///
     /// # Safety
     /// The arrays are this thread's.
     #[inline(always)]
-    unsafe fn times_state<S: Simd>(&self, s: S, x: *const f32, to: *mut f32) {
-        for i in (0..CHUNK).step_by(TILE) {
-            for c in (0..self.columns).step_by(2 * LANES) {
-                let mut acc = [[s.zero(); 2]; TILE];
-                // SAFETY: rows below CHUNK, columns in whole pairs of vectors.
-                unsafe {
-                    for d in 0..self.dk {
-                        let w = self.state.add(d * self.columns + c);
-                        let w = [s.load(w), s.load(w.add(LANES))];
-                        for (r, acc) in acc.iter_mut().enumerate() {
-                            let x = s.splat(*x.add((i + r) * self.dk + d));
-                            acc[0] = s.fma(x, w[0], acc[0]);
-                            acc[1] = s.fma(x, w[1], acc[1]);
+    unsafe fn times_state<S: Simd>(&self, s: S) {
+        for c in (0..self.columns).step_by(RUN) {
+            let state = self.state_at(0, c);
+            for (x, to) in [(self.k, self.delta), (self.q, self.out)] {
+                for i in (0..CHUNK).step_by(TILE) {
+                    let mut acc = [[s.zero(); 2]; TILE];
+                    // SAFETY: rows below CHUNK, columns in whole runs.
+                    unsafe {
+                        for d in 0..self.dk {
+                            let w = state.add(d * RUN);
+                            let w = [s.load(w), s.load(w.add(LANES))];
+                            for (r, acc) in acc.iter_mut().enumerate() {
+                                let x = s.splat(*x.add((i + r) * self.dk + d));
+                                acc[0] = s.fma(x, w[0], acc[0]);
+                                acc[1] = s.fma(x, w[1], acc[1]);
+                            }
                         }
-                    }
-                    for (r, acc) in acc.into_iter().enumerate() {
-                        let to = to.add((i + r) * self.columns + c);
-                        s.store(to, acc[0]);
-                        s.store(to.add(LANES), acc[1]);
+                        for (r, acc) in acc.into_iter().enumerate() {
+                            let to = to.add((i + r) * self.columns + c);
+                            s.store(to, acc[0]);
+                            s.store(to.add(LANES), acc[1]);
+                        }
                     }
                 }
             }
@@ -146,11 +177,11 @@ impl Slot {
     #[inline(always)]
     unsafe fn update<S: Simd>(&self, s: S, keep: f32, rows: usize) {
         let keep = s.splat(keep);
-        for d in (0..self.dk).step_by(TILE) {
-            for c in (0..self.columns).step_by(2 * LANES) {
+        for c in (0..self.columns).step_by(RUN) {
+            for d in (0..self.dk).step_by(TILE) {
                 // SAFETY: dk is whole vectors, and so whole tiles.
                 unsafe {
-                    let at = |r: usize| self.state.add((d + r) * self.columns + c);
+                    let at = |r: usize| self.state_at(d + r, c);
                     let mut acc = [[s.zero(); 2]; TILE];
                     for (r, acc) in acc.iter_mut().enumerate() {
                         acc[0] = s.mul(s.load(at(r)), keep);
@@ -181,7 +212,7 @@ impl Slot {
     /// `to` is a row of columns, `weights` holds `rows` numbers.
     #[inline(always)]
     unsafe fn add_deltas<S: Simd>(&self, s: S, weights: *const f32, rows: usize, to: *mut f32) {
-        for c in (0..self.columns).step_by(2 * LANES) {
+        for c in (0..self.columns).step_by(RUN) {
             // SAFETY: as the caller promises.
             unsafe {
                 let mut acc = [s.load(to.add(c)), s.load(to.add(c + LANES))];
@@ -222,8 +253,10 @@ impl Chunked {
             }
             if let Some(slot) = view.state_in(span) {
                 for i in 0..dk {
-                    let from = place(slot).add(i * dv).cast_const();
-                    std::ptr::copy_nonoverlapping(from, at.state.add(i * at.columns), dv);
+                    for (to, c, n) in at.runs(i, dv) {
+                        let from = place(slot).add(i * dv + c).cast_const();
+                        std::ptr::copy_nonoverlapping(from, to, n);
+                    }
                 }
             }
             let rows = view.span_rows(span);
@@ -235,8 +268,10 @@ impl Chunked {
                 self.chunk(s, (first, end - first), head, at);
                 if let Some(slot) = view.state_out(end - 1) {
                     for i in 0..dk {
-                        let from = at.state.add(i * at.columns).cast_const();
-                        std::ptr::copy_nonoverlapping(from, place(slot).add(i * dv), dv);
+                        for (from, c, n) in at.runs(i, dv) {
+                            let to = place(slot).add(i * dv + c);
+                            std::ptr::copy_nonoverlapping(from.cast_const(), to, n);
+                        }
                     }
                 }
                 first = end;
@@ -269,8 +304,7 @@ impl Chunked {
                 sum += log_keep;
                 (log[i], beta[i]) = (sum, b);
             }
-            at.times_state(s, at.k, at.delta);
-            at.times_state(s, at.q, at.out);
+            at.times_state(s);
             at.times_keys(s, at.k, at.kk);
             at.times_keys(s, at.q, at.qk);
             for i in 0..n {
@@ -278,12 +312,15 @@ impl Chunked {
                 let mut ratio = [0f32; CHUNK];
                 for (j, ratio) in ratio[..=i].iter_mut().enumerate() {
                     *ratio = (log[i] - log[j]) as f32;
+                    if *ratio < LEAST as f32 {
+                        *ratio = f32::NEG_INFINITY;
+                    }
                 }
                 for j in (0..=i).step_by(LANES) {
                     let x = ratio.as_mut_ptr().add(j);
                     s.store(x, exp(s, s.load(x)));
                 }
-                let gamma = log[i].exp() as f32;
+                let gamma = factor(log[i]);
                 // δᵢ: what is left of β·v when the past is taken away.
                 let (kk, qk) = (at.kk.add(i * CHUNK), at.qk.add(i * CHUNK));
                 for (j, ratio) in ratio[..i].iter().enumerate() {
@@ -311,13 +348,13 @@ impl Chunked {
                 }
             }
             for (i, log_i) in log[..n].iter().enumerate() {
-                let rest = s.splat((log[n - 1] - log_i).exp() as f32);
+                let rest = s.splat(factor(log[n - 1] - log_i));
                 for c in (0..at.columns).step_by(LANES) {
                     let delta = at.delta.add(i * at.columns + c);
                     s.store(delta, s.mul(s.load(delta), rest));
                 }
             }
-            at.update(s, log[n - 1].exp() as f32, n);
+            at.update(s, factor(log[n - 1]), n);
         }
     }
 }

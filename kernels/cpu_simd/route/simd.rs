@@ -27,14 +27,16 @@ struct Route {
 
 /// Where the largest key lies, the first on ties; NaN only where nothing else is
 /// left.
-fn best(keys: &[f32]) -> usize {
-    let mut at = 0;
-    for (i, key) in keys.iter().enumerate() {
-        if *key > keys[at] || (keys[at].is_nan() && !key.is_nan()) {
-            at = i;
-        }
+#[inline(always)]
+fn best<S: Simd>(s: S, keys: &[f32]) -> usize {
+    let (whole, rest) = keys.as_chunks::<LANES>();
+    let mut most = s.splat(f32::NEG_INFINITY);
+    for some in whole {
+        // SAFETY: sixteen elements. A key that is NaN leaves the other as it is.
+        most = s.max(unsafe { s.load(some.as_ptr()) }, most);
     }
-    at
+    let most = rest.iter().fold(s.max_lane(most), |m, x| m.max(*x));
+    keys.iter().position(|x| *x == most).unwrap_or(0)
 }
 
 /// Puts the keys of all groups but the best out of reach.
@@ -135,7 +137,7 @@ impl Body for Route {
             }
             let mut sum = 0.0;
             for (w, e) in weights.iter_mut().zip(experts) {
-                let i = best(keys);
+                let i = best(s, keys);
                 keys[i] = f32::NEG_INFINITY;
                 (*w, *e) = (score[i], i as u32);
                 sum += score[i];

@@ -1,0 +1,11 @@
+//! expert_linear / f32, f16, bf16 / packed, bf16_dot (cpu_simd)
+//! op:        y = x·wᵀ (+ bias) with the matrices of the chosen experts
+//! shapes:    x [T, K] or [T, k, K]; w [E·N, K] in panels of 16 rows; experts [T, k]
+//!            u32; bias [E·N]; y [T, k, N]
+//! dtypes:    packed: activations f32; bf16_dot: rounded to bf16. All sums in f32.
+//! partition: threads share (expert, run of columns) by what they cost; see
+//!            common/experts.rs
+//! source:    written here
+//! parity:    5e-5 (packed), 1e-4 (bf16 activations)
+
+crate::common::experts_kernels::plain_experts!(&registry::Pattern::EXPERT_LINEAR, rank 10);

@@ -1,0 +1,33 @@
+//! expert_linear+expert_linear+swiglu_oai_mul / block schemes / int8 (cpu_simd)
+//! op:        y = swiglu_oai(x·Gᵀ, x·Uᵀ) with the matrices of the chosen experts
+//! shapes:    x [T, K] or [T, k, K]; G, U [E·N, K] in panels of 16 rows; experts
+//!            [T, k] u32; biases [E·N]; y [T, k, N]
+//! dtypes:    activations int8, a scale for each 32 elements; byte products summed
+//!            in i32, blocks in f32
+//! partition: threads share (expert, run of columns) by what they cost; see
+//!            common/experts.rs
+//! source:    written here
+//! parity:    1e-3
+
+use graph::{Activation, OpKind};
+use registry::{Pattern, PatternOp, Src};
+
+pub(super) static PATTERN: Pattern = Pattern {
+    ops: &[
+        PatternOp {
+            kind: OpKind::ExpertLinear,
+            inputs: &[],
+        },
+        PatternOp {
+            kind: OpKind::ExpertLinear,
+            inputs: &[Src::Same(0, 0), Src::Any, Src::Same(0, 2)],
+        },
+        PatternOp {
+            kind: OpKind::GatedMul(Activation::SwigluOai),
+            inputs: &[Src::Op(0), Src::Op(1)],
+        },
+    ],
+    outputs: &[2],
+};
+
+crate::common::matmul_kernels::int8_kernels!(by experts_kernels, &PATTERN, rank 50);
