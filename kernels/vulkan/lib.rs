@@ -16,8 +16,10 @@
 mod common {
     pub mod args;
     pub mod cache;
+    pub mod grouped;
     pub mod launch;
     pub mod linear;
+    pub mod stored;
 }
 
 mod add {

@@ -1,7 +1,8 @@
 //! op: attention. See `paged.comp`.
 
 use crate::common::cache;
-use crate::common::launch::{Gpu, Plain, Result, Step, element_bytes, scheme_constant, shader};
+use crate::common::launch::{Gpu, Plain, Result, Step, shader};
+use crate::common::stored::{element_bytes, scheme_constant};
 use graph::Op;
 use registry::{Pattern, Problem};
 

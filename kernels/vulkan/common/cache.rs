@@ -1,6 +1,7 @@
 //! Caches: what the kernels that write and read them share.
 
-use crate::common::launch::{Gpu, Result, Step, element_bytes};
+use crate::common::launch::{Gpu, Result, Step};
+use crate::common::stored::element_bytes;
 use registry::{CacheView, Problem};
 
 /// The view of cache input `i`, and the shader's constant for its scheme once it

@@ -2,11 +2,11 @@
 
 use crate::BACKEND;
 use crate::common::args::Args;
+use crate::common::stored::Matrix;
 use hal::vulkan::{Limits, PipelineDesc, VulkanDevice, VulkanPipeline, VulkanRecorder};
 use hal::{Device, DeviceInfo, HalError, Recorder};
 use registry::{
-    Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, ROW_MAJOR, RowsFrom,
-    Scheme, TensorRef,
+    Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, RowsFrom, TensorRef,
 };
 use std::sync::Arc;
 
@@ -110,8 +110,9 @@ impl Plain {
         }
     }
 
-    pub const fn with_matrix(mut self) -> Self {
-        self.spec.layouts = &[ROW_MAJOR];
+    /// With matrices, in the layout that the tree's kernels take of their scheme.
+    pub const fn with_matrix(mut self, layouts: &'static [&'static str]) -> Self {
+        self.spec.layouts = layouts;
         self
     }
 
@@ -166,7 +167,7 @@ impl Kernel for Plain {
         Ok(Box::new(PlainPrepared {
             problem: problem.clone(),
             key,
-            lanes: spec[0],
+            constants: spec,
             pipeline,
             record: self.record,
         }))
@@ -176,7 +177,7 @@ impl Kernel for Plain {
 struct PlainPrepared {
     problem: Problem,
     key: String,
-    lanes: u32,
+    constants: Vec<u32>,
     pipeline: Arc<VulkanPipeline>,
     record: fn(&mut Step<'_>) -> Result<()>,
 }
@@ -192,7 +193,7 @@ impl Prepared for PlainPrepared {
             problem: &self.problem,
             key: &self.key,
             binds,
-            lanes: self.lanes,
+            constants: &self.constants,
             pipeline: &self.pipeline,
             recorder,
         })
@@ -203,8 +204,9 @@ impl Prepared for PlainPrepared {
 pub struct Step<'a> {
     pub problem: &'a Problem,
     pub binds: &'a Binds,
+    /// Specialization constants of the pipeline.
+    pub constants: &'a [u32],
     key: &'a str,
-    lanes: u32,
     pipeline: &'a Arc<VulkanPipeline>,
     recorder: &'a mut VulkanRecorder,
 }
@@ -259,7 +261,20 @@ impl<'a> Step<'a> {
 
     /// Workgroups that cover `items` lanes.
     pub fn groups_of(&self, items: usize) -> u32 {
-        (items as u32).div_ceil(self.lanes)
+        (items as u32).div_ceil(self.constants[0])
+    }
+
+    /// The parts `(first row, rows)` of a matrix that bindings can hold.
+    pub fn row_parts(&self, matrix: &Matrix) -> Result<Vec<(usize, usize)>> {
+        let most = self.limits().rows_per_binding(matrix.row, matrix.n);
+        if most == 0 {
+            return Err(self.refuse(format!(
+                "one row of {} bytes is larger than a binding",
+                matrix.row
+            )));
+        }
+        let firsts = (0..matrix.n).step_by(most);
+        Ok(firsts.map(|f| (f, most.min(matrix.n - f))).collect())
     }
 
     /// Appends a dispatch with the accesses that `Binds` implies.
@@ -275,21 +290,6 @@ impl<'a> Step<'a> {
         )?;
         Ok(())
     }
-}
-
-/// The shader's number for a scheme.
-pub fn scheme_constant(scheme: Scheme) -> std::result::Result<u32, String> {
-    match scheme {
-        Scheme::F32 => Ok(0),
-        Scheme::F16 => Ok(1),
-        Scheme::BF16 => Ok(2),
-        other => Err(format!("no shader decodes {other}")),
-    }
-}
-
-/// Bytes of a stored element.
-pub fn element_bytes(scheme: Scheme) -> u64 {
-    if scheme == Scheme::F32 { 4 } else { 2 }
 }
 
 /// The step word that counts an operand's rows; relative to the step buffer.
