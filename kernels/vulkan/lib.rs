@@ -16,9 +16,13 @@
 mod common {
     pub mod args;
     pub mod cache;
+    pub mod gated;
     pub mod grouped;
     pub mod launch;
     pub mod linear;
+    pub mod pointwise;
+    pub mod stacked;
+    pub mod state;
     pub mod stored;
 }
 
@@ -60,6 +64,54 @@ mod rope_table {
     mod plain;
 }
 mod silu_mul {
+    mod plain;
+}
+mod causal_conv {
+    mod plain;
+}
+mod expert_linear {
+    mod gemv;
+}
+mod expert_sum {
+    mod plain;
+}
+mod gated_delta {
+    mod recurrent;
+}
+mod gelu_mul {
+    mod plain;
+}
+mod gelu_tanh_mul {
+    mod plain;
+}
+mod head_linear {
+    mod gemv;
+}
+mod latent_append {
+    mod plain;
+}
+mod latent_attention {
+    mod paged;
+}
+mod mul {
+    mod plain;
+}
+mod rotate {
+    mod plain;
+}
+mod route {
+    mod plain;
+}
+mod scale {
+    mod plain;
+}
+mod sigmoid_mul {
+    mod plain;
+}
+mod softcap {
+    mod plain;
+}
+mod swiglu_oai_mul {
     mod plain;
 }
 

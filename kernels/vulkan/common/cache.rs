@@ -26,3 +26,17 @@ pub fn view(step: &Step<'_>, i: usize) -> Result<CacheView> {
     let found = step.problem.input(0, i).and_then(|(_, o)| o.cache);
     found.ok_or_else(|| step.refuse(format!("input {i} is not a cache")))
 }
+
+/// Whether all heads of a 16-bit cache whose layer begins at element `at` are whole
+/// words.
+pub fn in_pairs(at: usize, view: &CacheView) -> bool {
+    let all = [
+        at,
+        view.head_dim,
+        view.page_stride,
+        view.kv_stride,
+        view.head_stride,
+        view.token_stride,
+    ];
+    all.iter().all(|n| n.is_multiple_of(2))
+}

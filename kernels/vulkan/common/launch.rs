@@ -77,6 +77,8 @@ impl Gpu<'_> {
 pub struct Plain {
     pub spec: KernelSpec,
     pub shader: Shader,
+    /// Whether it knows what [`Problem::common_attributes`] refuses.
+    pub every_attribute: bool,
     pub fits: fn(&Problem) -> std::result::Result<(), String>,
     /// Specialization constants, the workgroup's size first.
     pub constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
@@ -104,6 +106,7 @@ impl Plain {
                 tolerance: 2e-5,
             },
             shader,
+            every_attribute: false,
             fits: |_| Ok(()),
             constants: |_, gpu| Ok(gpu.elementwise()),
             record,
@@ -113,6 +116,11 @@ impl Plain {
     /// With matrices, in the layout that the tree's kernels take of their scheme.
     pub const fn with_matrix(mut self, layouts: &'static [&'static str]) -> Self {
         self.spec.layouts = layouts;
+        self
+    }
+
+    pub const fn with_every_attribute(mut self) -> Self {
+        self.every_attribute = true;
         self
     }
 
@@ -138,7 +146,9 @@ impl Kernel for Plain {
     }
 
     fn fits(&self, problem: &Problem) -> std::result::Result<(), String> {
-        problem.common_attributes()?;
+        if !self.every_attribute {
+            problem.common_attributes()?;
+        }
         (self.fits)(problem)
     }
 

@@ -58,8 +58,12 @@ macro_rules! numbers {
 for_each_scheme!(numbers);
 
 /// Whether numbers are stored one by one.
-pub fn is_plain(scheme: Scheme) -> bool {
-    matches!(scheme, Scheme::F32 | Scheme::F16 | Scheme::BF16)
+pub const fn is_plain(scheme: Scheme) -> bool {
+    is_plain_name(scheme.0)
+}
+
+pub const fn is_plain_name(scheme: &str) -> bool {
+    matches!(scheme.as_bytes(), b"f32" | b"f16" | b"bf16")
 }
 
 /// Bytes of an element of a plain scheme.

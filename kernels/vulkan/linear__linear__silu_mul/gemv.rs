@@ -2,7 +2,7 @@
 
 use crate::common::launch::{Gpu, Plain, Result, Step, shader};
 use crate::common::linear::{few_rows, gemv_constants, gemv_groups};
-use crate::common::stored::{Matrix, for_each_scheme, register_schemes};
+use crate::common::stored::{Matrix, for_each_scheme, is_plain_name, register_schemes};
 use graph::{Activation, OpKind};
 use registry::{Pattern, PatternOp, Problem, Src};
 
@@ -68,6 +68,12 @@ const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) ->
         .with_matrix(layouts)
         .with_constants(constants);
     plain.fits = few_rows;
+    if !is_plain_name(quant[0]) {
+        // The error of one sum counts as many times as the other is large, and a
+        // few results of large sums may be small themselves. Codes are summed in
+        // another order than the oracle's.
+        plain.spec.tolerance = 2e-4;
+    }
     plain
 }
 

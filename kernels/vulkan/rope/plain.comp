@@ -1,6 +1,7 @@
-// op: rope. In each head, with half = rotary_dim / 2 and i < half:
-// y[i] = x[i]·cos[i] − x[i + half]·sin[i], y[i + half] = x[i + half]·cos[i] +
-// x[i]·sin[i]; elements past rotary_dim are copied.
+// op: rope. In each head, for pair i < rotary_dim / 2 of the elements (a, b):
+// y[a] = x[a]·cos[i] − x[b]·sin[i], y[b] = x[b]·cos[i] + x[a]·sin[i]. Pair i is
+// (first + i, first + i + rotary_dim/2) or, interleaved, (first + 2i, first + 2i +
+// 1); other elements are copied.
 // x, y f32 [T, heads, D], table f32 [T, rotary_dim] (cos then sin); rows strided.
 // Launch: x over the elements of a row, y over rows. Tolerance 1e-6.
 #version 460
@@ -14,7 +15,7 @@ STEP_BUFFER(3)
 
 layout(push_constant, scalar) uniform Push {
     uint rows;
-    uint len, dim, half_dim;
+    uint len, dim, first, half_dim, interleaved;
     uint x_at, x_stride;
     uint table_at, table_stride;
     uint y_at, y_stride;
@@ -24,14 +25,18 @@ void main() {
     uint i = gl_GlobalInvocationID.x;
     uint t = gl_WorkGroupID.y;
     if (i >= p.len || t >= REAL_ROWS(p.rows)) return;
-    uint d = i % p.dim;
+    uint d = i % p.dim - p.first;
     uint from = p.x_at + t * p.x_stride + i;
-    uint turn = p.table_at + t * p.table_stride;
     float v = x[from];
-    if (d < p.half_dim) {
-        v = v * table[turn + d] - x[from + p.half_dim] * table[turn + p.half_dim + d];
-    } else if (d < 2 * p.half_dim) {
-        v = v * table[turn + d - p.half_dim] + x[from - p.half_dim] * table[turn + d];
+    // Before `first` the difference wraps to far beyond.
+    if (d < 2 * p.half_dim) {
+        bool is_a = p.interleaved != 0 ? (d & 1u) == 0 : d < p.half_dim;
+        uint pair = p.interleaved != 0 ? d / 2 : (is_a ? d : d - p.half_dim);
+        uint apart = p.interleaved != 0 ? 1 : p.half_dim;
+        uint turn = p.table_at + t * p.table_stride + pair;
+        float c = table[turn];
+        float s = table[turn + p.half_dim];
+        v = is_a ? v * c - x[from + apart] * s : v * c + x[from - apart] * s;
     }
     y[p.y_at + t * p.y_stride + i] = v;
 }
