@@ -16,6 +16,7 @@
 mod common {
     pub mod args;
     pub mod cache;
+    pub mod gate_up;
     pub mod gated;
     pub mod grouped;
     pub mod launch;
@@ -49,10 +50,12 @@ mod kv_append {
 }
 mod linear {
     mod gemv;
+    mod gemv_q8;
     mod tiled;
 }
 mod linear__linear__silu_mul {
     mod gemv;
+    mod gemv_q8;
 }
 mod rms_norm {
     mod plain;

@@ -16,6 +16,20 @@ const SHARED_ROWS: usize = 4;
 /// Subgroups of a workgroup in which each works alone.
 const SUBGROUPS: u32 = 4;
 
+/// Subgroups of a workgroup that rounds activations for all of them.
+const ROUNDING_SUBGROUPS: u32 = 8;
+
+/// Most activations that a workgroup keeps in int8: 24 KiB with their scales.
+const MOST_ROUNDED: usize = 16384;
+
+/// Room for a row of rounded activations comes in powers of two from here on, so
+/// that matrices of different K share a pipeline.
+const LEAST_WIDTH: usize = 4096;
+
+/// Columns of a workgroup on a software device, which has few lanes to share the
+/// rounding.
+const SOFTWARE_COLUMNS: u32 = 32;
+
 /// Constants of the gemv shaders: `n` output columns of `rows` rows at once.
 pub fn gemv_constants(
     scheme: Scheme,
@@ -23,15 +37,52 @@ pub fn gemv_constants(
     n: usize,
     gpu: Gpu,
 ) -> std::result::Result<Vec<u32>, String> {
+    let rows = if rows <= 1 { 1 } else { SHARED_ROWS };
+    team_constants(scheme, rows, n, SUBGROUPS, gpu)
+}
+
+/// Constants of the gemv shaders that round rows of `k` activations to int8.
+pub fn gemv_q8_constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
+    let (_, w) = problem.input(0, 1).ok_or("a linear has a weight")?;
+    let (n, k) = (w.shape[0], w.shape[1]);
+    let width = k.next_power_of_two().max(LEAST_WIDTH);
+    let rows = match problem.outputs[0].shape[0] {
+        rows if rows > 1 => (MOST_ROUNDED / width).min(SHARED_ROWS),
+        _ => 1,
+    };
+    let mut all = team_constants(w.scheme, rows, n, ROUNDING_SUBGROUPS, gpu)?;
+    all.push(width as u32);
+    Ok(all)
+}
+
+/// Whether a gemv in int8 is meant for the problem: few rows, and a device that
+/// multiplies bytes at least as fast as floats (or one for tests).
+pub fn few_rounded_rows(problem: &Problem) -> std::result::Result<(), String> {
+    few_rows(problem)?;
+    let device = &problem.device;
+    if device.kind != DeviceKind::Software && !device.features.contains("integer_dot_accelerated") {
+        return Err("the device does not accelerate products of bytes".into());
+    }
+    match problem.input(0, 1).map(|(_, w)| w.shape[1]) {
+        Some(k) if k <= MOST_ROUNDED => Ok(()),
+        _ => Err(format!("for K up to {MOST_ROUNDED}")),
+    }
+}
+
+fn team_constants(
+    scheme: Scheme,
+    rows: usize,
+    n: usize,
+    subgroups: u32,
+    gpu: Gpu,
+) -> std::result::Result<Vec<u32>, String> {
     let subgroup = gpu.info.subgroup;
     let teams = gpu.limits.whole_subgroups;
     let software = gpu.info.kind == DeviceKind::Software;
-    let most = (gpu.limits.workgroup_invocations / subgroup).clamp(1, SUBGROUPS);
+    let most = (gpu.limits.workgroup_invocations / subgroup).clamp(1, subgroups);
     let subgroups = if teams && !software { most } else { 1 };
-    let rows = if rows <= 1 { 1 } else { SHARED_ROWS as u32 };
     // More columns share each x; fewer keep more lanes busy.
     let columns = match (is_plain(scheme), n) {
-        _ if software && n < 16 => 1,
         (true, _) => 2,
         (false, _) if software || rows > 1 => 2,
         (false, 0..=2048) => 1,
@@ -40,7 +91,7 @@ pub fn gemv_constants(
     };
     let mut all = gpu.lanes(subgroups * subgroup);
     all.push(scheme_constant(scheme)?);
-    all.extend([rows, columns, u32::from(teams), subgroup]);
+    all.extend([rows as u32, columns, u32::from(teams), subgroup]);
     Ok(all)
 }
 
@@ -49,6 +100,14 @@ pub fn gemv_groups(step: &Step<'_>, n: usize) -> u32 {
     let teams = (step.constants[0] / step.constants[7]).max(1);
     let most = step.limits().workgroups[0];
     (n as u32).div_ceil(teams * step.constants[5]).min(most)
+}
+
+/// Workgroups of a gemv of `n` columns that rounds activations.
+pub fn gemv_q8_groups(step: &Step<'_>, n: usize) -> u32 {
+    match step.constants[0] == step.constants[7] {
+        true => (n as u32).div_ceil(SOFTWARE_COLUMNS),
+        false => gemv_groups(step, n),
+    }
 }
 
 /// Whether a gemv is meant for the problem.

@@ -8,10 +8,21 @@ use registry::{ROW_MAJOR, Scheme, TensorRef, WeightShape};
 /// scheme is one more line here, its form in [`grouped`] and in `blocks.glsl`.
 macro_rules! for_each_scheme {
     ($with:ident) => {
-        $with! {
+        $crate::common::stored::for_each_block_scheme! {
+            $with
             F32 "f32" 0 PLAIN,
             F16 "f16" 1 PLAIN,
             BF16 "bf16" 2 PLAIN,
+        }
+    };
+}
+pub(crate) use for_each_scheme;
+
+/// As [`for_each_scheme`], the block schemes alone.
+macro_rules! for_each_block_scheme {
+    ($with:ident $($others:tt)*) => {
+        $with! {
+            $($others)*
             Q8_0 "q8_0" 3 BLOCKS,
             Q4_0 "q4_0" 4 BLOCKS,
             Q4_1 "q4_1" 5 BLOCKS,
@@ -29,7 +40,7 @@ macro_rules! for_each_scheme {
         }
     };
 }
-pub(crate) use for_each_scheme;
+pub(crate) use for_each_block_scheme;
 
 /// Registers what the `of` beside it makes of each scheme and its layouts.
 macro_rules! register_schemes {
