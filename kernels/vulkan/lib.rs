@@ -38,6 +38,7 @@ mod argmax {
 }
 mod attention {
     mod paged;
+    mod split;
 }
 mod embed {
     mod plain;

@@ -4,7 +4,7 @@ use crate::BACKEND;
 use crate::common::args::Args;
 use crate::common::stored::Matrix;
 use hal::vulkan::{Limits, PipelineDesc, VulkanDevice, VulkanPipeline, VulkanRecorder};
-use hal::{Device, DeviceInfo, HalError, Recorder};
+use hal::{Access, Device, DeviceInfo, HalError, Recorder};
 use registry::{
     Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, RowsFrom, TensorRef,
 };
@@ -73,6 +73,13 @@ impl Gpu<'_> {
     }
 }
 
+/// A second dispatch of a kernel, which goes on with what the first left in the
+/// workspace.
+pub struct Second {
+    pub shader: Shader,
+    pub constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
+}
+
 /// A kernel of this tree.
 pub struct Plain {
     pub spec: KernelSpec,
@@ -82,6 +89,9 @@ pub struct Plain {
     pub fits: fn(&Problem) -> std::result::Result<(), String>,
     /// Specialization constants, the workgroup's size first.
     pub constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
+    pub second: Option<Second>,
+    /// Bytes of scratch.
+    pub workspace: fn(&Problem) -> u64,
     pub record: fn(&mut Step<'_>) -> Result<()>,
 }
 
@@ -109,6 +119,8 @@ impl Plain {
             every_attribute: false,
             fits: |_| Ok(()),
             constants: |_, gpu| Ok(gpu.elementwise()),
+            second: None,
+            workspace: |_| 0,
             record,
         }
     }
@@ -116,6 +128,12 @@ impl Plain {
     /// With matrices, in the layout that the tree's kernels take of their scheme.
     pub const fn with_matrix(mut self, layouts: &'static [&'static str]) -> Self {
         self.spec.layouts = layouts;
+        self
+    }
+
+    pub const fn with_second(mut self, second: Second, workspace: fn(&Problem) -> u64) -> Self {
+        self.second = Some(second);
+        self.workspace = workspace;
         self
     }
 
@@ -167,19 +185,31 @@ impl Kernel for Plain {
         };
         let spec = (self.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
         let key = self.spec.key().to_string();
-        let pipeline = device.pipeline(&PipelineDesc {
-            name: &key,
-            spirv: self.shader.spirv,
-            buffers: self.shader.buffers,
-            push_words: self.shader.push_words,
-            spec: &spec,
-        })?;
+        let pipeline = |shader: &Shader, spec: &[u32]| {
+            device.pipeline(&PipelineDesc {
+                name: &key,
+                spirv: shader.spirv,
+                buffers: shader.buffers,
+                push_words: shader.push_words,
+                spec,
+            })
+        };
+        let first = pipeline(&self.shader, &spec)?;
+        let second = match &self.second {
+            Some(second) => {
+                let spec = (second.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
+                Some(pipeline(&second.shader, &spec)?)
+            }
+            None => None,
+        };
         Ok(Box::new(PlainPrepared {
             problem: problem.clone(),
-            key,
             constants: spec,
-            pipeline,
+            pipeline: first,
+            second,
+            workspace: (self.workspace)(problem),
             record: self.record,
+            key,
         }))
     }
 }
@@ -189,10 +219,16 @@ struct PlainPrepared {
     key: String,
     constants: Vec<u32>,
     pipeline: Arc<VulkanPipeline>,
+    second: Option<Arc<VulkanPipeline>>,
+    workspace: u64,
     record: fn(&mut Step<'_>) -> Result<()>,
 }
 
 impl Prepared for PlainPrepared {
+    fn workspace(&self) -> u64 {
+        self.workspace
+    }
+
     fn record(&self, recorder: &mut dyn Recorder, binds: &Binds) -> Result<()> {
         let recorder = recorder.as_any_mut().downcast_mut::<VulkanRecorder>();
         let recorder = recorder.ok_or(HalError::WrongDevice {
@@ -205,6 +241,7 @@ impl Prepared for PlainPrepared {
             binds,
             constants: &self.constants,
             pipeline: &self.pipeline,
+            second: self.second.as_ref(),
             recorder,
         })
     }
@@ -218,6 +255,7 @@ pub struct Step<'a> {
     pub constants: &'a [u32],
     key: &'a str,
     pipeline: &'a Arc<VulkanPipeline>,
+    second: Option<&'a Arc<VulkanPipeline>>,
     recorder: &'a mut VulkanRecorder,
 }
 
@@ -287,18 +325,44 @@ impl<'a> Step<'a> {
         Ok(firsts.map(|f| (f, most.min(matrix.n - f))).collect())
     }
 
+    /// The scratch.
+    pub fn workspace(&self) -> Result<&'a TensorRef> {
+        let found = self.binds.workspace.as_ref();
+        found.ok_or_else(|| self.refuse("recorded without its workspace"))
+    }
+
     /// Appends a dispatch with the accesses that `Binds` implies.
     pub fn dispatch(&mut self, args: &Args<'_>, groups: [u32; 3]) -> Result<()> {
-        let accesses = self.binds.accesses();
-        self.recorder.dispatch(
-            self.key,
-            self.pipeline,
-            &args.binds,
-            &args.push,
-            groups,
-            &accesses,
-        )?;
-        Ok(())
+        self.dispatch_with(args, groups, &self.binds.accesses())
+    }
+
+    pub fn dispatch_with(
+        &mut self,
+        args: &Args<'_>,
+        groups: [u32; 3],
+        accesses: &[Access],
+    ) -> Result<()> {
+        let (binds, push) = (&args.binds, &args.push);
+        let pipeline = self.pipeline;
+        Ok(self
+            .recorder
+            .dispatch(self.key, pipeline, binds, push, groups, accesses)?)
+    }
+
+    /// Appends a dispatch of the second shader.
+    pub fn dispatch_second(
+        &mut self,
+        args: &Args<'_>,
+        groups: [u32; 3],
+        accesses: &[Access],
+    ) -> Result<()> {
+        let Some(pipeline) = self.second else {
+            return Err(self.refuse("it has one shader"));
+        };
+        let (binds, push) = (&args.binds, &args.push);
+        Ok(self
+            .recorder
+            .dispatch(self.key, pipeline, binds, push, groups, accesses)?)
     }
 }
 
