@@ -61,6 +61,9 @@ mod linear__linear__silu_mul {
 mod rms_norm {
     mod plain;
 }
+mod rms_norm__rms_norm__rope__rope__kv_append {
+    mod fused;
+}
 mod rope {
     mod plain;
 }

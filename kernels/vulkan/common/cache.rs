@@ -2,12 +2,17 @@
 
 use crate::common::launch::{Gpu, Result, Step};
 use crate::common::stored::element_bytes;
-use registry::{CacheView, Problem};
+use registry::{CacheView, Operand, Problem};
 
 /// The view of cache input `i`, and the shader's constant for its scheme once it
 /// is known that one binding can hold the cache.
 pub fn check(problem: &Problem, gpu: Gpu, i: usize) -> std::result::Result<CacheView, String> {
     let (_, operand) = problem.input(0, i).ok_or("the cache is missing")?;
+    check_operand(operand, gpu)
+}
+
+/// As [`check`], of the operand itself.
+pub fn check_operand(operand: &Operand, gpu: Gpu) -> std::result::Result<CacheView, String> {
     let view = operand.cache.ok_or("the operand is not a cache")?;
     let bytes = (view.pages as u64)
         .saturating_mul(view.page_stride as u64)

@@ -7,6 +7,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "../common/base.glsl"
+#include "../common/rope.glsl"
 
 layout(set = 0, binding = 0, scalar) readonly buffer X { float x[]; };
 layout(set = 0, binding = 1, scalar) readonly buffer Table { float table[]; };
@@ -21,22 +22,15 @@ layout(push_constant, scalar) uniform Push {
     uint y_at, y_stride;
 } p;
 
+#define X_AT(i) x[head + (i)]
+
 void main() {
     uint i = gl_GlobalInvocationID.x;
     uint t = gl_WorkGroupID.y;
     if (i >= p.len || t >= REAL_ROWS(p.rows)) return;
-    uint d = i % p.dim - p.first;
-    uint from = p.x_at + t * p.x_stride + i;
-    float v = x[from];
-    // Before `first` the difference wraps to far beyond.
-    if (d < 2 * p.half_dim) {
-        bool is_a = p.interleaved != 0 ? (d & 1u) == 0 : d < p.half_dim;
-        uint pair = p.interleaved != 0 ? d / 2 : (is_a ? d : d - p.half_dim);
-        uint apart = p.interleaved != 0 ? 1 : p.half_dim;
-        uint turn = p.table_at + t * p.table_stride + pair;
-        float c = table[turn];
-        float s = table[turn + p.half_dim];
-        v = is_a ? v * c - x[from + apart] * s : v * c + x[from - apart] * s;
-    }
+    uint d = i % p.dim;
+    uint head = p.x_at + t * p.x_stride + i - d;
+    float v;
+    ROTATED(v, d, p.table_at + t * p.table_stride, X_AT)
     y[p.y_at + t * p.y_stride + i] = v;
 }
