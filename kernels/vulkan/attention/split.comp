@@ -18,6 +18,8 @@ layout(constant_id = 5) const uint HEADS = 1;
 // Pieces of a key, and positions whose values are taken at once.
 const uint PIECES = DIM / 8;
 const uint SUBSETS = WG / PIECES;
+// Pieces that are loaded before the first is used.
+const uint AHEAD = 4;
 
 layout(set = 0, binding = 0, scalar) readonly buffer Q { float q[]; };
 layout(set = 0, binding = 1, scalar) readonly buffer Cache { uvec4 cache[]; };
@@ -57,10 +59,8 @@ void main() {
     uint to = min(from + each, position + 1);
     uint out_at = p.parts_at + ((t * p.heads + first_head) * splits + gl_WorkGroupID.z) * (DIM + 2);
     uint out_step = splits * (DIM + 2);
-    if (from >= to) {
-        for (uint h = lane; h < HEADS; h += WG) parts[out_at + h * out_step + DIM + 1] = 0.0;
-        return;
-    }
+    // The second half passes over what has no positions.
+    if (from >= to) return;
     uint q_from = p.q_at + t * p.q_stride + first_head * DIM;
     for (uint i = lane; i < HEADS * PIECES * 2; i += WG) {
         uint e = q_from + 4 * i;
@@ -89,13 +89,17 @@ void main() {
             uint page = meta[table + pos / p.block];
             uint key = keys + page * p.page_stride + (pos % p.block) * p.token_stride;
             value_at[lane] = key + p.kv_stride;
-            for (uint c = 0; c < PIECES; ++c) {
-                uvec4 words = cache[key + c];
-                vec4 a = vec4(decode16x2(words.x), decode16x2(words.y));
-                vec4 b = vec4(decode16x2(words.z), decode16x2(words.w));
-                for (uint h = 0; h < HEADS; ++h) {
-                    uint i = (h * PIECES + c) * 2;
-                    score[h] += dot(a, query[i]) + dot(b, query[i + 1]);
+            for (uint c = 0; c < PIECES; c += AHEAD) {
+                uvec4 next[AHEAD];
+                [[unroll]] for (uint n = 0; n < AHEAD; ++n) next[n] = cache[key + min(c + n, PIECES - 1)];
+                [[unroll]] for (uint n = 0; n < AHEAD; ++n) {
+                    if (c + n >= PIECES) break;
+                    vec4 a = vec4(decode16x2(next[n].x), decode16x2(next[n].y));
+                    vec4 b = vec4(decode16x2(next[n].z), decode16x2(next[n].w));
+                    for (uint h = 0; h < HEADS; ++h) {
+                        uint i = (h * PIECES + c + n) * 2;
+                        score[h] += dot(a, query[i]) + dot(b, query[i + 1]);
+                    }
                 }
             }
         }

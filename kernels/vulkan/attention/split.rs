@@ -159,6 +159,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.count(meta, step.problem.outputs[0].rows)?;
     args.u32s(&[shape.heads, view.head_dim, splits, ps])?;
     args.u32s(&[s, usize::from(sinks.is_some()), os.0, os.1])?;
+    args.u32s(&[meta + layout.positions(), spec.window.unwrap_or(0)])?;
+    args.u32(step.constants[0] as usize)?;
     let mut accesses = vec![parts.read(), step.binds.step.read(), o.write()];
     accesses.extend(sinks.map(|s| s.read()));
     step.dispatch_second(&args, [shape.heads as u32, rows, 1], &accesses)
@@ -166,7 +168,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 
 const fn of(quant: &'static [&'static str]) -> Plain {
     let merge = Second {
-        shader: shader!("attention.merge", 4, 9),
+        shader: shader!("attention.merge", 4, 12),
         constants: |_, gpu| Ok(gpu.elementwise()),
     };
     let shader = shader!("attention.split", 4, 19);

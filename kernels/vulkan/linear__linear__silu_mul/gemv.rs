@@ -22,10 +22,10 @@ const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) ->
         .with_constants(constants);
     plain.fits = few_rows;
     if !is_plain_name(quant[0]) {
-        // The error of one sum counts as many times as the other is large, and a
-        // few results of large sums may be small themselves. Codes are summed in
-        // another order than the oracle's.
-        plain.spec.tolerance = 2e-4;
+        // The error of one sum counts as many times as the other is large: of sums
+        // near 1000 that cancel to 1, 2e-4 by another order than the oracle's,
+        // times 1000, beside a result of 300.
+        plain.spec.tolerance = 1e-3;
     }
     plain
 }

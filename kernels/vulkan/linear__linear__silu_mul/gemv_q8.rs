@@ -19,7 +19,7 @@ const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) ->
     plain.spec.rank = 10;
     plain.spec.act = Act::Q8_32;
     // As the variant in f32 of these schemes.
-    plain.spec.tolerance = 2e-4;
+    plain.spec.tolerance = 1e-3;
     plain
 }
 
