@@ -16,8 +16,15 @@
 mod common {
     pub mod args;
     pub mod cache;
+    pub mod gate_up;
+    pub mod gated;
+    pub mod grouped;
     pub mod launch;
     pub mod linear;
+    pub mod pointwise;
+    pub mod stacked;
+    pub mod state;
+    pub mod stored;
 }
 
 mod add {
@@ -31,6 +38,7 @@ mod argmax {
 }
 mod attention {
     mod paged;
+    mod split;
 }
 mod embed {
     mod plain;
@@ -43,13 +51,18 @@ mod kv_append {
 }
 mod linear {
     mod gemv;
+    mod gemv_q8;
     mod tiled;
 }
 mod linear__linear__silu_mul {
     mod gemv;
+    mod gemv_q8;
 }
 mod rms_norm {
     mod plain;
+}
+mod rms_norm__rms_norm__rope__rope__kv_append {
+    mod fused;
 }
 mod rope {
     mod plain;
@@ -58,6 +71,54 @@ mod rope_table {
     mod plain;
 }
 mod silu_mul {
+    mod plain;
+}
+mod causal_conv {
+    mod plain;
+}
+mod expert_linear {
+    mod gemv;
+}
+mod expert_sum {
+    mod plain;
+}
+mod gated_delta {
+    mod recurrent;
+}
+mod gelu_mul {
+    mod plain;
+}
+mod gelu_tanh_mul {
+    mod plain;
+}
+mod head_linear {
+    mod gemv;
+}
+mod latent_append {
+    mod plain;
+}
+mod latent_attention {
+    mod paged;
+}
+mod mul {
+    mod plain;
+}
+mod rotate {
+    mod plain;
+}
+mod route {
+    mod plain;
+}
+mod scale {
+    mod plain;
+}
+mod sigmoid_mul {
+    mod plain;
+}
+mod softcap {
+    mod plain;
+}
+mod swiglu_oai_mul {
     mod plain;
 }
 

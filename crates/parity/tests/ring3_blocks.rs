@@ -1,5 +1,5 @@
-//! Ring 3 for files in block schemes: the fast CPU tree against the oracle in its own
-//! activation format, and what that format costs.
+//! Ring 3 for files in block schemes: the fast trees against the oracle in their own
+//! activation formats, and what those cost.
 
 mod fixture_gguf;
 mod models;
@@ -172,6 +172,33 @@ fn every_instruction_set_keeps_to_the_oracle() {
         let found = difference(want, &play(&mut candidate, scripts));
         println!("{level}: {found}");
         assert!(Bounds::of(&acts).hold(&found), "{level}: {found}");
+    }
+}
+
+/// The Vulkan tree on whatever device there is: as planned, and in f32.
+#[test]
+fn vulkan_keeps_to_the_oracle_in_a_mixed_file() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("m.gguf");
+    convert_each(&ferris(), &path, |t| Some(mixed(t)), |_| {}, |_| true);
+    let scripts = &scripts()[1..];
+    let opened = Opened::open(&path).expect("a GGUF model");
+    for acts in [None, Some(f32_acts(&opened))] {
+        let mut options = LoadOptions::new("vulkan");
+        options.acts = acts;
+        let mut candidate = match load_candidate(&opened, registry(), &options, scripts.iter()) {
+            Ok(candidate) => candidate,
+            Err(e) if std::env::var("CI").is_ok_and(|v| v == "true") => panic!("{e}"),
+            Err(e) => {
+                println!("skipped: {e}");
+                return;
+            }
+        };
+        let acts = candidate.program().acts();
+        let want = oracle(&opened, &candidate, acts.clone(), scripts);
+        let found = difference(&want, &play(&mut candidate, scripts));
+        println!("{found}");
+        assert!(Bounds::of(&acts).hold(&found), "{acts:?}: {found}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! op: add+rms_norm. See `fused.comp`.
 
-use crate::common::launch::{Plain, Result, Step, shader};
+use crate::common::launch::{Gpu, Plain, Result, Step, shader};
 use graph::{Op, OpKind};
 use registry::{Pattern, PatternOp, Problem, Src};
 
@@ -44,10 +44,21 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     step.dispatch(&args, [1, step.max_rows(), 1])
 }
 
+/// Most elements that a lane keeps in registers.
+const MOST_KEPT: usize = 16;
+
+fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
+    let len = problem.outputs[0].row_len();
+    let mut all = gpu.reduce(len);
+    let each = len.div_ceil(all[0] as usize);
+    all.push(if each <= MOST_KEPT { each as u32 } else { 0 });
+    Ok(all)
+}
+
 const fn fused() -> Plain {
     let shader = shader!("add__rms_norm.fused", 6, 13);
-    let mut plain = Plain::new(&PATTERN, &["f32"], "fused", shader, record)
-        .with_constants(|problem, gpu| Ok(gpu.reduce(problem.outputs[0].row_len())));
+    let mut plain =
+        Plain::new(&PATTERN, &["f32"], "fused", shader, record).with_constants(constants);
     plain.fits = fits;
     plain
 }

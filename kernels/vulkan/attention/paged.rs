@@ -1,7 +1,8 @@
 //! op: attention. See `paged.comp`.
 
 use crate::common::cache;
-use crate::common::launch::{Gpu, Plain, Result, Step, element_bytes, scheme_constant, shader};
+use crate::common::launch::{Gpu, Plain, Result, Step, shader};
+use crate::common::stored::{element_bytes, scheme_constant};
 use graph::Op;
 use registry::{Pattern, Problem};
 
@@ -14,7 +15,7 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
     let (_, stored) = problem.input(0, 1).ok_or("the cache is missing")?;
     let mut all = gpu.reduce(view.head_dim * 4);
     all.push(scheme_constant(stored.scheme)?);
-    all.push(view.head_dim as u32);
+    all.extend([view.head_dim as u32; 2]);
     Ok(all)
 }
 
@@ -37,6 +38,12 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let q = args.rows(step.input(0)?)?;
     let size = element_bytes(stored.scheme);
     let at = args.bind(stored, 0, stored.bytes, size)? as usize + view.offset;
+    let sinks = match step.has_input(2) {
+        true => Some(step.input(2)?),
+        false => None,
+    };
+    // Without sinks the binding is never read.
+    let s = args.words(sinks.unwrap_or(step.input(0)?))? as usize;
     let o = args.rows(step.output())?;
     let meta = args.step(&step.binds.step)?;
     let layout = &step.problem.step;
@@ -46,26 +53,27 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         view.head_stride,
         view.token_stride,
     ];
-    let even = |n: &usize| n.is_multiple_of(2);
-    let aligned = even(&at) && even(&view.head_dim) && strides.iter().all(even);
     args.count(meta, step.problem.outputs[0].rows)?;
     args.u32s(&[heads / view.kv_heads, q.0, q.1, at])?;
     args.u32s(&strides)?;
-    args.u32s(&[o.0, o.1, view.block])?;
+    args.u32s(&[s, usize::from(sinks.is_some()), o.0, o.1, view.block])?;
     args.u32s(&[meta + layout.positions(), meta + layout.row_span()])?;
     args.u32s(&[
         meta + layout.table(view.group),
         layout.groups[view.group].blocks,
     ])?;
-    args.u32s(&[spec.window.unwrap_or(0), usize::from(aligned)])?;
+    args.u32(spec.window.unwrap_or(0))?;
+    args.u32(usize::from(cache::in_pairs(at, &view)))?;
     args.f32(spec.scale);
+    args.f32(spec.softcap.unwrap_or(0.0));
     step.dispatch(&args, [heads as u32, step.max_rows(), 1])
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {
-    let shader = shader!("attention.paged", 4, 19);
-    let mut plain =
-        Plain::new(&Pattern::ATTENTION, quant, "paged", shader, record).with_constants(constants);
+    let shader = shader!("attention.paged", 5, 22);
+    let mut plain = Plain::new(&Pattern::ATTENTION, quant, "paged", shader, record)
+        .with_every_attribute()
+        .with_constants(constants);
     plain.fits = fits;
     plain.spec.tolerance = 5e-5;
     plain

@@ -1,6 +1,7 @@
 //! Bindings and push constants of one dispatch.
 
 use crate::common::launch::{Result, rows_word};
+use crate::common::stored::Matrix;
 use hal::vulkan::StorageBind;
 use registry::{KernelError, RowsFrom, TensorRef};
 
@@ -53,6 +54,19 @@ impl<'a> Args<'a> {
             bytes: start - offset + bytes,
         });
         Ok(((start - offset) / size) as u32)
+    }
+
+    /// Binds rows `first .. first + n` of a matrix and returns where the first one
+    /// begins, in the matrix's units.
+    pub fn matrix(
+        &mut self,
+        t: &'a TensorRef,
+        matrix: &Matrix,
+        first: usize,
+        n: usize,
+    ) -> Result<usize> {
+        let (at, bytes) = (first as u64 * matrix.row, n as u64 * matrix.row);
+        Ok(self.bind(t, at, bytes, matrix.unit)? as usize)
     }
 
     /// Binds all of an f32 or u32 tensor.

@@ -2,11 +2,11 @@
 
 use crate::BACKEND;
 use crate::common::args::Args;
+use crate::common::stored::Matrix;
 use hal::vulkan::{Limits, PipelineDesc, VulkanDevice, VulkanPipeline, VulkanRecorder};
-use hal::{Device, DeviceInfo, HalError, Recorder};
+use hal::{Access, Device, DeviceInfo, HalError, Recorder};
 use registry::{
-    Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, ROW_MAJOR, RowsFrom,
-    Scheme, TensorRef,
+    Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, RowsFrom, TensorRef,
 };
 use std::sync::Arc;
 
@@ -73,13 +73,25 @@ impl Gpu<'_> {
     }
 }
 
+/// A second dispatch of a kernel, which goes on with what the first left in the
+/// workspace.
+pub struct Second {
+    pub shader: Shader,
+    pub constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
+}
+
 /// A kernel of this tree.
 pub struct Plain {
     pub spec: KernelSpec,
     pub shader: Shader,
+    /// Whether it knows what [`Problem::common_attributes`] refuses.
+    pub every_attribute: bool,
     pub fits: fn(&Problem) -> std::result::Result<(), String>,
     /// Specialization constants, the workgroup's size first.
     pub constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
+    pub second: Option<Second>,
+    /// Bytes of scratch.
+    pub workspace: fn(&Problem) -> u64,
     pub record: fn(&mut Step<'_>) -> Result<()>,
 }
 
@@ -104,14 +116,29 @@ impl Plain {
                 tolerance: 2e-5,
             },
             shader,
+            every_attribute: false,
             fits: |_| Ok(()),
             constants: |_, gpu| Ok(gpu.elementwise()),
+            second: None,
+            workspace: |_| 0,
             record,
         }
     }
 
-    pub const fn with_matrix(mut self) -> Self {
-        self.spec.layouts = &[ROW_MAJOR];
+    /// With matrices, in the layout that the tree's kernels take of their scheme.
+    pub const fn with_matrix(mut self, layouts: &'static [&'static str]) -> Self {
+        self.spec.layouts = layouts;
+        self
+    }
+
+    pub const fn with_second(mut self, second: Second, workspace: fn(&Problem) -> u64) -> Self {
+        self.second = Some(second);
+        self.workspace = workspace;
+        self
+    }
+
+    pub const fn with_every_attribute(mut self) -> Self {
+        self.every_attribute = true;
         self
     }
 
@@ -137,7 +164,9 @@ impl Kernel for Plain {
     }
 
     fn fits(&self, problem: &Problem) -> std::result::Result<(), String> {
-        problem.common_attributes()?;
+        if !self.every_attribute {
+            problem.common_attributes()?;
+        }
         (self.fits)(problem)
     }
 
@@ -156,19 +185,31 @@ impl Kernel for Plain {
         };
         let spec = (self.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
         let key = self.spec.key().to_string();
-        let pipeline = device.pipeline(&PipelineDesc {
-            name: &key,
-            spirv: self.shader.spirv,
-            buffers: self.shader.buffers,
-            push_words: self.shader.push_words,
-            spec: &spec,
-        })?;
+        let pipeline = |shader: &Shader, spec: &[u32]| {
+            device.pipeline(&PipelineDesc {
+                name: &key,
+                spirv: shader.spirv,
+                buffers: shader.buffers,
+                push_words: shader.push_words,
+                spec,
+            })
+        };
+        let first = pipeline(&self.shader, &spec)?;
+        let second = match &self.second {
+            Some(second) => {
+                let spec = (second.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
+                Some(pipeline(&second.shader, &spec)?)
+            }
+            None => None,
+        };
         Ok(Box::new(PlainPrepared {
             problem: problem.clone(),
-            key,
-            lanes: spec[0],
-            pipeline,
+            constants: spec,
+            pipeline: first,
+            second,
+            workspace: (self.workspace)(problem),
             record: self.record,
+            key,
         }))
     }
 }
@@ -176,12 +217,18 @@ impl Kernel for Plain {
 struct PlainPrepared {
     problem: Problem,
     key: String,
-    lanes: u32,
+    constants: Vec<u32>,
     pipeline: Arc<VulkanPipeline>,
+    second: Option<Arc<VulkanPipeline>>,
+    workspace: u64,
     record: fn(&mut Step<'_>) -> Result<()>,
 }
 
 impl Prepared for PlainPrepared {
+    fn workspace(&self) -> u64 {
+        self.workspace
+    }
+
     fn record(&self, recorder: &mut dyn Recorder, binds: &Binds) -> Result<()> {
         let recorder = recorder.as_any_mut().downcast_mut::<VulkanRecorder>();
         let recorder = recorder.ok_or(HalError::WrongDevice {
@@ -192,8 +239,9 @@ impl Prepared for PlainPrepared {
             problem: &self.problem,
             key: &self.key,
             binds,
-            lanes: self.lanes,
+            constants: &self.constants,
             pipeline: &self.pipeline,
+            second: self.second.as_ref(),
             recorder,
         })
     }
@@ -203,9 +251,11 @@ impl Prepared for PlainPrepared {
 pub struct Step<'a> {
     pub problem: &'a Problem,
     pub binds: &'a Binds,
+    /// Specialization constants of the pipeline.
+    pub constants: &'a [u32],
     key: &'a str,
-    lanes: u32,
     pipeline: &'a Arc<VulkanPipeline>,
+    second: Option<&'a Arc<VulkanPipeline>>,
     recorder: &'a mut VulkanRecorder,
 }
 
@@ -259,37 +309,61 @@ impl<'a> Step<'a> {
 
     /// Workgroups that cover `items` lanes.
     pub fn groups_of(&self, items: usize) -> u32 {
-        (items as u32).div_ceil(self.lanes)
+        (items as u32).div_ceil(self.constants[0])
+    }
+
+    /// The parts `(first row, rows)` of a matrix that bindings can hold.
+    pub fn row_parts(&self, matrix: &Matrix) -> Result<Vec<(usize, usize)>> {
+        let most = self.limits().rows_per_binding(matrix.row, matrix.n);
+        if most == 0 {
+            return Err(self.refuse(format!(
+                "one row of {} bytes is larger than a binding",
+                matrix.row
+            )));
+        }
+        let firsts = (0..matrix.n).step_by(most);
+        Ok(firsts.map(|f| (f, most.min(matrix.n - f))).collect())
+    }
+
+    /// The scratch.
+    pub fn workspace(&self) -> Result<&'a TensorRef> {
+        let found = self.binds.workspace.as_ref();
+        found.ok_or_else(|| self.refuse("recorded without its workspace"))
     }
 
     /// Appends a dispatch with the accesses that `Binds` implies.
     pub fn dispatch(&mut self, args: &Args<'_>, groups: [u32; 3]) -> Result<()> {
-        let accesses = self.binds.accesses();
-        self.recorder.dispatch(
-            self.key,
-            self.pipeline,
-            &args.binds,
-            &args.push,
-            groups,
-            &accesses,
-        )?;
-        Ok(())
+        self.dispatch_with(args, groups, &self.binds.accesses())
     }
-}
 
-/// The shader's number for a scheme.
-pub fn scheme_constant(scheme: Scheme) -> std::result::Result<u32, String> {
-    match scheme {
-        Scheme::F32 => Ok(0),
-        Scheme::F16 => Ok(1),
-        Scheme::BF16 => Ok(2),
-        other => Err(format!("no shader decodes {other}")),
+    pub fn dispatch_with(
+        &mut self,
+        args: &Args<'_>,
+        groups: [u32; 3],
+        accesses: &[Access],
+    ) -> Result<()> {
+        let (binds, push) = (&args.binds, &args.push);
+        let pipeline = self.pipeline;
+        Ok(self
+            .recorder
+            .dispatch(self.key, pipeline, binds, push, groups, accesses)?)
     }
-}
 
-/// Bytes of a stored element.
-pub fn element_bytes(scheme: Scheme) -> u64 {
-    if scheme == Scheme::F32 { 4 } else { 2 }
+    /// Appends a dispatch of the second shader.
+    pub fn dispatch_second(
+        &mut self,
+        args: &Args<'_>,
+        groups: [u32; 3],
+        accesses: &[Access],
+    ) -> Result<()> {
+        let Some(pipeline) = self.second else {
+            return Err(self.refuse("it has one shader"));
+        };
+        let (binds, push) = (&args.binds, &args.push);
+        Ok(self
+            .recorder
+            .dispatch(self.key, pipeline, binds, push, groups, accesses)?)
+    }
 }
 
 /// The step word that counts an operand's rows; relative to the step buffer.

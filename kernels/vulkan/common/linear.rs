@@ -2,7 +2,9 @@
 //! is larger than a binding.
 
 use crate::common::args::Args;
-use crate::common::launch::{Gpu, Result, Step, element_bytes, scheme_constant};
+use crate::common::launch::{Gpu, Result, Step};
+use crate::common::stored::{Matrix, is_plain, scheme_constant};
+use hal::DeviceKind;
 use registry::{Problem, Scheme};
 
 /// Above this the tiled kernel reads each weight more seldom.
@@ -11,13 +13,101 @@ const MOST_ROWS: usize = 16;
 /// Rows that share a weight load in a gemv; more of them spill registers.
 const SHARED_ROWS: usize = 4;
 
-/// Constants of the gemv shaders.
-pub fn gemv_constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
+/// Subgroups of a workgroup in which each works alone.
+const SUBGROUPS: u32 = 4;
+
+/// Subgroups of a workgroup that rounds activations for all of them.
+const ROUNDING_SUBGROUPS: u32 = 8;
+
+/// Most activations that a workgroup keeps in int8: 24 KiB with their scales.
+const MOST_ROUNDED: usize = 16384;
+
+/// Room for a row of rounded activations comes in powers of two from here on, so
+/// that matrices of different K share a pipeline.
+const LEAST_WIDTH: usize = 4096;
+
+/// Columns of a workgroup on a software device, which has few lanes to share the
+/// rounding.
+const SOFTWARE_COLUMNS: u32 = 32;
+
+/// Constants of the gemv shaders: `n` output columns of `rows` rows at once.
+pub fn gemv_constants(
+    scheme: Scheme,
+    rows: usize,
+    n: usize,
+    gpu: Gpu,
+) -> std::result::Result<Vec<u32>, String> {
+    let rows = if rows <= 1 { 1 } else { SHARED_ROWS };
+    team_constants(scheme, rows, n, SUBGROUPS, gpu)
+}
+
+/// Constants of the gemv shaders that round rows of `k` activations to int8.
+pub fn gemv_q8_constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
     let (_, w) = problem.input(0, 1).ok_or("a linear has a weight")?;
-    let mut all = gpu.lanes(gpu.info.subgroup);
-    all.push(scheme_constant(w.scheme)?);
-    all.push(problem.outputs[0].shape[0].clamp(1, SHARED_ROWS) as u32);
+    let (n, k) = (w.shape[0], w.shape[1]);
+    let width = k.next_power_of_two().max(LEAST_WIDTH);
+    let rows = match problem.outputs[0].shape[0] {
+        rows if rows > 1 => (MOST_ROUNDED / width).min(SHARED_ROWS),
+        _ => 1,
+    };
+    let mut all = team_constants(w.scheme, rows, n, ROUNDING_SUBGROUPS, gpu)?;
+    all.push(width as u32);
     Ok(all)
+}
+
+/// Whether a gemv in int8 is meant for the problem: few rows, and a device that
+/// multiplies bytes at least as fast as floats (or one for tests).
+pub fn few_rounded_rows(problem: &Problem) -> std::result::Result<(), String> {
+    few_rows(problem)?;
+    let device = &problem.device;
+    if device.kind != DeviceKind::Software && !device.features.contains("integer_dot_accelerated") {
+        return Err("the device does not accelerate products of bytes".into());
+    }
+    match problem.input(0, 1).map(|(_, w)| w.shape[1]) {
+        Some(k) if k <= MOST_ROUNDED => Ok(()),
+        _ => Err(format!("for K up to {MOST_ROUNDED}")),
+    }
+}
+
+fn team_constants(
+    scheme: Scheme,
+    rows: usize,
+    n: usize,
+    subgroups: u32,
+    gpu: Gpu,
+) -> std::result::Result<Vec<u32>, String> {
+    let subgroup = gpu.info.subgroup;
+    let teams = gpu.limits.whole_subgroups;
+    let software = gpu.info.kind == DeviceKind::Software;
+    let most = (gpu.limits.workgroup_invocations / subgroup).clamp(1, subgroups);
+    let subgroups = if teams && !software { most } else { 1 };
+    // More columns share each x; fewer keep more lanes busy.
+    let columns = match (is_plain(scheme), n) {
+        (true, _) => 2,
+        (false, _) if software || rows > 1 => 2,
+        (false, 0..=2048) => 1,
+        (false, 2049..=8192) => 2,
+        (false, _) => 4,
+    };
+    let mut all = gpu.lanes(subgroups * subgroup);
+    all.push(scheme_constant(scheme)?);
+    all.extend([rows as u32, columns, u32::from(teams), subgroup]);
+    Ok(all)
+}
+
+/// Workgroups of a gemv of `n` columns.
+pub fn gemv_groups(step: &Step<'_>, n: usize) -> u32 {
+    let teams = (step.constants[0] / step.constants[7]).max(1);
+    let most = step.limits().workgroups[0];
+    (n as u32).div_ceil(teams * step.constants[5]).min(most)
+}
+
+/// Workgroups of a gemv of `n` columns that rounds activations.
+pub fn gemv_q8_groups(step: &Step<'_>, n: usize) -> u32 {
+    match step.constants[0] == step.constants[7] {
+        true => (n as u32).div_ceil(SOFTWARE_COLUMNS),
+        false => gemv_groups(step, n),
+    }
 }
 
 /// Whether a gemv is meant for the problem.
@@ -28,64 +118,38 @@ pub fn few_rows(problem: &Problem) -> std::result::Result<(), String> {
     }
 }
 
-/// Whether every row of the weights and of x begins at a 16-byte piece and ends
-/// with one.
-pub fn is_aligned(scheme: Scheme, k: usize, weights: &[usize], x: (usize, usize)) -> bool {
-    let piece = 16 / element_bytes(scheme) as usize;
-    k.is_multiple_of(piece)
-        && weights.iter().all(|w| w.is_multiple_of(piece))
-        && x.0.is_multiple_of(4)
-        && x.1.is_multiple_of(4)
-}
-
 /// One dispatch of a linear: columns `first .. first + n` of the output.
 pub struct Part<'a> {
     pub args: Args<'a>,
     pub n: usize,
-    pub k: usize,
-    /// First element of the weight in its binding.
-    pub w: usize,
-    /// First element of x and its row stride.
-    pub x: (usize, usize),
+    /// Whether whole pieces of 16 bytes may be loaded.
+    pub aligned: bool,
 }
 
 /// Arguments of the shaders' common prefix: bindings x, w, bias, y, step;
 /// constants rows, n, k, x, w, bias, y.
 pub fn parts<'a>(step: &Step<'a>) -> Result<Vec<Part<'a>>> {
     let (x, w, y) = (step.input(0)?, step.input(1)?, step.output());
-    let &[all, k] = w.shape.as_slice() else {
-        return Err(step.refuse(format!("a matrix [N, K] was expected, not {:?}", w.shape)));
-    };
-    let size = element_bytes(w.scheme);
-    let row = k as u64 * size;
-    let most = step.limits().rows_per_binding(row, all);
-    if most == 0 {
-        return Err(step.refuse("one row of the weight is larger than a binding"));
-    }
+    let matrix = Matrix::of(w).map_err(|e| step.refuse(e))?;
     let bias = match step.has_input(2) {
         true => Some(step.input(2)?),
         false => None,
     };
     let mut found = Vec::new();
-    for first in (0..all).step_by(most) {
-        let n = most.min(all - first);
+    for (first, n) in step.row_parts(&matrix)? {
         let mut args = step.args();
         let xs = args.rows(x)?;
-        let ws = args.bind(w, first as u64 * row, n as u64 * row, size)? as usize;
+        let ws = args.matrix(w, &matrix, first, n)?;
         // Without a bias the binding is never read.
         let bs = args.words(bias.unwrap_or(x))? as usize + first;
         let ys = args.rows(y)?;
         let meta = args.step(&step.binds.step)?;
         args.count(meta, step.problem.outputs[0].rows)?;
         let with_bias = usize::from(bias.is_some());
-        args.u32s(&[n, k, xs.0, xs.1, ws, bs, with_bias, ys.0 + first, ys.1])?;
-        found.push(Part {
-            args,
-            n,
-            k,
-            w: ws,
-            x: xs,
-        });
+        args.u32s(&[n, matrix.k, xs.0, xs.1, ws, matrix.stride()])?;
+        args.u32s(&[bs, with_bias, ys.0 + first, ys.1])?;
+        let aligned = matrix.is_aligned(&[ws], xs).map_err(|e| step.refuse(e))?;
+        found.push(Part { args, n, aligned });
     }
     Ok(found)
 }

@@ -1,5 +1,9 @@
-// x·σ(x); exp of the negated magnitude cannot overflow.
-float silu(float x) {
+// exp of a negated magnitude cannot overflow.
+float sigmoid(float x) {
     float e = exp(-abs(x));
-    return x * ((x >= 0.0 ? 1.0 : e) / (1.0 + e));
+    return (x >= 0.0 ? 1.0 : e) / (1.0 + e);
+}
+
+float silu(float x) {
+    return x * sigmoid(x);
 }

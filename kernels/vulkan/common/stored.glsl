@@ -1,4 +1,5 @@
-// Stored numbers, read through u32 words. `SCHEME` is specialization constant 3.
+// Stored numbers, read through u32 words. `SCHEME` is specialization constant 3:
+// plain numbers up to BF16, above that the block schemes of `blocks.glsl`.
 
 layout(constant_id = 3) const uint SCHEME = F32;
 

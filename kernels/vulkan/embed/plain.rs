@@ -1,7 +1,11 @@
 //! op: embed. See `plain.comp`.
 
-use crate::common::launch::{Gpu, Plain, Result, Step, element_bytes, scheme_constant, shader};
+use crate::common::launch::{Gpu, Plain, Result, Step, shader};
+use crate::common::stored::{Matrix, for_each_scheme, is_plain, register_schemes, scheme_constant};
 use registry::{Pattern, Problem};
+
+/// Elements of a group of a block scheme.
+const GROUP: usize = 32;
 
 fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
     let mut all = gpu.elementwise();
@@ -11,41 +15,29 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
 
 fn record(step: &mut Step<'_>) -> Result<()> {
     let table = step.input(0)?;
-    let &[vocabulary, len] = table.shape.as_slice() else {
-        return Err(step.refuse(format!(
-            "a table [V, H] was expected, not {:?}",
-            table.shape
-        )));
+    let matrix = Matrix::of(table).map_err(|e| step.refuse(e))?;
+    let items = match is_plain(table.scheme) {
+        true => matrix.k,
+        false => matrix.k / GROUP,
     };
-    let size = element_bytes(table.scheme);
-    let row = len as u64 * size;
-    let limits = step.limits();
-    let part = limits.rows_per_binding(row, vocabulary);
-    if part == 0 {
-        return Err(step.refuse("one row of the table is larger than a binding"));
-    }
-    for first in (0..vocabulary).step_by(part) {
-        let count = part.min(vocabulary - first);
+    for (first, count) in step.row_parts(&matrix)? {
         let mut args = step.args();
-        let w = args.bind(table, first as u64 * row, count as u64 * row, size)?;
+        let w = args.matrix(table, &matrix, first, count)?;
         let y = args.rows(step.output())?;
         let meta = args.step(&step.binds.step)?;
         args.count(meta, step.problem.outputs[0].rows)?;
         let ids = meta + step.problem.step.token_ids();
-        args.u32s(&[len, w as usize, y.0, y.1, ids, first, count])?;
-        step.dispatch(&args, [step.groups_of(len), step.max_rows(), 1])?;
+        args.u32s(&[matrix.k, w, matrix.stride(), y.0, y.1, ids, first, count])?;
+        step.dispatch(&args, [step.groups_of(items), step.max_rows(), 1])?;
     }
     Ok(())
 }
 
-const fn of(quant: &'static [&'static str]) -> Plain {
-    let shader = shader!("embed.plain", 3, 8);
+const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
+    let shader = shader!("embed.plain", 3, 9);
     Plain::new(&Pattern::EMBED, quant, "plain", shader, record)
-        .with_matrix()
+        .with_matrix(layouts)
         .with_constants(constants)
 }
 
-static F32: Plain = of(&["f32"]);
-static F16: Plain = of(&["f16"]);
-static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+for_each_scheme!(register_schemes);

@@ -27,15 +27,7 @@ layout(push_constant, scalar) uniform Push {
     uint table, blocks;
 } p;
 
-void store(uint at, float x) {
-    if (SCHEME == F32) {
-        cache32[at] = x;
-    } else if (SCHEME == F16) {
-        cache16[at] = uint16_t(to_f16(x));
-    } else {
-        cache16[at] = uint16_t(to_bf16(x));
-    }
-}
+#include "../common/store.glsl"
 
 void main() {
     uint i = gl_GlobalInvocationID.x;

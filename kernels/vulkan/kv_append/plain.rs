@@ -1,7 +1,8 @@
 //! op: kv_append. See `plain.comp`.
 
 use crate::common::cache;
-use crate::common::launch::{Gpu, Plain, Result, Step, element_bytes, scheme_constant, shader};
+use crate::common::launch::{Gpu, Plain, Result, Step, shader};
+use crate::common::stored::{element_bytes, scheme_constant};
 use registry::{Pattern, Problem};
 
 fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {

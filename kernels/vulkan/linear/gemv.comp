@@ -1,11 +1,14 @@
 // op: linear, few rows. y[r, n] = Σₖ x[r, k]·w[n, k] (+ bias[n]).
-// x f32 [R, K], w [N, K] f32, f16 or bf16 row-major, bias f32 [N], y f32 [R, N].
-// Launch: one workgroup for each output column, striding over N. Tolerance 2e-5.
+// x f32 [R, K], w [N, K] f32, f16 or bf16 row-major or a block scheme in the
+// layout `grouped`, bias f32 [N], y f32 [R, N].
+// Launch: one team of lanes for each COLS output columns, striding over N.
+// Tolerance 2e-5.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "../common/base.glsl"
 #include "../common/reduce.glsl"
 #include "../common/stored.glsl"
+#include "../common/blocks.glsl"
 #include "../common/gemv.glsl"
 
 layout(set = 0, binding = 0, scalar) readonly buffer X { float x[]; };
@@ -20,23 +23,34 @@ layout(push_constant, scalar) uniform Push {
     uint rows;
     uint n, k;
     uint x_at, x_stride;
-    uint w_at;
+    uint w_at, w_stride;
     uint bias_at, has_bias;
     uint y_at, y_stride;
     uint aligned;
 } p;
 
+GROUP_READER(read_w, w, w4)
+
+// Rows past the last read the last again.
+#define X_ROW(j) (p.x_at + min(r0 + (j), rows - 1) * p.x_stride)
+#define W_ROW(c) (p.w_at + min(n0 + (c), p.n - 1) * p.w_stride)
+
 void main() {
     uint rows = REAL_ROWS(p.rows);
-    uint lane = gl_LocalInvocationID.x;
-    for (uint n = gl_WorkGroupID.x; n < p.n; n += gl_NumWorkGroups.x) {
+    uint lane = team_lane();
+    for (uint n0 = team_index() * COLS; n0 < p.n; n0 += team_count() * COLS) {
         for (uint r0 = 0; r0 < rows; r0 += ROWS) {
-            float acc[ROWS];
-            GEMV(acc, w, w4, p.w_at + n * p.k)
-            for (uint j = 0; j < ROWS; ++j) {
-                float sum = workgroup_sum(acc[j]);
-                if (p.has_bias != 0) sum += bias[p.bias_at + n];
-                if (lane == 0 && r0 + j < rows) y[p.y_at + (r0 + j) * p.y_stride + n] = sum;
+            float acc[ROWS * COLS];
+            GEMV(acc, read_w, w, w4)
+            for (uint c = 0; c < COLS; ++c) {
+                uint n = n0 + c;
+                for (uint j = 0; j < ROWS; ++j) {
+                    float sum = team_sum(acc[c * ROWS + j]);
+                    if (p.has_bias != 0) sum += bias[p.bias_at + min(n, p.n - 1)];
+                    if (lane == 0 && r0 + j < rows && n < p.n) {
+                        y[p.y_at + (r0 + j) * p.y_stride + n] = sum;
+                    }
+                }
             }
         }
     }

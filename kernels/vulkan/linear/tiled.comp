@@ -1,20 +1,23 @@
 // op: linear, many rows. y[r, n] = Σₖ x[r, k]·w[n, k] (+ bias[n]).
-// x f32 [R, K], w [N, K] f32, f16 or bf16 row-major, bias f32 [N], y f32 [R, N].
+// x f32 [R, K], w [N, K] f32, f16 or bf16 row-major or a block scheme in the
+// layout `grouped`, bias f32 [N], y f32 [R, N].
 // Launch: 64 lanes for each tile of 32 columns (x) and 32 rows (y); each lane
-// sums 4 by 4 elements over K in order, 16 columns of K at a time through shared
+// sums 4 by 4 elements over K in order, 32 columns of K at a time through shared
 // memory. Tolerance 2e-5.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "../common/base.glsl"
 #include "../common/stored.glsl"
+#include "../common/blocks.glsl"
 
 const uint TILE = 32;
-const uint DEPTH = 16;
+const uint DEPTH = 32;
 // One more than DEPTH, so that neighbours lie in different banks.
-const uint PITCH = 17;
+const uint PITCH = 33;
 
 layout(set = 0, binding = 0, scalar) readonly buffer X { float x[]; };
 layout(set = 0, binding = 1, scalar) readonly buffer W { uint w[]; };
+layout(set = 0, binding = 1, scalar) readonly buffer W4 { uvec4 w4[]; };
 layout(set = 0, binding = 2, scalar) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 3, scalar) writeonly buffer Y { float y[]; };
 STEP_BUFFER(4)
@@ -23,10 +26,12 @@ layout(push_constant, scalar) uniform Push {
     uint rows;
     uint n, k;
     uint x_at, x_stride;
-    uint w_at;
+    uint w_at, w_stride;
     uint bias_at, has_bias;
     uint y_at, y_stride;
 } p;
+
+GROUP_READER(read_w, w, w4)
 
 shared float x_tile[TILE * PITCH];
 shared float w_tile[TILE * PITCH];
@@ -47,14 +52,30 @@ void main() {
             uint t = e / DEPTH;
             uint k = k0 + d;
             bool in_x = k < p.k && r0 + t < rows;
-            bool in_w = k < p.k && n0 + t < p.n;
             x_tile[t * PITCH + d] = in_x ? x[p.x_at + (r0 + t) * p.x_stride + k] : 0.0;
-            float v = 0.0;
-            if (in_w) {
-                uint at = p.w_at + (n0 + t) * p.k + k;
-                v = STORED(w, at);
+            if (!IN_BLOCKS) {
+                float v = 0.0;
+                if (k < p.k && n0 + t < p.n) {
+                    uint at = p.w_at + (n0 + t) * p.w_stride + k;
+                    v = STORED(w, at);
+                }
+                w_tile[t * PITCH + d] = v;
             }
-            w_tile[t * PITCH + d] = v;
+        }
+        if (IN_BLOCKS) {
+            // Two lanes for each group of a column.
+            uint t = lane / 2;
+            uint row = p.w_at + min(n0 + t, p.n - 1) * p.w_stride;
+            Group b = read_w(row, p.k / 32, k0 / 32);
+            for (uint i = 0; i < 4; ++i) {
+                uint q = (lane & 1u) * 4 + i;
+                vec4 v = quad_values(b, q);
+                uint at = t * PITCH + 4 * q;
+                w_tile[at] = v.x;
+                w_tile[at + 1] = v.y;
+                w_tile[at + 2] = v.z;
+                w_tile[at + 3] = v.w;
+            }
         }
         barrier();
         for (uint d = 0; d < DEPTH; ++d) {

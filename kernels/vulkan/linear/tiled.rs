@@ -1,7 +1,8 @@
 //! op: linear, many rows. See `tiled.comp`.
 
-use crate::common::launch::{Gpu, Plain, Result, Step, scheme_constant, shader};
+use crate::common::launch::{Gpu, Plain, Result, Step, shader};
 use crate::common::linear::parts;
+use crate::common::stored::{for_each_scheme, register_schemes, scheme_constant};
 use registry::{Pattern, Problem};
 
 /// Rows and columns of a workgroup's tile, as in the shader.
@@ -26,14 +27,11 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     Ok(())
 }
 
-const fn of(quant: &'static [&'static str]) -> Plain {
-    let shader = shader!("linear.tiled", 5, 10);
+const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
+    let shader = shader!("linear.tiled", 5, 11);
     Plain::new(&Pattern::LINEAR, quant, "tiled", shader, record)
-        .with_matrix()
+        .with_matrix(layouts)
         .with_constants(constants)
 }
 
-static F32: Plain = of(&["f32"]);
-static F16: Plain = of(&["f16"]);
-static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+for_each_scheme!(register_schemes);

@@ -16,7 +16,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let meta = args.step(&step.binds.step)?;
     let len = step.row_len();
     args.count(meta, step.problem.outputs[0].rows)?;
-    args.u32s(&[len, dim, rope.rotary_dim / 2])?;
+    let interleaved = usize::from(rope.interleaved);
+    args.u32s(&[len, dim, rope.first, rope.rotary_dim / 2, interleaved])?;
     args.u32s(&[x.0, x.1, table.0, table.1, y.0, y.1])?;
     step.dispatch(&args, [step.groups_of(len), step.max_rows(), 1])
 }
@@ -25,7 +26,8 @@ static F32: Plain = Plain::new(
     &Pattern::ROPE,
     &["f32"],
     "plain",
-    shader!("rope.plain", 4, 10),
+    shader!("rope.plain", 4, 12),
     record,
-);
+)
+.with_every_attribute();
 registry::register!(F32);

@@ -332,6 +332,7 @@ impl VulkanDevice {
             .scalar_block_layout(true);
         let mut f13 = vk::PhysicalDeviceVulkan13Features::default()
             .synchronization2(true)
+            .shader_integer_dot_product(physical.info.features.contains("integer_dot"))
             .subgroup_size_control(physical.choose_subgroup)
             .compute_full_subgroups(physical.limits.whole_subgroups);
         let mut extensions = Vec::new();

@@ -1,0 +1,152 @@
+// op: attention, few rows. See `paged.comp` for what it computes.
+// q f32 [T, heads, D], rows strided, D a multiple of 8; cache in pages, f16 or bf16,
+// every head aligned to 16 bytes. Partial results f32 [T, heads, splits, D + 2]:
+// Σ weight·v, then the largest score and Σ weight; `merge.comp` joins them.
+// Launch: one workgroup for each HEADS query heads of one kv head (x), row (y) and
+// split of the visible positions (z), so that a key or value is read once for all of
+// them. Lanes score a position each, then take pieces of 16 bytes of the values.
+// Tolerance 5e-5, as `paged`.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "../common/base.glsl"
+#include "../common/reduce.glsl"
+#include "../common/stored.glsl"
+#include "../common/tanh.glsl"
+
+layout(constant_id = 4) const uint DIM = 64;
+layout(constant_id = 5) const uint HEADS = 1;
+// Pieces of a key, and positions whose values are taken at once.
+const uint PIECES = DIM / 8;
+const uint SUBSETS = WG / PIECES;
+// Pieces that are loaded before the first is used.
+const uint AHEAD = 4;
+
+layout(set = 0, binding = 0, scalar) readonly buffer Q { float q[]; };
+layout(set = 0, binding = 1, scalar) readonly buffer Cache { uvec4 cache[]; };
+layout(set = 0, binding = 2, scalar) writeonly buffer Parts { float parts[]; };
+STEP_BUFFER(3)
+
+// Offsets and strides of the cache are in pieces.
+layout(push_constant, scalar) uniform Push {
+    uint rows;
+    uint heads, group;
+    uint q_at, q_stride;
+    uint cache_at, page_stride, kv_stride, head_stride, token_stride;
+    uint parts_at;
+    uint block;
+    uint positions, row_span;
+    uint table, blocks;
+    uint window;
+    float scale, softcap;
+} p;
+
+shared vec4 query[HEADS * PIECES * 2];
+shared float weight[HEADS * WG];
+shared uint value_at[WG];
+shared float sums[WG * 8];
+
+void main() {
+    uint t = gl_WorkGroupID.y;
+    if (t >= REAL_ROWS(p.rows)) return;
+    uint lane = gl_LocalInvocationID.x;
+    uint first_head = gl_WorkGroupID.x * HEADS;
+    uint position = meta[p.positions + t];
+    uint first = p.window != 0 && position + 1 > p.window ? position + 1 - p.window : 0;
+    uint splits = gl_NumWorkGroups.z;
+    uint each = (position + splits - first) / splits;
+    each = (each + WG - 1) / WG * WG;
+    uint from = first + gl_WorkGroupID.z * each;
+    uint to = min(from + each, position + 1);
+    uint out_at = p.parts_at + ((t * p.heads + first_head) * splits + gl_WorkGroupID.z) * (DIM + 2);
+    uint out_step = splits * (DIM + 2);
+    // The second half passes over what has no positions.
+    if (from >= to) return;
+    uint q_from = p.q_at + t * p.q_stride + first_head * DIM;
+    for (uint i = lane; i < HEADS * PIECES * 2; i += WG) {
+        uint e = q_from + 4 * i;
+        query[i] = p.scale * vec4(q[e], q[e + 1], q[e + 2], q[e + 3]);
+    }
+    uint table = p.table + meta[p.row_span + t] * p.blocks;
+    uint keys = p.cache_at + (first_head / p.group) * p.head_stride;
+    uint piece = lane % PIECES;
+    uint subset = lane / PIECES;
+    vec4 own[HEADS * 2];
+    float top[HEADS];
+    float sum[HEADS];
+    for (uint h = 0; h < HEADS; ++h) {
+        own[2 * h] = vec4(0.0);
+        own[2 * h + 1] = vec4(0.0);
+        top[h] = -3.0e38;
+        sum[h] = 0.0;
+    }
+    workgroup_sync();
+    for (uint at = from; at < to; at += WG) {
+        uint pos = at + lane;
+        bool seen = pos < to;
+        float score[HEADS];
+        for (uint h = 0; h < HEADS; ++h) score[h] = 0.0;
+        if (seen) {
+            uint page = meta[table + pos / p.block];
+            uint key = keys + page * p.page_stride + (pos % p.block) * p.token_stride;
+            value_at[lane] = key + p.kv_stride;
+            for (uint c = 0; c < PIECES; c += AHEAD) {
+                uvec4 next[AHEAD];
+                [[unroll]] for (uint n = 0; n < AHEAD; ++n) next[n] = cache[key + min(c + n, PIECES - 1)];
+                [[unroll]] for (uint n = 0; n < AHEAD; ++n) {
+                    if (c + n >= PIECES) break;
+                    vec4 a = vec4(decode16x2(next[n].x), decode16x2(next[n].y));
+                    vec4 b = vec4(decode16x2(next[n].z), decode16x2(next[n].w));
+                    for (uint h = 0; h < HEADS; ++h) {
+                        uint i = (h * PIECES + c + n) * 2;
+                        score[h] += dot(a, query[i]) + dot(b, query[i + 1]);
+                    }
+                }
+            }
+        }
+        for (uint h = 0; h < HEADS; ++h) {
+            float s = score[h];
+            if (p.softcap > 0.0) s = p.softcap * exact_tanh(s / p.softcap);
+            if (!seen) s = -3.0e38;
+            float new_top = max(top[h], workgroup_max(s));
+            float e = seen ? exp(s - new_top) : 0.0;
+            float keep = exp(top[h] - new_top);
+            top[h] = new_top;
+            sum[h] = sum[h] * keep + workgroup_sum(e);
+            weight[h * WG + lane] = e;
+            own[2 * h] *= keep;
+            own[2 * h + 1] *= keep;
+        }
+        workgroup_sync();
+        uint n = min(WG, to - at);
+        if (subset < SUBSETS) {
+            for (uint j = subset; j < n; j += SUBSETS) {
+                uvec4 words = cache[value_at[j] + piece];
+                vec4 a = vec4(decode16x2(words.x), decode16x2(words.y));
+                vec4 b = vec4(decode16x2(words.z), decode16x2(words.w));
+                for (uint h = 0; h < HEADS; ++h) {
+                    float e = weight[h * WG + j];
+                    own[2 * h] += e * a;
+                    own[2 * h + 1] += e * b;
+                }
+            }
+        }
+        workgroup_sync();
+    }
+    for (uint h = 0; h < HEADS; ++h) {
+        for (uint i = 0; i < 4; ++i) {
+            sums[lane * 8 + i] = own[2 * h][i];
+            sums[lane * 8 + 4 + i] = own[2 * h + 1][i];
+        }
+        workgroup_sync();
+        for (uint d = lane; d < DIM; d += WG) {
+            float v = 0.0;
+            for (uint s = 0; s < SUBSETS; ++s) v += sums[s * DIM + d];
+            parts[out_at + h * out_step + d] = v;
+        }
+        if (lane == 0) {
+            parts[out_at + h * out_step + DIM] = top[h];
+            parts[out_at + h * out_step + DIM + 1] = sum[h];
+        }
+        workgroup_sync();
+    }
+}

@@ -1,0 +1,187 @@
+//! op: attention, few rows. See `split.comp` and `merge.comp`.
+
+use crate::common::cache;
+use crate::common::launch::{Gpu, Plain, Result, Second, Step, shader};
+use crate::common::stored::scheme_constant;
+use graph::Op;
+use hal::DeviceKind;
+use registry::{CacheView, Pattern, Problem};
+
+/// Most rows; more of them keep a device busy without splits.
+const MOST_ROWS: usize = 16;
+
+/// Largest head: its queries and partial sums share 32 KiB.
+const MOST_DIM: usize = 512;
+
+/// Query heads that share each key: their sums are registers.
+const MOST_HEADS: usize = 8;
+
+/// Lanes of a workgroup; a piece of a value for each at least.
+const LANES: u32 = 128;
+const SOFTWARE_LANES: u32 = 64;
+
+/// Workgroups to aim for.
+const WORKGROUPS: usize = 512;
+const MOST_SPLITS: usize = 64;
+
+/// Elements of a piece of 16 bytes.
+const PIECE: usize = 8;
+
+struct Shape {
+    view: CacheView,
+    heads: usize,
+    /// Query heads of a workgroup.
+    together: usize,
+    rows: usize,
+}
+
+impl Shape {
+    fn of(problem: &Problem) -> std::result::Result<Shape, String> {
+        let view = problem.input(0, 1).and_then(|(_, o)| o.cache);
+        let view = view.ok_or("the cache is missing")?;
+        let &[rows, heads, _] = problem.outputs[0].shape.as_slice() else {
+            return Err("o must be [T, heads, D]".into());
+        };
+        let group = heads / view.kv_heads.max(1);
+        let fits = |n: &usize| group.is_multiple_of(*n);
+        let together = (1..=MOST_HEADS.min(group)).rev().find(fits).unwrap_or(1);
+        Ok(Shape {
+            view,
+            heads,
+            together,
+            rows,
+        })
+    }
+
+    fn splits(&self, software: bool) -> usize {
+        let workgroups = self.heads / self.together * self.rows;
+        match software {
+            true => 3,
+            false => (WORKGROUPS / workgroups).clamp(1, MOST_SPLITS),
+        }
+    }
+
+    fn part_words(&self, software: bool) -> usize {
+        self.rows * self.heads * self.splits(software) * (self.view.head_dim + 2)
+    }
+}
+
+fn fits(problem: &Problem) -> std::result::Result<(), String> {
+    let shape = Shape::of(problem)?;
+    let view = &shape.view;
+    if shape.rows > MOST_ROWS || view.head_dim > MOST_DIM {
+        return Err(format!(
+            "for up to {MOST_ROWS} rows and heads of up to {MOST_DIM}"
+        ));
+    }
+    let all = [
+        view.head_dim,
+        view.offset,
+        view.page_stride,
+        view.kv_stride,
+        view.head_stride,
+        view.token_stride,
+    ];
+    match all.iter().all(|n| n.is_multiple_of(PIECE)) {
+        true => Ok(()),
+        false => Err(format!("for heads of whole {PIECE} elements")),
+    }
+}
+
+fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
+    let view = cache::check(problem, gpu, 1)?;
+    let (_, stored) = problem.input(0, 1).ok_or("the cache is missing")?;
+    let lanes = match gpu.info.kind {
+        DeviceKind::Software => SOFTWARE_LANES,
+        _ => LANES,
+    };
+    let mut all = gpu.lanes(lanes.max(gpu.info.subgroup));
+    all.push(scheme_constant(stored.scheme)?);
+    all.extend([view.head_dim as u32, Shape::of(problem)?.together as u32]);
+    Ok(all)
+}
+
+fn is_software(problem: &Problem) -> bool {
+    problem.device.kind == DeviceKind::Software
+}
+
+fn workspace(problem: &Problem) -> u64 {
+    let shape = Shape::of(problem);
+    shape.map_or(0, |s| s.part_words(is_software(problem)) as u64 * 4)
+}
+
+fn record(step: &mut Step<'_>) -> Result<()> {
+    let Op::Attention(spec) = step.problem.ops[0].op else {
+        return Err(step.refuse("not an attention"));
+    };
+    let shape = Shape::of(step.problem).map_err(|e| step.refuse(e))?;
+    let splits = shape.splits(is_software(step.problem));
+    let view = &shape.view;
+    let (q, stored) = (step.input(0)?, step.input(1)?);
+    let parts = step.workspace()?;
+    let mut args = step.args();
+    let qs = args.rows(q)?;
+    // Pieces: the binding begins with one.
+    let at = args.bind(stored, 0, stored.bytes, 16)? as usize + view.offset / PIECE;
+    let ps = args.words(parts)? as usize;
+    let meta = args.step(&step.binds.step)?;
+    let layout = &step.problem.step;
+    args.count(meta, step.problem.outputs[0].rows)?;
+    args.u32s(&[shape.heads, shape.heads / view.kv_heads, qs.0, qs.1, at])?;
+    args.u32s(&[view.page_stride / PIECE, view.kv_stride / PIECE])?;
+    args.u32s(&[view.head_stride / PIECE, view.token_stride / PIECE])?;
+    args.u32s(&[ps, view.block, meta + layout.positions()])?;
+    args.u32s(&[meta + layout.row_span(), meta + layout.table(view.group)])?;
+    args.u32s(&[layout.groups[view.group].blocks, spec.window.unwrap_or(0)])?;
+    args.f32(spec.scale);
+    args.f32(spec.softcap.unwrap_or(0.0));
+    let accesses = [
+        q.read(),
+        stored.read(),
+        step.binds.step.read(),
+        parts.write(),
+    ];
+    let workgroups = (shape.heads / shape.together) as u32;
+    let rows = step.max_rows();
+    step.dispatch_with(&args, [workgroups, rows, splits as u32], &accesses)?;
+
+    let sinks = match step.has_input(2) {
+        true => Some(step.input(2)?),
+        false => None,
+    };
+    let o = step.output();
+    let mut args = step.args();
+    let ps = args.words(parts)? as usize;
+    // Without sinks the binding is never read.
+    let s = args.words(sinks.unwrap_or(q))? as usize;
+    let os = args.rows(o)?;
+    let meta = args.step(&step.binds.step)?;
+    args.count(meta, step.problem.outputs[0].rows)?;
+    args.u32s(&[shape.heads, view.head_dim, splits, ps])?;
+    args.u32s(&[s, usize::from(sinks.is_some()), os.0, os.1])?;
+    args.u32s(&[meta + layout.positions(), spec.window.unwrap_or(0)])?;
+    args.u32(step.constants[0] as usize)?;
+    let mut accesses = vec![parts.read(), step.binds.step.read(), o.write()];
+    accesses.extend(sinks.map(|s| s.read()));
+    step.dispatch_second(&args, [shape.heads as u32, rows, 1], &accesses)
+}
+
+const fn of(quant: &'static [&'static str]) -> Plain {
+    let merge = Second {
+        shader: shader!("attention.merge", 4, 12),
+        constants: |_, gpu| Ok(gpu.elementwise()),
+    };
+    let shader = shader!("attention.split", 4, 19);
+    let mut plain = Plain::new(&Pattern::ATTENTION, quant, "split", shader, record)
+        .with_every_attribute()
+        .with_constants(constants)
+        .with_second(merge, workspace);
+    plain.fits = fits;
+    plain.spec.rank = 10;
+    plain.spec.tolerance = 5e-5;
+    plain
+}
+
+static F16: Plain = of(&["f16"]);
+static BF16: Plain = of(&["bf16"]);
+registry::register!(F16, BF16);

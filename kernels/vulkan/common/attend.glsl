@@ -1,0 +1,63 @@
+// One head's attention over the visible positions of a row, WG at a time: a lane
+// scores one position, then the softmax is carried online and lanes own output
+// elements lane, lane + WG, …
+//
+// The shader declares `cache`, the step buffer and p with block, page_stride,
+// token_stride, kv_stride, scale, softcap (0 for none) and aligned, and fills
+// `query`.
+
+layout(constant_id = 4) const uint DIM = 64;
+// Elements of a value.
+layout(constant_id = 5) const uint VALUE_DIM = 64;
+const uint OWN = (VALUE_DIM + WG - 1) / WG;
+
+shared float query[DIM];
+shared float weight[WG];
+shared uint value_at[WG];
+
+// Positions first to position of the span whose block table begins at word
+// `table`; `keys` is where the head lies in a page. The softmax starts with a
+// maximum of `top` and a sum of `sum`: a sink, or nothing. own = o.
+void attend(uint keys, uint table, uint first, uint position, float top, float sum, out float own[OWN]) {
+    uint lane = gl_LocalInvocationID.x;
+    for (uint i = 0; i < OWN; ++i) own[i] = 0.0;
+    workgroup_sync();
+    for (uint at = first; at <= position; at += WG) {
+        uint pos = at + lane;
+        bool seen = pos <= position;
+        float score = -3.0e38;
+        if (seen) {
+            uint page = meta[table + pos / p.block];
+            uint key = keys + page * p.page_stride + (pos % p.block) * p.token_stride;
+            value_at[lane] = key + p.kv_stride;
+            float s = 0.0;
+            if (SCHEME != F32 && p.aligned != 0) {
+                for (uint d = 0; d < DIM; d += 2) {
+                    s += dot(decode16x2(cache[(key + d) / 2]), vec2(query[d], query[d + 1]));
+                }
+            } else {
+                for (uint d = 0; d < DIM; ++d) s += STORED(cache, key + d) * query[d];
+            }
+            score = s * p.scale;
+            if (p.softcap > 0.0) score = p.softcap * exact_tanh(score / p.softcap);
+        }
+        float new_top = max(top, workgroup_max(score));
+        float e = seen ? exp(score - new_top) : 0.0;
+        float keep = exp(top - new_top);
+        top = new_top;
+        weight[lane] = e;
+        sum = sum * keep + workgroup_sum(e);
+        workgroup_sync();
+        uint n = min(WG, position + 1 - at);
+        for (uint i = 0; i < OWN; ++i) {
+            uint d = lane + i * WG;
+            if (d < VALUE_DIM) {
+                float a = own[i] * keep;
+                for (uint j = 0; j < n; ++j) a += weight[j] * STORED(cache, value_at[j] + d);
+                own[i] = a;
+            }
+        }
+        workgroup_sync();
+    }
+    for (uint i = 0; i < OWN; ++i) own[i] /= sum;
+}

@@ -1,0 +1,8 @@
+//! op: mul. See `common/gated.comp`.
+
+use crate::common::gated;
+use crate::common::launch::Plain;
+use registry::Pattern;
+
+static F32: Plain = gated::kernel(&Pattern::MUL);
+registry::register!(F32);
