@@ -211,9 +211,9 @@ fn gate_random(dir: &Path, registry: &Registry, all: &[LoadOptions]) -> Result<S
             load_candidate(&opened, registry, options, scripts.iter()).map_err(fail)
         };
         let mut candidate = load(&options)?;
-        let int8 = |a: &Act| matches!(a, Act::Q8_32 | Act::Q8_256);
-        if opened.graph.nodes().iter().any(routed) && candidate.program().acts().values().any(int8)
-        {
+        let rounded = |a: &Act| *a != Act::F32;
+        let acts = candidate.program().acts();
+        if opened.graph.nodes().iter().any(routed) && acts.values().any(rounded) {
             // A random router has near ties, which a rounding step turns: another
             // expert, other logits. What the kernels do shows without rounding.
             options.acts = Some(f32_acts(&opened));

@@ -180,55 +180,58 @@ pub const fn int8(
     }
 }
 
-/// Registers `int8` and `amx` for each block scheme, one for all matrices of the pattern, and
-/// for the lists of schemes that follow.
-macro_rules! int8_kernels {
-    // Made by the module's own `int8`.
-    (by $module:ident, $pattern:expr,
-     rank $rank:expr $(, $mix:ident = [$($part:literal),+])*) => {
-        use $crate::common::$module as kernels;
-        use $crate::common::plumbing::SimdKernel;
+/// Registers what `$make` gives for each block scheme, one for all matrices of the
+/// pattern, and for the lists of schemes that follow.
+macro_rules! block_kernels {
+    ($make:path, $pattern:expr, rank $rank:expr $(, $mix:ident = [$($part:literal),+])*) => {
+        const _: () = {
+            use $crate::common::plumbing::SimdKernel;
 
-        macro_rules! every {
-            ($name:ident $scheme:literal) => {
-                static $name: SimdKernel = kernels::int8($pattern, &[$scheme], $rank);
-                registry::register!($name);
-                #[cfg(target_arch = "x86_64")]
-                const _: () = {
-                    static TILES: SimdKernel =
-                        kernels::amx_blocks($pattern, &[$scheme], $rank + 20);
-                    registry::register!(TILES);
+            macro_rules! every {
+                ($name:ident $scheme:literal) => {
+                    static $name: SimdKernel = $make($pattern, &[$scheme], $rank);
+                    registry::register!($name);
                 };
-            };
-        }
-        every!(Q4_0 "q4_0");
-        every!(Q4_1 "q4_1");
-        every!(Q5_0 "q5_0");
-        every!(Q5_1 "q5_1");
-        every!(Q8_0 "q8_0");
-        every!(Q2_K "q2_k");
-        every!(Q3_K "q3_k");
-        every!(Q4_K "q4_k");
-        every!(Q5_K "q5_k");
-        every!(Q6_K "q6_k");
-        every!(IQ4_NL "iq4_nl");
-        every!(IQ4_XS "iq4_xs");
-        every!(MXFP4 "mxfp4");
-        every!(W4_PARO "w4_paro");
-        $(
-            static $mix: SimdKernel = kernels::int8($pattern, &[$($part),+], $rank);
-            registry::register!($mix);
-            #[cfg(target_arch = "x86_64")]
-            const _: () = {
-                static TILES: SimdKernel =
-                    kernels::amx_blocks($pattern, &[$($part),+], $rank + 20);
-                registry::register!(TILES);
-            };
-        )*
+            }
+            every!(Q4_0 "q4_0");
+            every!(Q4_1 "q4_1");
+            every!(Q5_0 "q5_0");
+            every!(Q5_1 "q5_1");
+            every!(Q8_0 "q8_0");
+            every!(Q2_K "q2_k");
+            every!(Q3_K "q3_k");
+            every!(Q4_K "q4_k");
+            every!(Q5_K "q5_k");
+            every!(Q6_K "q6_k");
+            every!(IQ4_NL "iq4_nl");
+            every!(IQ4_XS "iq4_xs");
+            every!(MXFP4 "mxfp4");
+            every!(W4_PARO "w4_paro");
+            $(
+                static $mix: SimdKernel = $make($pattern, &[$($part),+], $rank);
+                registry::register!($mix);
+            )*
+        };
     };
-    ($pattern:expr, rank $($rest:tt)+) => {
-        $crate::common::matmul_kernels::int8_kernels! {
-            by matmul_kernels, $pattern, rank $($rest)+
+}
+pub(crate) use block_kernels;
+
+/// Registers `int8` and, from `rank` on, `amx` for block schemes: see
+/// [`block_kernels`].
+macro_rules! int8_kernels {
+    // Made by the module's own `int8`, and no `amx`.
+    (by $module:ident, $pattern:expr, rank $($rest:tt)+) => {
+        $crate::common::matmul_kernels::block_kernels! {
+            $crate::common::$module::int8, $pattern, rank $($rest)+
+        }
+    };
+    ($pattern:expr, rank $rank:literal $($mixes:tt)*) => {
+        $crate::common::matmul_kernels::block_kernels! {
+            $crate::common::matmul_kernels::int8, $pattern, rank $rank $($mixes)*
+        }
+        #[cfg(target_arch = "x86_64")]
+        $crate::common::matmul_kernels::block_kernels! {
+            $crate::common::matmul_kernels::amx_blocks, $pattern, rank $rank + 20 $($mixes)*
         }
     };
 }
