@@ -1,0 +1,134 @@
+// ops: linear, linear+linear, linear+linear+linear, linear+linear+silu_mul, few
+// rows, plain weights. yᵢ[r, n] = Σₖ x[r, k]·wᵢ[n, k] (+ biasᵢ[n]); with silu_mul
+// y[r, n] = silu(y₀)·y₁.
+// x f32 [R, K], wᵢ [Nᵢ, K] f32, f16 or bf16 row-major, biasᵢ f32, yᵢ f32.
+// Launch: a block owns a few columns; its threads share K in pieces of 16 bytes,
+// and each weight load serves ROWS rows of x. Sums in f32: a thread's pieces in
+// order, then the warp's tree, then warps in order. Tolerance 2e-5.
+#include "reduce.cuh"
+
+struct Args {
+    const float* x;
+    const void* w[3];
+    const float* bias[3];
+    float* y[3];
+    const u32* count;
+    u32 k, x_stride, aligned;
+    u32 n[3];
+    u32 y_stride[3];
+};
+
+template <class S, int ROWS, int C>
+DEVICE void dots(float (&acc)[ROWS][C], const float* const (&x)[ROWS],
+                 const typename S::word* const (&w)[C], u32 k, bool aligned) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < C; ++c) acc[r][c] = 0.0f;
+    }
+    if (aligned) {
+        const u32 pieces = k / S::PIECE;
+#pragma unroll 2
+        for (u32 i = threadIdx.x; i < pieces; i += blockDim.x) {
+            uint4 raw[C];
+#pragma unroll
+            for (int c = 0; c < C; ++c) raw[c] = load_stream(w[c] + (u64)i * S::PIECE);
+            float f[C][S::PIECE];
+#pragma unroll
+            for (int c = 0; c < C; ++c) S::piece(raw[c], f[c]);
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+                const float4* at = (const float4*)(x[r] + (u64)i * S::PIECE);
+#pragma unroll
+                for (int j = 0; j < S::PIECE / 4; ++j) {
+                    float4 v = at[j];
+#pragma unroll
+                    for (int c = 0; c < C; ++c) {
+                        acc[r][c] = fmaf(f[c][4 * j], v.x, acc[r][c]);
+                        acc[r][c] = fmaf(f[c][4 * j + 1], v.y, acc[r][c]);
+                        acc[r][c] = fmaf(f[c][4 * j + 2], v.z, acc[r][c]);
+                        acc[r][c] = fmaf(f[c][4 * j + 3], v.w, acc[r][c]);
+                    }
+                }
+            }
+        }
+    } else {
+        for (u32 i = threadIdx.x; i < k; i += blockDim.x) {
+            float f[C];
+#pragma unroll
+            for (int c = 0; c < C; ++c) f[c] = S::get(w[c][i]);
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+                float v = x[r][i];
+#pragma unroll
+                for (int c = 0; c < C; ++c) acc[r][c] = fmaf(f[c], v, acc[r][c]);
+            }
+        }
+    }
+}
+
+// NR columns of one matrix, or of gate and up each.
+template <class S, int ROWS, int NR, bool GATED>
+DEVICE void gemv(const Args& p) {
+    const int C = GATED ? 2 * NR : NR;
+    __shared__ float parts[ROWS * C][33];
+    u32 b = blockIdx.x;
+    u32 m = 0;
+    if (!GATED) {
+        while (m < 2 && b >= (p.n[m] + NR - 1) / NR) {
+            b -= (p.n[m] + NR - 1) / NR;
+            ++m;
+        }
+    }
+    const u32 n0 = b * NR;
+    const u32 n = p.n[m];
+    const u32 rows = real_rows(p.count);
+    const typename S::word* w[C];
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        const void* base = GATED ? p.w[c / NR] : p.w[m];
+        w[c] = (const typename S::word*)base + (u64)min(n0 + c % NR, n - 1) * p.k;
+    }
+    const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+    for (u32 r0 = 0; r0 < rows; r0 += ROWS) {
+        const float* x[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) x[r] = p.x + (u64)min(r0 + r, rows - 1) * p.x_stride;
+        float acc[ROWS][C];
+        dots<S, ROWS, C>(acc, x, w, p.k, p.aligned != 0);
+        __syncthreads();
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                float sum = warp_sum(acc[r][c]);
+                if (lane == 0) parts[r * C + c][warp] = sum;
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x < ROWS * NR) {
+            u32 r = threadIdx.x / NR, c = threadIdx.x % NR;
+            u32 col = n0 + c;
+            if (r0 + r < rows && col < n) {
+                float sum = 0.0f, up = 0.0f;
+                for (u32 i = 0; i < warps; ++i) sum += parts[r * C + c][i];
+                if (p.bias[m]) sum += p.bias[m][col];
+                if (GATED) {
+                    for (u32 i = 0; i < warps; ++i) up += parts[r * C + NR + c][i];
+                    if (p.bias[1]) up += p.bias[1][col];
+                    sum = silu(sum) * up;
+                }
+                p.y[m][(u64)(r0 + r) * p.y_stride[m] + col] = sum;
+            }
+        }
+    }
+}
+
+#define ENTRY(T, ROWS, NR)                                                                     \
+    KERNEL gemv_##T##_##ROWS(const Args p) { gemv<T##_t, ROWS, NR, false>(p); }                \
+    KERNEL gated_##T##_##ROWS(const Args p) { gemv<T##_t, ROWS, (NR + 1) / 2, true>(p); }
+#define ENTRIES(T) ENTRY(T, 1, 4) ENTRY(T, 2, 4) ENTRY(T, 4, 2) ENTRY(T, 8, 2)
+
+ENTRIES(f32)
+ENTRIES(f16)
+ENTRIES(bf16)
