@@ -15,8 +15,11 @@ mod common {
     pub mod args;
     pub mod attend;
     pub mod cache;
+    pub mod gemm;
     pub mod gemv;
     pub mod launch;
+    pub mod layout;
+    pub mod mma_gemv;
     pub mod patterns;
     pub mod pointwise;
     pub mod rope_append;
@@ -36,6 +39,7 @@ mod attention {
     mod split_kv;
 }
 mod embed {
+    mod mma16;
     mod plain;
 }
 mod gather_rows {
@@ -51,17 +55,23 @@ mod kv_append {
     mod plain;
 }
 mod linear {
+    mod gemm;
     mod gemv;
+    mod mma_gemv;
     mod tiled;
+    mod unpacked_gemm;
 }
 mod linear__linear {
     mod gemv;
+    mod mma_gemv;
 }
 mod linear__linear__linear {
     mod gemv;
+    mod mma_gemv;
 }
 mod linear__linear__silu_mul {
     mod gemv;
+    mod mma_gemv;
 }
 mod mul {
     mod plain;
