@@ -23,6 +23,8 @@ mod common {
     pub mod patterns;
     pub mod pointwise;
     pub mod rope_append;
+    pub mod stacked;
+    pub mod state;
 }
 
 mod add {
@@ -38,9 +40,22 @@ mod attention {
     mod paged;
     mod split_kv;
 }
+mod causal_conv {
+    mod plain;
+}
 mod embed {
     mod mma16;
     mod plain;
+}
+mod expert_linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod expert_sum {
+    mod plain;
+}
+mod gated_delta {
+    mod recurrent;
 }
 mod gather_rows {
     mod plain;
@@ -51,8 +66,18 @@ mod gelu_mul {
 mod gelu_tanh_mul {
     mod plain;
 }
+mod head_linear {
+    mod gemv;
+    mod mma_gemv;
+}
 mod kv_append {
     mod plain;
+}
+mod latent_append {
+    mod plain;
+}
+mod latent_attention {
+    mod paged;
 }
 mod linear {
     mod gemm;
@@ -89,6 +114,9 @@ mod rope__rope__kv_append {
     mod fused;
 }
 mod rope_table {
+    mod plain;
+}
+mod route {
     mod plain;
 }
 mod scale {

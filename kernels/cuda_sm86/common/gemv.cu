@@ -6,6 +6,7 @@
 // and each weight load serves ROWS rows of x. Sums in f32: a thread's pieces in
 // order, then the warp's tree, then warps in order. Tolerance 2e-5.
 #include "reduce.cuh"
+#include "stacked.cuh"
 
 struct Args {
     const float* x;
@@ -124,10 +125,43 @@ DEVICE void gemv(const Args& p) {
     }
 }
 
+// Launch: x over groups of 4 columns, y over (row, part).
+template <class S>
+DEVICE void stacked(const Stacked& s) {
+    __shared__ float parts[4][33];
+    u32 e;
+    const float* x[1];
+    float* y;
+    if (!stacked_part(s, e, x[0], y)) return;
+    const u32 n0 = blockIdx.x * 4;
+    const typename S::word* w[4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+        w[c] = (const typename S::word*)s.w + ((u64)e * s.n + min(n0 + c, s.n - 1)) * s.k;
+    }
+    float acc[1][4];
+    dots<S, 1, 4>(acc, x, w, s.k, s.aligned != 0);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+        float sum = warp_sum(acc[0][c]);
+        if ((threadIdx.x & 31) == 0) parts[c][threadIdx.x >> 5] = sum;
+    }
+    __syncthreads();
+    const u32 col = n0 + threadIdx.x;
+    if (threadIdx.x < 4 && col < s.n) {
+        float sum = 0.0f;
+        for (u32 i = 0; i < blockDim.x >> 5; ++i) sum += parts[threadIdx.x][i];
+        if (s.bias) sum += s.bias[(u64)e * s.n + col];
+        y[col] = sum;
+    }
+}
+
 #define ENTRY(T, ROWS, NR)                                                                     \
     KERNEL gemv_##T##_##ROWS(const Args p) { gemv<T##_t, ROWS, NR, false>(p); }                \
     KERNEL gated_##T##_##ROWS(const Args p) { gemv<T##_t, ROWS, (NR + 1) / 2, true>(p); }
-#define ENTRIES(T) ENTRY(T, 1, 4) ENTRY(T, 2, 4) ENTRY(T, 4, 2) ENTRY(T, 8, 2)
+#define ENTRIES(T)                                            \
+    ENTRY(T, 1, 4) ENTRY(T, 2, 4) ENTRY(T, 4, 2) ENTRY(T, 8, 2) \
+    KERNEL stacked_##T(const Stacked p) { stacked<T##_t>(p); }
 
 ENTRIES(f32)
 ENTRIES(f16)

@@ -9,6 +9,7 @@
 // chunks in order, then warps in order. Tolerance 1e-4: scaled sums of many columns.
 #pragma once
 #include "quant.cuh"
+#include "stacked.cuh"
 
 struct Args {
     const float* x;
@@ -196,10 +197,43 @@ DEVICE void two_schemes(const Args& p) {
     }
 }
 
+// Launch: x over tiles of 16 columns, y over (row, part).
+template <class Q>
+DEVICE void stacked(const Stacked& s) {
+    __shared__ float parts[MOST_WARPS][16];
+    u32 e;
+    const float* x;
+    float* y;
+    if (!stacked_part(s, e, x, y)) return;
+    Args p = {};
+    p.x = x;
+    p.k = s.k;
+    p.chunks = s.chunks;
+    p.aligned = s.aligned;
+    const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5, lane = threadIdx.x & 31;
+    const u8* w = (const u8*)s.w + (u64)(e * (s.n / 16) + blockIdx.x) * s.chunks * Q::CHUNK;
+    float acc[1][4];
+    sweep<Q, 1>(acc, w, p, 0, 1, warp, warps);
+    if ((lane & 3) == 0) {
+        parts[warp][lane >> 2] = acc[0][0];
+        parts[warp][(lane >> 2) + 8] = acc[0][2];
+    }
+    __syncthreads();
+    if (threadIdx.x < 16) {
+        const u32 col = blockIdx.x * 16 + threadIdx.x;
+        float sum = 0.0f;
+        for (u32 i = 0; i < warps; ++i) sum += parts[i][threadIdx.x];
+        if (s.bias) sum += s.bias[(u64)e * s.n + col];
+        y[col] = sum;
+    }
+}
+
 #define BOUNDS KERNEL __launch_bounds__(256)
 #define ENTRY(Q, NT)                                                               \
     BOUNDS gemv_##Q##_##NT(const Args p) { one_scheme<Q##_t, NT>(p); }             \
     BOUNDS gated_##Q##_##NT(const Args p) { mma_gemv<Q##_t, NT, true>(p, 0, blockIdx.x); }
-#define ENTRIES(Q) ENTRY(Q, 1) ENTRY(Q, 2) ENTRY(Q, 4)
+#define ENTRIES(Q)                                  \
+    ENTRY(Q, 1) ENTRY(Q, 2) ENTRY(Q, 4)             \
+    BOUNDS stacked_##Q(const Stacked p) { stacked<Q##_t>(p); }
 #define MIXED(Q, L) \
     BOUNDS gemv_##Q##_##L##_1(const Args p) { two_schemes<Q##_t, L##_t, 1>(p); }

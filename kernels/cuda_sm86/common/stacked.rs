@@ -1,0 +1,115 @@
+//! `expert_linear` and `head_linear`: products with one of several stacked
+//! matrices. See `stacked.cuh`, `gemv.cu` and `mma_gemv.cuh`.
+
+use crate::common::args::Args;
+use crate::common::gemv::x_aligned;
+use crate::common::launch::{Fits, Plain, Ptx, Result, Step, blocks, element_bytes, ptx};
+use crate::common::layout::{MMA16, ROWS, chunks};
+use graph::Op;
+use registry::{Act, Pattern, Problem, ROW_MAJOR};
+
+/// Most blocks in a grid's second dimension.
+const MOST_PARTS: usize = 65_535;
+
+/// Matrices, and those that a row meets.
+fn parts(problem: &Problem) -> std::result::Result<(usize, usize), String> {
+    let per_row = problem.outputs[0].shape.get(1).copied();
+    let per_row = per_row.ok_or("y must be [T, parts, N]")?;
+    match problem.ops[0].op {
+        Op::ExpertLinear { experts } => Ok((experts, per_row)),
+        Op::HeadLinear => Ok((per_row, per_row)),
+        _ => Err("not an expert_linear or head_linear".into()),
+    }
+}
+
+fn fits(problem: &Problem) -> Fits {
+    let (_, per_row) = parts(problem)?;
+    match problem.outputs[0].shape[0] * per_row {
+        n if n <= MOST_PARTS => Ok(()),
+        n => Err(format!("for up to {MOST_PARTS} products, not {n}")),
+    }
+}
+
+/// Every matrix of the stack starts at a panel.
+fn fits_panels(problem: &Problem) -> Fits {
+    fits(problem)?;
+    match problem.outputs[0].shape.last() {
+        Some(n) if n.is_multiple_of(ROWS) => Ok(()),
+        _ => Err(format!("for matrices of a multiple of {ROWS} rows")),
+    }
+}
+
+/// Arguments, grid rows and K. `packed`: the weights are in layout mma16.
+fn args(step: &Step<'_>, packed: bool) -> Result<(Args, u32, usize)> {
+    let (stack, per_row) = parts(step.problem).map_err(|e| step.refuse(e))?;
+    let (x, w, y) = (step.input(0)?, step.input(1)?, step.output());
+    let k = w.shape.last().copied().unwrap_or(0);
+    let n = y.shape.last().copied().unwrap_or(0);
+    let expert = matches!(step.problem.ops[0].op, Op::ExpertLinear { .. });
+    let chosen = expert.then(|| step.input(2)).transpose()?;
+    let bias = expert.then(|| step.optional(0, 3)).flatten();
+    let mut args = Args::default();
+    let x_at = args.tensor(step, x)?;
+    let w_at = args.tensor(step, w)?;
+    args.optional(step, chosen)?;
+    args.optional(step, bias)?;
+    args.tensor(step, y)?;
+    args.count(step, step.rows_from())?;
+    let x_part = if x.shape.len() > 2 { k } else { 0 };
+    let mut aligned = x_aligned(x_at, x.row_stride()) && x_part.is_multiple_of(4);
+    let chunks = match packed {
+        true if !w_at.is_multiple_of(16) => {
+            return Err(step.refuse("packed weights must start at a 16-byte piece"));
+        }
+        true => chunks(k),
+        false => {
+            let piece = 16 / element_bytes(w.scheme) as usize;
+            aligned &= k.is_multiple_of(piece) && w_at.is_multiple_of(16);
+            0
+        }
+    };
+    args.u32s(step, &[k, chunks, usize::from(aligned), n, stack, per_row])?;
+    args.u32s(step, &[x.row_stride(), x_part])?;
+    args.u32(step, chosen.map_or(0, |c| c.row_stride()))?;
+    args.u32(step, y.row_stride())?;
+    Ok((args, step.max_rows() * per_row as u32, k))
+}
+
+fn plain(step: &mut Step<'_>) -> Result<()> {
+    let (args, grid, k) = args(step, false)?;
+    let n = step.output().shape.last().copied().unwrap_or(0);
+    let scheme = step.input(1)?.scheme;
+    let piece = 16 / element_bytes(scheme) as usize;
+    let threads = (k / piece / 4).next_power_of_two().clamp(32, 256) as u32;
+    let grid = [blocks(n, 4), grid, 1];
+    step.launch(&format!("stacked_{scheme}"), &args, grid, threads)
+}
+
+fn packed(step: &mut Step<'_>) -> Result<()> {
+    let (args, grid, k) = args(step, true)?;
+    let n = step.output().shape.last().copied().unwrap_or(0);
+    let scheme = step.input(1)?.scheme;
+    let grid = [blocks(n, ROWS), grid, 1];
+    let warps = chunks(k).clamp(1, 8) as u32;
+    step.launch(&format!("stacked_{scheme}"), &args, grid, 32 * warps)
+}
+
+/// The kernel of a plain scheme.
+pub const fn of_plain(pattern: &'static Pattern, quant: &'static [&'static str]) -> Plain {
+    Plain::new(pattern, quant, "gemv", ptx!("common.gemv"), plain)
+        .with_layouts(&[ROW_MAJOR])
+        .with_fits(fits)
+}
+
+/// The kernel of a block scheme.
+pub const fn of_blocks(
+    pattern: &'static Pattern,
+    quant: &'static [&'static str],
+    ptx: Ptx,
+) -> Plain {
+    Plain::new(pattern, quant, "mma_gemv", ptx, packed)
+        .with_layouts(&[MMA16])
+        .with_act(Act::F16)
+        .with_fits(fits_panels)
+        .with_tolerance(1e-4)
+}
