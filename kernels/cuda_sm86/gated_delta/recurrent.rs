@@ -34,7 +34,10 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     state::pointers(&mut args, step, 7, &view)?;
     args.step(step, StepLayout::SPANS)?;
     args.u32s(step, &[key_heads, heads, dk, dv])?;
-    args.u32s(step, &[usize::from(spec.log_decay), usize::from(spec.tiled)])?;
+    args.u32s(
+        step,
+        &[usize::from(spec.log_decay), usize::from(spec.tiled)],
+    )?;
     args.u32s(step, &[view.slots, view.slot_stride])?;
     for i in 0..5 {
         args.u32(step, step.input(i)?.row_stride())?;

@@ -96,7 +96,14 @@ fn packed_numbers_are_those_of_the_file() {
     assert_eq!(cuda_sm86::BACKEND, "cuda_sm86");
     let layout = WeightLayout::find("mma16").expect("the layout");
     for &(name, stored) in SCHEMES {
-        let (n, k) = (21, if stored.block_elements() == 32 { 288 } else { 512 });
+        let (n, k) = (
+            21,
+            if stored.block_elements() == 32 {
+                288
+            } else {
+                512
+            },
+        );
         let shape = WeightShape {
             scheme: Scheme::find(name).expect("a scheme"),
             n,
