@@ -157,11 +157,11 @@ DEVICE void stacked(const Stacked& s) {
 }
 
 #define ENTRY(T, ROWS, NR)                                                                     \
-    KERNEL gemv_##T##_##ROWS(const Args p) { gemv<T##_t, ROWS, NR, false>(p); }                \
-    KERNEL gated_##T##_##ROWS(const Args p) { gemv<T##_t, ROWS, (NR + 1) / 2, true>(p); }
+    KERNEL gemv_##T##_##ROWS(const __grid_constant__ Args p) { gemv<T##_t, ROWS, NR, false>(p); }                \
+    KERNEL gated_##T##_##ROWS(const __grid_constant__ Args p) { gemv<T##_t, ROWS, (NR + 1) / 2, true>(p); }
 #define ENTRIES(T)                                            \
     ENTRY(T, 1, 4) ENTRY(T, 2, 4) ENTRY(T, 4, 2) ENTRY(T, 8, 2) \
-    KERNEL stacked_##T(const Stacked p) { stacked<T##_t>(p); }
+    KERNEL stacked_##T(const __grid_constant__ Stacked p) { stacked<T##_t>(p); }
 
 ENTRIES(f32)
 ENTRIES(f16)

@@ -2,7 +2,7 @@
 
 use crate::BACKEND;
 use crate::common::args::Args;
-use hal::cuda::{CudaDevice, CudaModule, CudaRecorder, Launch, Limits};
+use hal::cuda::{CudaDevice, CudaModule, CudaRecorder, Launch};
 use hal::{Device, HalError, Recorder};
 use registry::{
     Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, RowsFrom, Scheme,
@@ -180,10 +180,6 @@ impl<'a> Step<'a> {
             key: self.key.into(),
             reason: reason.into(),
         }
-    }
-
-    pub fn limits(&self) -> Limits {
-        *self.recorder.limits()
     }
 
     /// Where input `i` of op `op` lies.

@@ -24,14 +24,42 @@ struct Args {
 
 enum { MOST_WARPS = 8 };
 
+// One row of x, rounded to f16, of the 256 columns that a warp multiplies next: all
+// lanes fetch them at once, which is what a lone row's latency wants.
+DEVICE void round_slice(u16* slice, const Args& p, u32 k0) {
+    const u32 k = k0 + (threadIdx.x & 31) * 8;
+    uint4 h = make_uint4(0, 0, 0, 0);
+    const float* x = p.x + k;
+    if (k >= p.k) {
+        // Behind the last column.
+    } else if (p.aligned) {
+        float4 u = *(const float4*)x, v = *(const float4*)(x + 4);
+        h = make_uint4(to_f16x2(u.x, u.y), to_f16x2(u.z, u.w), to_f16x2(v.x, v.y), to_f16x2(v.z, v.w));
+    } else {
+        h = make_uint4(to_f16x2(x[0], x[1]), to_f16x2(x[2], x[3]), to_f16x2(x[4], x[5]), to_f16x2(x[6], x[7]));
+    }
+    *(uint4*)(slice + (threadIdx.x & 31) * 8) = h;
+}
+
 // Lane 4g + t's share of 32 columns of x's row g: 8 numbers from 8t on, or, where 16
 // columns share a scale, 4 from 4t and 4 from 16 + 4t.
 template <int SUB>
+DEVICE void load_rounded(u32 (&b)[4], const u16* x, bool there, u32 t) {
+    b[0] = b[1] = b[2] = b[3] = 0;
+    if (!there) return;
+    uint2 u = *(const uint2*)(x + (SUB == 32 ? 8 * t : 4 * t));
+    uint2 v = *(const uint2*)(x + (SUB == 32 ? 8 * t + 4 : 16 + 4 * t));
+    b[0] = u.x;
+    b[1] = u.y;
+    b[2] = v.x;
+    b[3] = v.y;
+}
+
+// The same of x in f32.
+template <int SUB>
 DEVICE void load_x(u32 (&b)[4], const float* x, bool there, bool aligned, u32 t) {
-    if (!there) {
-        b[0] = b[1] = b[2] = b[3] = 0;
-        return;
-    }
+    b[0] = b[1] = b[2] = b[3] = 0;
+    if (!there) return;
     const float* lo = x + (SUB == 32 ? 8 * t : 4 * t);
     const float* hi = x + (SUB == 32 ? 8 * t + 4 : 16 + 4 * t);
     if (aligned) {
@@ -48,17 +76,24 @@ DEVICE void load_x(u32 (&b)[4], const float* x, bool there, bool aligned, u32 t)
     }
 }
 
-template <class Q, int NT>
-DEVICE void multiply(float (&acc)[NT][4], const typename Q::Raw& raw, const Args& p,
-                     const float* const (&x)[NT], const bool (&there)[NT], u32 k0, u32 t) {
+// ONE: a single row of x, through `slice`.
+template <class Q, int NT, bool ONE>
+DEVICE void multiply(float (&acc)[NT][4], const typename Q::Raw& raw, const Args& p, u16* slice,
+                     u32 r0, u32 rows, u32 k0) {
+    const u32 lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const u32 ones[4] = {0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u};
+    if (ONE) {
+        __syncwarp();
+        round_slice(slice, p, k0);
+        __syncwarp();
+    }
 #pragma unroll
     for (int tile = 0; tile < 4; ++tile) {
 #pragma unroll
         for (int blk = 0; blk < 2; ++blk) {
-            const u32 k = k0 + tile * 64 + blk * 32;
+            const u32 column = tile * 64 + blk * 32;
             // Behind the last column the weights are padding.
-            if (k >= p.k) return;
+            if (k0 + column >= p.k) return;
             u32 a[2][4];
             Q::step(raw, tile, blk * 2, a[0]);
             Q::step(raw, tile, blk * 2 + 1, a[1]);
@@ -72,7 +107,13 @@ DEVICE void multiply(float (&acc)[NT][4], const typename Q::Raw& raw, const Args
 #pragma unroll
             for (int j = 0; j < NT; ++j) {
                 u32 b[4];
-                load_x<Q::SUB>(b, x[j] + k, there[j], p.aligned != 0, t);
+                if (ONE) {
+                    load_rounded<Q::SUB>(b, slice + column, g == 0, t);
+                } else {
+                    const u32 r = r0 + 8 * j + g;
+                    const float* x = p.x + (u64)min(r, rows - 1) * p.x_stride + k0 + column;
+                    load_x<Q::SUB>(b, x, r < rows, p.aligned != 0, t);
+                }
                 float c[4] = {};
                 mma(c, a[0], b[0], b[1], f16_t());
                 if (Q::SUB == 16) {
@@ -104,16 +145,13 @@ DEVICE void multiply(float (&acc)[NT][4], const typename Q::Raw& raw, const Args
 }
 
 // One tile of 16 columns of y by 8·NT rows over this warp's chunks.
-template <class Q, int NT>
+template <class Q, int NT, bool ONE>
 DEVICE void sweep(float (&acc)[NT][4], const u8* w, const Args& p, u32 r0, u32 rows, u32 first, u32 stride) {
-    const u32 lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    const float* x[NT];
-    bool there[NT];
+    __shared__ __align__(16) u16 slices[ONE ? MOST_WARPS : 1][256];
+    u16* slice = slices[ONE ? threadIdx.x >> 5 : 0];
+    const u32 lane = threadIdx.x & 31;
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
-        u32 r = r0 + 8 * j + g;
-        there[j] = r < rows;
-        x[j] = p.x + (u64)min(r, rows - 1) * p.x_stride;
 #pragma unroll
         for (int i = 0; i < 4; ++i) acc[j][i] = 0.0f;
     }
@@ -124,7 +162,7 @@ DEVICE void sweep(float (&acc)[NT][4], const u8* w, const Args& p, u32 r0, u32 r
         typename Q::Raw next;
         const u32 ahead = min(c + stride, p.chunks - 1);
         Q::load(next, w + (u64)ahead * Q::CHUNK, lane);
-        multiply<Q, NT>(acc, raw, p, x, there, c * 256, t);
+        multiply<Q, NT, ONE>(acc, raw, p, slice, r0, rows, c * 256);
         raw = next;
     }
 }
@@ -140,7 +178,7 @@ DEVICE u32 matrix_of(const Args& p, u32& tile) {
     return m;
 }
 
-template <class Q, int NT, bool GATED>
+template <class Q, int NT, bool GATED, bool ONE>
 DEVICE void mma_gemv(const Args& p, u32 m, u32 tile) {
     __shared__ float parts[MOST_WARPS][16][8 * NT + 1];
     const u32 rows = real_rows(p.count);
@@ -151,7 +189,7 @@ DEVICE void mma_gemv(const Args& p, u32 m, u32 tile) {
     const u8* w = p.w[which] + (u64)tile * p.chunks * Q::CHUNK;
     for (u32 r0 = 0; r0 < rows; r0 += 8 * NT) {
         float acc[NT][4];
-        sweep<Q, NT>(acc, w, p, r0, rows, warp % sharing, sharing);
+        sweep<Q, NT, ONE>(acc, w, p, r0, rows, warp % sharing, sharing);
         __syncthreads();
 #pragma unroll
         for (int j = 0; j < NT; ++j) {
@@ -178,22 +216,22 @@ DEVICE void mma_gemv(const Args& p, u32 m, u32 tile) {
     }
 }
 
-template <class Q, int NT>
+template <class Q, int NT, bool ONE>
 DEVICE void one_scheme(const Args& p) {
     u32 tile;
     u32 m = matrix_of(p, tile);
-    mma_gemv<Q, NT, false>(p, m, tile);
+    mma_gemv<Q, NT, false, ONE>(p, m, tile);
 }
 
 // The last of three matrices in another scheme.
-template <class Q, class LAST, int NT>
+template <class Q, class LAST, bool ONE>
 DEVICE void two_schemes(const Args& p) {
     u32 tile;
     u32 m = matrix_of(p, tile);
     if (m < 2) {
-        mma_gemv<Q, NT, false>(p, m, tile);
+        mma_gemv<Q, 1, false, ONE>(p, m, tile);
     } else {
-        mma_gemv<LAST, NT, false>(p, m, tile);
+        mma_gemv<LAST, 1, false, ONE>(p, m, tile);
     }
 }
 
@@ -213,7 +251,7 @@ DEVICE void stacked(const Stacked& s) {
     const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5, lane = threadIdx.x & 31;
     const u8* w = (const u8*)s.w + (u64)(e * (s.n / 16) + blockIdx.x) * s.chunks * Q::CHUNK;
     float acc[1][4];
-    sweep<Q, 1>(acc, w, p, 0, 1, warp, warps);
+    sweep<Q, 1, true>(acc, w, p, 0, 1, warp, warps);
     if ((lane & 3) == 0) {
         parts[warp][lane >> 2] = acc[0][0];
         parts[warp][(lane >> 2) + 8] = acc[0][2];
@@ -229,11 +267,15 @@ DEVICE void stacked(const Stacked& s) {
 }
 
 #define BOUNDS KERNEL __launch_bounds__(256)
-#define ENTRY(Q, NT)                                                               \
-    BOUNDS gemv_##Q##_##NT(const Args p) { one_scheme<Q##_t, NT>(p); }             \
-    BOUNDS gated_##Q##_##NT(const Args p) { mma_gemv<Q##_t, NT, true>(p, 0, blockIdx.x); }
-#define ENTRIES(Q)                                  \
-    ENTRY(Q, 1) ENTRY(Q, 2) ENTRY(Q, 4)             \
-    BOUNDS stacked_##Q(const Stacked p) { stacked<Q##_t>(p); }
-#define MIXED(Q, L) \
-    BOUNDS gemv_##Q##_##L##_1(const Args p) { two_schemes<Q##_t, L##_t, 1>(p); }
+#define ENTRY(Q, NAME, NT, ONE)                                                              \
+    BOUNDS gemv_##Q##_##NAME(const __grid_constant__ Args p) { one_scheme<Q##_t, NT, ONE>(p); } \
+    BOUNDS gated_##Q##_##NAME(const __grid_constant__ Args p) {                              \
+        mma_gemv<Q##_t, NT, true, ONE>(p, 0, blockIdx.x);                                    \
+    }
+// One row, up to 8, 16 and 32 at a time.
+#define ENTRIES(Q)                                                                        \
+    ENTRY(Q, 0, 1, true) ENTRY(Q, 1, 1, false) ENTRY(Q, 2, 2, false) ENTRY(Q, 4, 4, false) \
+    BOUNDS stacked_##Q(const __grid_constant__ Stacked p) { stacked<Q##_t>(p); }
+#define MIXED_ENTRY(Q, L, NAME, ONE) \
+    BOUNDS gemv_##Q##_##L##_##NAME(const __grid_constant__ Args p) { two_schemes<Q##_t, L##_t, ONE>(p); }
+#define MIXED(Q, L) MIXED_ENTRY(Q, L, 0, true) MIXED_ENTRY(Q, L, 1, false)

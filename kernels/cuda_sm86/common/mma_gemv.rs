@@ -76,7 +76,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.u32s(step, &n)?;
     args.u32s(step, &y_stride)?;
     let tiles = match step.max_rows() {
-        0..=8 => 1,
+        1 => 0,
+        2..=8 => 1,
         9..=16 => 2,
         _ => 4,
     };

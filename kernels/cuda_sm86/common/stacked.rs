@@ -90,8 +90,8 @@ fn packed(step: &mut Step<'_>) -> Result<()> {
     let n = step.output().shape.last().copied().unwrap_or(0);
     let scheme = step.input(1)?.scheme;
     let grid = [blocks(n, ROWS), grid, 1];
-    let warps = chunks(k).clamp(1, 8) as u32;
-    step.launch(&format!("stacked_{scheme}"), &args, grid, 32 * warps)
+    let warps = chunks(k).clamp(1, 8);
+    step.launch(&format!("stacked_{scheme}"), &args, grid, 32 * warps as u32)
 }
 
 /// The kernel of a plain scheme.

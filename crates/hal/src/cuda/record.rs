@@ -297,6 +297,8 @@ impl CudaRecording {
                 block,
                 shared,
             } => {
+                // Another launch of the function may have asked for less since.
+                function.allow_shared(*shared)?;
                 let mut list = [params.as_ptr().cast_mut().cast::<c_void>()];
                 // SAFETY: the parameters have the size that the kernel declares
                 // and point into buffers that the recording keeps; the driver
