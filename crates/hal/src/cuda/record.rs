@@ -215,6 +215,10 @@ impl Recorder for CudaRecorder {
         self.copy_labelled("copy_out", (src, offset), (&dst, at as u64), bytes)
     }
 
+    fn commands(&self) -> usize {
+        self.steps.len()
+    }
+
     fn finish(self: Box<Self>) -> Result<Box<dyn Recording>> {
         let mut recording = CudaRecording {
             label: self.label,
