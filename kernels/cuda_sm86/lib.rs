@@ -151,6 +151,7 @@ registry::inventory::submit! {
         api: "cuda",
         parent: None,
         auto: true,
+        hardware_only: true,
         kv: &["f16", "f32", "bf16"],
         probe: |_| probe(CAPABILITY),
         open: |_, index| Ok(Arc::new(CudaDevice::open(index)?)),

@@ -86,11 +86,8 @@ pub(super) fn init() -> Result<()> {
     }
     let mut version = 0;
     // SAFETY: fills a number.
-    check(
-        unsafe { sys::cuDriverGetVersion(&mut version) },
-        "the driver",
-        "cuDriverGetVersion",
-    )?;
+    let got = unsafe { sys::cuDriverGetVersion(&mut version) };
+    check(got, "the driver", "cuDriverGetVersion")?;
     if version < LEAST_DRIVER {
         return Err(HalError::NoDriver {
             api: API,
