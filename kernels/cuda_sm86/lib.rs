@@ -19,10 +19,13 @@ mod common {
     pub mod gemv;
     pub mod launch;
     pub mod layout;
+    pub mod linears;
+    pub mod mma_gemm;
     pub mod mma_gemv;
     pub mod patterns;
     pub mod pointwise;
     pub mod rope_append;
+    pub mod rounded;
     pub mod stacked;
     pub mod state;
 }
@@ -37,6 +40,7 @@ mod argmax {
     mod plain;
 }
 mod attention {
+    mod flash;
     mod paged;
     mod split_kv;
 }
@@ -81,21 +85,30 @@ mod latent_attention {
 }
 mod linear {
     mod gemm;
+    mod gemm_split;
     mod gemv;
+    mod mma_gemm;
     mod mma_gemv;
     mod tiled;
-    mod unpacked_gemm;
+}
+mod linear__add {
+    mod gemv;
+    mod mma_gemm;
+    mod mma_gemv;
 }
 mod linear__linear {
     mod gemv;
+    mod mma_gemm;
     mod mma_gemv;
 }
 mod linear__linear__linear {
     mod gemv;
+    mod mma_gemm;
     mod mma_gemv;
 }
 mod linear__linear__silu_mul {
     mod gemv;
+    mod mma_gemm;
     mod mma_gemv;
 }
 mod mul {
@@ -103,6 +116,22 @@ mod mul {
 }
 mod rms_norm {
     mod plain;
+}
+mod rms_norm__linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod rms_norm__linear__linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod rms_norm__linear__linear__linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod rms_norm__linear__linear__silu_mul {
+    mod gemv;
+    mod mma_gemv;
 }
 mod rms_norm__rms_norm__rope__rope__kv_append {
     mod fused;

@@ -16,34 +16,11 @@ fn splits(rows: usize) -> usize {
 }
 
 fn fits(problem: &Problem) -> Fits {
-    let view = attend::view(problem)?;
     let rows = problem.outputs[0].shape[0];
     if rows > MOST_ROWS {
         return Err(format!("for up to {MOST_ROWS} rows, not {rows}"));
     }
-    if ![64, 128, 256].contains(&view.head_dim) {
-        return Err(format!(
-            "for heads of 64, 128 or 256, not {}",
-            view.head_dim
-        ));
-    }
-    if !view.block.is_power_of_two() {
-        return Err(format!(
-            "for pages of a power of two of tokens, not {}",
-            view.block
-        ));
-    }
-    let strides = [
-        view.page_stride,
-        view.kv_stride,
-        view.head_stride,
-        view.token_stride,
-        view.offset,
-    ];
-    match strides.iter().all(|s| s.is_multiple_of(8)) {
-        true => Ok(()),
-        false => Err("the cache's heads must start at 16-byte pieces".into()),
-    }
+    attend::fits_pieces(problem, &[64, 128, 256])
 }
 
 fn slots(problem: &Problem) -> u64 {

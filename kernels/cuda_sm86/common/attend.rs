@@ -2,7 +2,7 @@
 
 use crate::common::args::Args;
 use crate::common::cache;
-use crate::common::launch::{Result, Step};
+use crate::common::launch::{Fits, Result, Step};
 use graph::Op;
 use registry::{CacheView, Problem};
 
@@ -10,6 +10,32 @@ use registry::{CacheView, Problem};
 pub fn view(problem: &Problem) -> std::result::Result<CacheView, String> {
     let found = problem.input(0, 1).and_then(|(_, o)| o.cache);
     found.ok_or_else(|| "the cache is missing".into())
+}
+
+/// Heads of these sizes, in pages of a power of two of tokens, read by 16-byte pieces.
+pub fn fits_pieces(problem: &Problem, dims: &[usize]) -> Fits {
+    let view = view(problem)?;
+    if !dims.contains(&view.head_dim) {
+        let dim = view.head_dim;
+        return Err(format!("for heads of one of {dims:?}, not {dim}"));
+    }
+    if !view.block.is_power_of_two() {
+        let block = view.block;
+        return Err(format!(
+            "for pages of a power of two of tokens, not {block}"
+        ));
+    }
+    let strides = [
+        view.page_stride,
+        view.kv_stride,
+        view.head_stride,
+        view.token_stride,
+        view.offset,
+    ];
+    match strides.iter().all(|s| s.is_multiple_of(8)) {
+        true => Ok(()),
+        false => Err("the cache's heads must start at 16-byte pieces".into()),
+    }
 }
 
 /// Arguments up to those of a variant's own, pointers included; `extra` adds the

@@ -9,6 +9,13 @@ typedef unsigned long long u64;
 #define KERNEL extern "C" __global__ void
 #define DEVICE static __device__ __forceinline__
 
+// Kernels that may start before the one ahead has ended: `wait_for_previous` stands
+// before the first touch of anything that a kernel writes, in every thread;
+// `start_next` lets the kernel behind start in turn. Both are instructions of
+// compute capability 9.0; the loader writes them in for devices that have them.
+DEVICE void wait_for_previous() { asm volatile("// pdl_wait" ::: "memory"); }
+DEVICE void start_next() { asm volatile("// pdl_launch" ::: "memory"); }
+
 // Rows of an operand: what the step buffer says, or one.
 DEVICE u32 real_rows(const u32* count) { return count ? *count : 1u; }
 
@@ -103,6 +110,9 @@ DEVICE uint2 load_stream2(const void* at) {
     asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at));
     return v;
 }
+
+// Into the second level of the cache.
+DEVICE void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
 
 DEVICE float silu(float x) {
     // exp of the negated magnitude cannot overflow.

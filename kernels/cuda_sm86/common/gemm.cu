@@ -1,26 +1,37 @@
 // ops: linear, many rows, on the tensor cores. y[r, n] = Σₖ x[r, k]·w[n, k]
 // (+ bias[n]) with x and w in f16 or bf16, sums in f32.
-// `round_*`: x f32 [R, K] to 16-bit [R, K] in the workspace, to nearest even.
-// `gemm_*`: x16 [R, K], w16 [N, K] row-major, K % 8 == 0, y f32 [R, N].
+// `round_*`: x f32 [R, K] to 16-bit [R, K] in the workspace, to nearest even; with two
+// planes [R, 2·K], behind each row what the rounding left.
+// `gemm_*`: x16 [R, planes·K], w16 [N, K] row-major, K % 8 == 0, y f32 [R, N]. Two
+// planes meet the same weights one after the other: x to 16 bits (bf16) or 22 (f16).
 // Launch: 8 warps for each tile of 128 rows (y) by 128 columns (x); each warp has 64
 // by 32 of it. 32 of K at a time through four stages of shared memory, rows of 64
 // bytes, their 16-byte pieces permuted so that ldmatrix meets no bank conflict.
-#include "unpack.cuh"
+#include "mma.cuh"
 
 struct Round {
     const float* x;
     u16* out;
     const u32* count;
-    u32 k, x_stride;
+    u32 k, x_stride, planes;
 };
 
 template <class S>
 DEVICE void round_rows(const Round& p) {
+    wait_for_previous();
+    start_next();
     u32 i = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
     u32 r = blockIdx.y;
     if (i >= p.k || r >= real_rows(p.count)) return;
     const float* x = p.x + (u64)r * p.x_stride + i;
-    *(uint2*)(p.out + (u64)r * p.k + i) = make_uint2(S::pair(x[0], x[1]), S::pair(x[2], x[3]));
+    u16* out = p.out + (u64)r * p.planes * p.k + i;
+    const uint2 high = make_uint2(S::pair(x[0], x[1]), S::pair(x[2], x[3]));
+    *(uint2*)out = high;
+    if (p.planes == 1) return;
+    float h[4];
+    S::both(high.x, h);
+    S::both(high.y, h + 2);
+    *(uint2*)(out + p.k) = make_uint2(S::pair(x[0] - h[0], x[1] - h[1]), S::pair(x[2] - h[2], x[3] - h[3]));
 }
 
 KERNEL round_f16(const Round p) { round_rows<f16_t>(p); }
@@ -32,7 +43,7 @@ struct Gemm {
     const float* bias;
     float* y;
     const u32* count;
-    u32 n, k, y_stride;
+    u32 n, k, y_stride, planes;
 };
 
 enum { TILE = 128, DEPTH = 32, STAGES = 4, STAGE_BYTES = TILE * DEPTH * 2 };
@@ -44,12 +55,14 @@ template <class S>
 DEVICE void gemm(const Gemm& p) {
     extern __shared__ uint4 shared_pieces[];
     const u32 base = shared_address(shared_pieces);
+    wait_for_previous();
+    start_next();
     const u32 rows = real_rows(p.count);
     const u32 n0 = blockIdx.x * TILE, r0 = blockIdx.y * TILE;
     if (r0 >= rows) return;
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const u32 wr = warp / 4 * 64, wn = warp % 4 * 32;
-    const u32 steps = (p.k + DEPTH - 1) / DEPTH;
+    const u32 all = p.planes * p.k, steps = (all + DEPTH - 1) / DEPTH;
 
     auto fetch = [&](u32 step) {
         if (step < steps) {
@@ -57,9 +70,10 @@ DEVICE void gemm(const Gemm& p) {
 #pragma unroll
             for (u32 e = threadIdx.x; e < TILE * 4; e += 256) {
                 u32 r = e / 4, c = e % 4, k = step * DEPTH + c * 8;
-                bool in_x = k < p.k && r0 + r < rows, in_w = k < p.k && n0 + r < p.n;
-                copy_async(stage + piece_at(r, c), in_x ? p.x + (u64)(r0 + r) * p.k + k : p.x, in_x);
-                copy_async(stage + STAGE_BYTES + piece_at(r, c), in_w ? p.w + (u64)(n0 + r) * p.k + k : p.w, in_w);
+                const u32 of_w = k < p.k ? k : k - p.k;
+                bool in_x = k < all && r0 + r < rows, in_w = k < all && n0 + r < p.n;
+                copy_async(stage + piece_at(r, c), in_x ? p.x + (u64)(r0 + r) * all + k : p.x, in_x);
+                copy_async(stage + STAGE_BYTES + piece_at(r, c), in_w ? p.w + (u64)(n0 + r) * p.k + of_w : p.w, in_w);
             }
         }
         copy_commit();

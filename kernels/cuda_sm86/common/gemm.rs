@@ -1,8 +1,8 @@
-//! Many rows on the tensor cores: rounding x, and the product. See `gemm.cu`.
+//! Many rows times f16 and bf16 weights on the tensor cores. See `gemm.cu`.
 
 use crate::common::args::Args;
-use crate::common::launch::{Fits, Result, Step, blocks};
-use registry::{Problem, TensorRef};
+use crate::common::launch::{Fits, Plain, Result, Step, blocks, ptx, suffix};
+use registry::{Act, Pattern, Problem, ROW_MAJOR};
 
 /// Up to this many rows a gemv is better.
 const LEAST_ROWS: usize = 17;
@@ -11,72 +11,104 @@ const LEAST_ROWS: usize = 17;
 const TILE: usize = 128;
 const SHARED: u32 = 4 * 2 * 128 * 32 * 2;
 
-pub fn fits(problem: &Problem) -> Fits {
+/// Most columns of y that are worth a second plane of x: routers and gates, whose
+/// sums decide between experts, and the matrices of small models.
+const NARROW: usize = 512;
+
+fn shape(problem: &Problem) -> (usize, usize) {
+    match problem.input(0, 1).map(|(_, w)| w.shape.as_slice()) {
+        Some(&[n, k]) => (n, k),
+        _ => (0, 1),
+    }
+}
+
+fn fits(problem: &Problem) -> Fits {
     problem.common_attributes()?;
     let rows = problem.outputs[0].shape[0];
-    let (_, w) = problem.input(0, 1).ok_or("a linear has a weight")?;
-    let k = w.shape.last().copied().unwrap_or(0);
     if rows < LEAST_ROWS {
         return Err(format!("for {LEAST_ROWS} rows and more, not {rows}"));
     }
-    match k.is_multiple_of(8) {
-        true => Ok(()),
-        false => Err(format!("for columns in multiples of 8, not {k}")),
+    match shape(problem).1 {
+        k if k.is_multiple_of(8) => Ok(()),
+        k => Err(format!("for columns in multiples of 8, not {k}")),
+    }
+}
+
+fn fits_narrow(problem: &Problem) -> Fits {
+    fits(problem)?;
+    match shape(problem).0 {
+        n if n <= NARROW => Ok(()),
+        n => Err(format!("for matrices of up to {NARROW} rows, not {n}")),
     }
 }
 
 /// Bytes of x in 16 bits, a multiple of 256.
-pub fn rounded_bytes(problem: &Problem) -> u64 {
+fn plane(problem: &Problem) -> u64 {
     let x = problem
         .input(0, 0)
         .map_or(0, |(_, x)| x.shape.iter().product());
     (x as u64 * 2).next_multiple_of(256)
 }
 
-/// Rounds x into the start of the workspace.
-pub fn round(step: &mut Step<'_>, format: &str, k: usize) -> Result<()> {
-    let x = step.input(0)?;
-    let scratch = step.scratch()?;
+fn multiply(step: &mut Step<'_>, planes: usize) -> Result<()> {
+    let (x, w, y, scratch) = (
+        step.input(0)?,
+        step.input(1)?,
+        step.output(),
+        step.scratch()?,
+    );
+    let (n, k) = shape(step.problem);
+    let format = suffix(w.scheme).map_err(|e| step.refuse(e))?;
+    let bytes = plane(step.problem) * planes as u64;
     let mut args = Args::default();
     args.tensor(step, x)?;
-    args.part(step, scratch, 0, rounded_bytes(step.problem))?;
+    args.part(step, scratch, 0, bytes)?;
     args.count(step, step.rows_from())?;
-    args.u32s(step, &[k, x.row_stride()])?;
+    args.u32s(step, &[k, x.row_stride(), planes])?;
     let grid = [blocks(k, 4 * 128), step.max_rows(), 1];
-    step.launch(&format!("round_{format}"), &args, grid, 128)
-}
-
-/// Rows of a 16-bit matrix `[n, k]` at byte `at` of a tensor, and the column of y
-/// that the first gives.
-pub struct Matrix<'a> {
-    pub tensor: &'a TensorRef,
-    pub at: u64,
-    pub first: usize,
-    pub n: usize,
-    pub k: usize,
-}
-
-/// The product of the rounded x with a matrix.
-pub fn multiply(step: &mut Step<'_>, format: &str, w: &Matrix<'_>) -> Result<()> {
-    let scratch = step.scratch()?;
-    let y = step.output();
+    step.launch(&format!("round_{format}"), &args, grid, 128)?;
     let mut args = Args::default();
-    args.part(step, scratch, 0, rounded_bytes(step.problem))?;
-    let bytes = (w.n * w.k) as u64 * 2;
-    if !args.part(step, w.tensor, w.at, bytes)?.is_multiple_of(16) {
+    args.part(step, scratch, 0, bytes)?;
+    if !args.tensor(step, w)?.is_multiple_of(16) {
         return Err(step.refuse("the weights must start at a 16-byte piece"));
     }
-    match step.optional(0, 2) {
-        Some(bias) => {
-            let at = w.first as u64 * 4;
-            args.part(step, bias, at, bias.bytes.saturating_sub(at))?;
-        }
-        None => args.optional(step, None)?,
-    }
-    let at = w.first as u64 * 4;
-    args.part(step, y, at, y.bytes.saturating_sub(at))?;
+    args.optional(step, step.optional(0, 2))?;
+    args.tensor(step, y)?;
     args.count(step, step.rows_from())?;
-    args.u32s(step, &[w.n, w.k, y.row_stride()])?;
-    let grid = [blocks(w.n, TILE), blocks(step.max_rows() as usize, TILE), 1];
+    args.u32s(step, &[n, k, y.row_stride(), planes])?;
+    let grid = [blocks(n, TILE), blocks(step.max_rows() as usize, TILE), 1];
     step.launch_shared(&format!("gemm_{format}"), &args, grid, 256, SHARED)
+}
+
+const fn of(
+    quant: &'static [&'static str],
+    variant: &'static str,
+    record: fn(&mut Step<'_>) -> Result<()>,
+) -> Plain {
+    Plain::new(
+        &Pattern::LINEAR,
+        quant,
+        variant,
+        ptx!("common.gemm"),
+        record,
+    )
+    .with_layouts(&[ROW_MAJOR])
+    .with_tolerance(5e-5)
+}
+
+/// x rounded to the weights' format.
+pub const fn rounded(quant: &'static [&'static str], act: Act) -> Plain {
+    of(quant, "gemm", |step| multiply(step, 1))
+        .with_act(act)
+        .with_fits(fits)
+        .with_workspace(plane)
+        .with_rank(10)
+}
+
+/// x in two planes, as good as f32.
+pub const fn split(quant: &'static [&'static str]) -> Plain {
+    of(quant, "gemm_split", |step| multiply(step, 2))
+        .with_fits(fits_narrow)
+        .with_workspace(|problem| 2 * plane(problem))
+        .with_rank(15)
 }

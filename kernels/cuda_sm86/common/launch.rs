@@ -20,6 +20,29 @@ pub struct Ptx {
     pub text: &'static str,
 }
 
+impl Ptx {
+    /// What an author of kernels tries out: `<name>.ptx` of the folder that
+    /// `ESPALIER_CUDA_PTX` names.
+    fn own(&self) -> Option<String> {
+        let folder = std::env::var_os("ESPALIER_CUDA_PTX")?;
+        let file = std::path::Path::new(&folder).join(format!("{}.ptx", self.name));
+        std::fs::read_to_string(file).ok()
+    }
+
+    /// The text for a device. From compute capability 9.0 on, kernels may start
+    /// before the one ahead has ended; PTX for less has no instruction for that, so
+    /// its places are marked in the text. All else is the same.
+    fn on(&self, capability: u32) -> String {
+        let text = self.own().unwrap_or_else(|| self.text.into());
+        if capability < 90 {
+            return text;
+        }
+        text.replacen(".target sm_86", ".target sm_90", 1)
+            .replace("// pdl_wait", "griddepcontrol.wait;")
+            .replace("// pdl_launch", "griddepcontrol.launch_dependents;")
+    }
+}
+
 /// `ptx!("linear.gemv")`.
 macro_rules! ptx {
     ($name:literal) => {
@@ -129,7 +152,7 @@ impl Kernel for Plain {
         Ok(Box::new(PlainPrepared {
             problem: problem.clone(),
             key: self.spec.key().to_string(),
-            module: device.module(self.ptx.name, self.ptx.text)?,
+            module: device.module(self.ptx.name, || self.ptx.on(device.limits().capability))?,
             workspace: (self.workspace)(problem),
             record: self.record,
         }))

@@ -2,4 +2,4 @@
 // compiles only what a model has.
 #include "mma_gemv.cuh"
 
-ENTRIES(q5_k)
+ENTRIES(q5_k, 2)

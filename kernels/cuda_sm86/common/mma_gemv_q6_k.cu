@@ -2,4 +2,4 @@
 // compiles only what a model has.
 #include "mma_gemv.cuh"
 
-ENTRIES(q6_k)
+ENTRIES(q6_k, 2)

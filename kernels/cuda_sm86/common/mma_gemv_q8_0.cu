@@ -2,4 +2,4 @@
 // compiles only what a model has.
 #include "mma_gemv.cuh"
 
-ENTRIES(q8_0)
+ENTRIES(q8_0, 2)

@@ -34,3 +34,52 @@ pub static GATED: Pattern = Pattern {
     ],
     outputs: &[2],
 };
+
+const NORM: PatternOp = PatternOp {
+    kind: OpKind::RmsNorm,
+    inputs: &[],
+};
+
+const OF_NORM: PatternOp = PatternOp {
+    kind: OpKind::Linear,
+    inputs: &[Src::Op(0)],
+};
+
+pub static NORM_ONE: Pattern = Pattern {
+    ops: &[NORM, OF_NORM],
+    outputs: &[1],
+};
+
+pub static NORM_TWO: Pattern = Pattern {
+    ops: &[NORM, OF_NORM, OF_NORM],
+    outputs: &[1, 2],
+};
+
+pub static NORM_THREE: Pattern = Pattern {
+    ops: &[NORM, OF_NORM, OF_NORM, OF_NORM],
+    outputs: &[1, 2, 3],
+};
+
+pub static NORM_GATED: Pattern = Pattern {
+    ops: &[
+        NORM,
+        OF_NORM,
+        OF_NORM,
+        PatternOp {
+            kind: OpKind::GatedMul(Activation::Silu),
+            inputs: &[Src::Op(1), Src::Op(2)],
+        },
+    ],
+    outputs: &[3],
+};
+
+pub static ADDED: Pattern = Pattern {
+    ops: &[
+        FIRST,
+        PatternOp {
+            kind: OpKind::Add,
+            inputs: &[Src::Any, Src::Op(0)],
+        },
+    ],
+    outputs: &[1],
+};

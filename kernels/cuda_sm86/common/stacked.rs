@@ -2,9 +2,10 @@
 //! matrices. See `stacked.cuh`, `gemv.cu` and `mma_gemv.cuh`.
 
 use crate::common::args::Args;
-use crate::common::gemv::x_aligned;
 use crate::common::launch::{Fits, Plain, Ptx, Result, Step, blocks, element_bytes, ptx};
-use crate::common::layout::{MMA16, ROWS, chunks};
+use crate::common::layout::{COLUMNS, MMA16, ROWS, chunks};
+use crate::common::linears::x_aligned;
+use crate::common::mma_gemv::{MOST_CHUNKS, MOST_WARPS, row_bytes};
 use graph::Op;
 use registry::{Act, Pattern, Problem, ROW_MAJOR};
 
@@ -30,12 +31,15 @@ fn fits(problem: &Problem) -> Fits {
     }
 }
 
-/// Every matrix of the stack starts at a panel.
-fn fits_panels(problem: &Problem) -> Fits {
+/// A row of x lies in shared memory.
+fn fits_packed(problem: &Problem) -> Fits {
     fits(problem)?;
-    match problem.outputs[0].shape.last() {
-        Some(n) if n.is_multiple_of(ROWS) => Ok(()),
-        _ => Err(format!("for matrices of a multiple of {ROWS} rows")),
+    let k = problem
+        .input(0, 1)
+        .and_then(|(_, w)| w.shape.last().copied());
+    match chunks(k.unwrap_or(0)) {
+        n if n <= MOST_CHUNKS => Ok(()),
+        _ => Err(format!("for up to {} columns", MOST_CHUNKS * COLUMNS)),
     }
 }
 
@@ -89,9 +93,17 @@ fn packed(step: &mut Step<'_>) -> Result<()> {
     let (args, grid, k) = args(step, true)?;
     let n = step.output().shape.last().copied().unwrap_or(0);
     let scheme = step.input(1)?.scheme;
-    let grid = [blocks(n, ROWS), grid, 1];
-    let warps = chunks(k).clamp(1, 8);
-    step.launch(&format!("stacked_{scheme}"), &args, grid, 32 * warps as u32)
+    // Rows of a part that starts inside a tile reach into one more.
+    let tiles = blocks(n, ROWS) + u32::from(!n.is_multiple_of(ROWS));
+    let threads = 32 * chunks(k).clamp(1, MOST_WARPS) as u32;
+    let entry = format!("stacked_{scheme}");
+    step.launch_shared(
+        &entry,
+        &args,
+        [tiles, grid, 1],
+        threads,
+        row_bytes(chunks(k)),
+    )
 }
 
 /// The kernel of a plain scheme.
@@ -110,6 +122,6 @@ pub const fn of_blocks(
     Plain::new(pattern, quant, "mma_gemv", ptx, packed)
         .with_layouts(&[MMA16])
         .with_act(Act::F16)
-        .with_fits(fits_panels)
+        .with_fits(fits_packed)
         .with_tolerance(1e-4)
 }

@@ -1,4 +1,4 @@
-//! op: embed of block-quantised tables. See `common/unpack.cuh`.
+//! op: embed of block-quantised tables. See `mma16.cu`.
 
 use crate::common::args::Args;
 use crate::common::launch::{Plain, Result, Step, blocks, ptx};
@@ -24,7 +24,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {
-    Plain::new(&Pattern::EMBED, quant, "mma16", ptx!("common.gemm"), record).with_layouts(&[MMA16])
+    Plain::new(&Pattern::EMBED, quant, "mma16", ptx!("embed.mma16"), record).with_layouts(&[MMA16])
 }
 
 static Q4_0: Plain = of(&["q4_0"]);

@@ -47,6 +47,8 @@ DEVICE u32 best_of(const float* keys, const u8* left, u32 n) {
 }
 
 KERNEL route(const Args p) {
+    wait_for_previous();
+    start_next();
     __shared__ float scores[MOST];
     __shared__ float keys[MOST];
     __shared__ u8 left[MOST];

@@ -229,13 +229,13 @@ impl CudaDevice {
         self.shared.launches.load(Ordering::Relaxed)
     }
 
-    /// The module of that name, compiled from `ptx` at its first use.
-    pub fn module(&self, name: &str, ptx: &str) -> Result<Arc<CudaModule>> {
+    /// The module of that name, compiled at its first use from what `ptx` gives.
+    pub fn module(&self, name: &str, ptx: impl FnOnce() -> String) -> Result<Arc<CudaModule>> {
         let mut modules = self.modules.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(module) = modules.get(name) {
             return Ok(module.clone());
         }
-        let module = Arc::new(CudaModule::load(&self.shared, name, ptx)?);
+        let module = Arc::new(CudaModule::load(&self.shared, name, &ptx())?);
         modules.insert(name.into(), module.clone());
         Ok(module)
     }

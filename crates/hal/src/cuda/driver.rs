@@ -9,6 +9,9 @@ use std::ffi::{CStr, c_char, c_int};
 /// Least driver version: what reads the PTX version of the prebuilt kernels.
 const LEAST_DRIVER: c_int = 12010;
 
+/// Least driver version whose graphs keep programmatic dependencies.
+const EARLY_DRIVER: c_int = 12040;
+
 /// Turns a driver's status into an error that says what to do about it.
 pub(super) fn check(result: CUresult, device: &str, call: &'static str) -> Result<()> {
     use CUresult as R;
@@ -114,6 +117,8 @@ pub struct Limits {
     /// Most bytes of shared memory that a block may ask for.
     pub shared_bytes: u32,
     pub grid: [u32; 3],
+    /// Whether recordings may let a kernel start before the one ahead has ended.
+    pub early_starts: bool,
 }
 
 pub(super) struct Described {
@@ -172,6 +177,7 @@ pub(super) fn describe(index: usize) -> Result<Described> {
             ask(A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y)?,
             ask(A::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)?,
         ],
+        early_starts: capability >= 90 && version >= EARLY_DRIVER,
     };
     let info = DeviceInfo {
         api: API,

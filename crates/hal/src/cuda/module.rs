@@ -14,8 +14,16 @@ pub struct CudaModule {
     pub(super) shared: Arc<Shared>,
     name: String,
     handle: sys::CUmodule,
-    /// Bytes of the one parameter of each entry.
-    entries: BTreeMap<String, usize>,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// What a PTX text says of one of its kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Bytes of its one parameter.
+    params: usize,
+    /// Whether it waits by itself for the kernel ahead, and so may start early.
+    waits: bool,
 }
 
 // SAFETY: a handle; the driver's calls on it are safe from any thread.
@@ -31,6 +39,8 @@ pub struct CudaFunction {
     pub(super) name: String,
     /// Bytes of its one parameter, a struct.
     pub(super) params: usize,
+    /// Whether it may start before the kernel ahead has ended.
+    pub(super) waits: bool,
 }
 
 // SAFETY: as for the module.
@@ -39,7 +49,7 @@ unsafe impl Send for CudaFunction {}
 unsafe impl Sync for CudaFunction {}
 
 /// Entries of a PTX text with the bytes of their parameters, where they have one.
-pub(super) fn entries(ptx: &str) -> BTreeMap<String, usize> {
+pub(super) fn entries(ptx: &str) -> BTreeMap<String, Entry> {
     let mut found = BTreeMap::new();
     for piece in ptx.split(".entry ").skip(1) {
         let Some((name, rest)) = piece.split_once('(') else {
@@ -50,7 +60,11 @@ pub(super) fn entries(ptx: &str) -> BTreeMap<String, usize> {
             .split_once('[')
             .and_then(|(_, rest)| rest.split_once(']'))
             .and_then(|(n, _)| n.parse().ok());
-        found.insert(name.trim().to_string(), size.unwrap_or(0));
+        let entry = Entry {
+            params: size.unwrap_or(0),
+            waits: rest.contains("griddepcontrol.wait"),
+        };
+        found.insert(name.trim().to_string(), entry);
     }
     found
 }
@@ -110,7 +124,7 @@ impl CudaModule {
                 format!("{name} in {}: {reason}", self.name),
             )
         };
-        let params = *self.entries.get(name).ok_or_else(|| bad("no such entry"))?;
+        let entry = *self.entries.get(name).ok_or_else(|| bad("no such entry"))?;
         let symbol = CString::new(name).map_err(|_| bad("not a name"))?;
         self.shared.enter()?;
         let mut handle = std::ptr::null_mut();
@@ -121,7 +135,8 @@ impl CudaModule {
             module: self.clone(),
             handle,
             name: name.into(),
-            params,
+            params: entry.params,
+            waits: entry.waits,
         })
     }
 }
@@ -162,14 +177,19 @@ impl Drop for CudaModule {
 
 #[cfg(test)]
 mod tests {
-    use super::entries;
+    use super::{Entry, entries};
 
     #[test]
     fn entries_are_found_with_their_parameter() {
         let ptx = ".visible .entry a(\n\t.param .align 8 .b8 a_param_0[64]\n)\n{ ret; }\n\
-                   .visible .entry b()\n{ ret; }\n";
+                   .visible .entry b()\n{ griddepcontrol.wait; ret; }\n";
         let found: Vec<_> = entries(ptx).into_iter().collect();
-        assert_eq!(found, [("a".to_string(), 64), ("b".to_string(), 0)]);
+        let entry = |params, waits| Entry { params, waits };
+        let want = [
+            ("a".to_string(), entry(64, false)),
+            ("b".to_string(), entry(0, true)),
+        ];
+        assert_eq!(found, want);
         assert!(entries("no code").is_empty());
     }
 }

@@ -237,6 +237,20 @@ impl Recorder for CudaRecorder {
     }
 }
 
+/// Which steps may start before the one ahead has ended: kernels that wait by
+/// themselves, behind kernels. What such a kernel waits for has itself waited, so
+/// all that is further ahead has ended too.
+fn early_starts(steps: &[Step], limits: &Limits) -> Vec<bool> {
+    let kernel = |s: &Step| match &s.command {
+        Command::Launch { function, .. } => Some(function.waits),
+        Command::Copy { .. } => None,
+    };
+    let behind = |i: usize| i > 0 && kernel(&steps[i - 1]).is_some();
+    (0..steps.len())
+        .map(|i| limits.early_starts && behind(i) && kernel(&steps[i]) == Some(true))
+        .collect()
+}
+
 struct CudaRecording {
     label: String,
     shared: Arc<Shared>,
@@ -265,7 +279,9 @@ impl CudaRecording {
         // SAFETY: the stream is ours while the queue is held.
         let got = unsafe { sys::cuStreamBeginCapture_v2(queue.stream, mode) };
         shared.check(got, "cuStreamBeginCapture")?;
-        let issued = self.steps.iter().try_for_each(|s| self.issue(&queue, s));
+        let early = early_starts(&self.steps, &shared.limits);
+        let mut steps = self.steps.iter().zip(early);
+        let issued = steps.try_for_each(|(s, early)| self.issue(&queue, s, early));
         let mut graph = std::ptr::null_mut();
         // SAFETY: ends the capture begun above, whatever became of it.
         let ended = unsafe { sys::cuStreamEndCapture(queue.stream, &mut graph) };
@@ -285,8 +301,8 @@ impl CudaRecording {
         shared.check(sent, "cuGraphUpload")
     }
 
-    /// Puts one step on the stream.
-    fn issue(&self, queue: &Queue, step: &Step) -> Result<()> {
+    /// Puts one step on the stream; `early`: it may start before the one ahead ends.
+    fn issue(&self, queue: &Queue, step: &Step, early: bool) -> Result<()> {
         match &step.command {
             Command::Copy { src, dst, bytes } => {
                 // SAFETY: both ranges were checked when the copy was recorded, and
@@ -304,20 +320,30 @@ impl CudaRecording {
                 // Another launch of the function may have asked for less since.
                 function.allow_shared(*shared)?;
                 let mut list = [params.as_ptr().cast_mut().cast::<c_void>()];
+                // SAFETY: a plain struct of numbers.
+                let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+                attribute.id =
+                    sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+                attribute.value.programmaticStreamSerializationAllowed = 1;
+                let config = sys::CUlaunchConfig {
+                    gridDimX: grid[0],
+                    gridDimY: grid[1],
+                    gridDimZ: grid[2],
+                    blockDimX: *block,
+                    blockDimY: 1,
+                    blockDimZ: 1,
+                    sharedMemBytes: *shared,
+                    hStream: queue.stream,
+                    attrs: &mut attribute,
+                    numAttrs: u32::from(early),
+                };
                 // SAFETY: the parameters have the size that the kernel declares
                 // and point into buffers that the recording keeps; the driver
                 // copies them.
                 let got = unsafe {
-                    sys::cuLaunchKernel(
+                    sys::cuLaunchKernelEx(
+                        &config,
                         function.handle,
-                        grid[0],
-                        grid[1],
-                        grid[2],
-                        *block,
-                        1,
-                        1,
-                        *shared,
-                        queue.stream,
                         list.as_mut_ptr(),
                         std::ptr::null_mut(),
                     )
@@ -373,7 +399,7 @@ impl Recording for CudaRecording {
         };
         mark(0)?;
         for (i, step) in self.steps.iter().enumerate() {
-            self.issue(&queue, step)?;
+            self.issue(&queue, step, false)?;
             mark(i + 1)?;
         }
         shared.wait(&queue, &self.label)?;
