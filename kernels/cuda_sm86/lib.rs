@@ -55,6 +55,9 @@ mod expert_linear {
     mod gemv;
     mod mma_gemv;
 }
+mod expert_linear__expert_linear__silu_mul {
+    mod mma_gemv;
+}
 mod expert_sum {
     mod plain;
 }

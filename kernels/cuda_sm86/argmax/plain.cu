@@ -22,8 +22,8 @@ DEVICE void largest(float& best, u32& id) {
 }
 
 KERNEL part(const Args p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 r = blockIdx.y;
     if (r >= real_rows(p.count)) return;
     const float* x = p.x + (u64)r * p.x_stride;
@@ -46,8 +46,8 @@ KERNEL part(const Args p) {
 }
 
 KERNEL join(const Args p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 r = blockIdx.x;
     if (r >= real_rows(p.count)) return;
     const bool there = threadIdx.x < p.parts;

@@ -90,8 +90,8 @@ template <int D>
 DEVICE void flash(const Args& p) {
     extern __shared__ __align__(16) u8 shared_bytes[];
     const u32 BYTES = TILE * D * 2;
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 rows = real_rows(p.count), r0 = (gridDim.y - 1 - blockIdx.y) * ROWS;
     if (r0 >= rows) return;
     const u32 r1 = min(rows, r0 + ROWS), head = blockIdx.x;
@@ -152,15 +152,15 @@ DEVICE void flash(const Args& p) {
                 float score[TILE / 8][4] = {};
 #pragma unroll
                 for (u32 d = 0; d < D / 16; ++d) {
+                    u32 b[TILE / 16][4];
 #pragma unroll
                     for (u32 j = 0; j < TILE / 16; ++j) {
-                        u32 b[4];
-                        ldmatrix4(b, k + piece_of<D>(j * 16 + lane % 8 + lane / 16 * 8, d * 2 + lane / 8 % 2));
-                        mma(score[2 * j], high[d], b[0], b[1], f16_t());
-                        mma(score[2 * j + 1], high[d], b[2], b[3], f16_t());
-                        mma(score[2 * j], low[d], b[0], b[1], f16_t());
-                        mma(score[2 * j + 1], low[d], b[2], b[3], f16_t());
+                        ldmatrix4(b[j], k + piece_of<D>(j * 16 + lane % 8 + lane / 16 * 8, d * 2 + lane / 8 % 2));
                     }
+#pragma unroll
+                    for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], high[d], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
+#pragma unroll
+                    for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], low[d], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
                 }
                 float best[2] = {top[0], top[1]};
 #pragma unroll

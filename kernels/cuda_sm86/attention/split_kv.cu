@@ -51,8 +51,8 @@ DEVICE void split(const Args& p) {
     __shared__ float outs[STREAMS][HEADS][D];
     __shared__ float2 tops[STREAMS][HEADS];
     const u32 t = blockIdx.y, cut = blockIdx.z;
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     if (t >= real_rows(p.count)) return;
     const Seen seen = seen_by(p, t);
     if (cut >= seen.splits) return;
@@ -166,8 +166,8 @@ ENTRIES(bf16)
 
 // One block of D threads for each (head, row).
 KERNEL combine(const Args p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 head = blockIdx.x, t = blockIdx.y, d = threadIdx.x;
     if (t >= real_rows(p.count)) return;
     const u32 splits = seen_by(p, t).splits;

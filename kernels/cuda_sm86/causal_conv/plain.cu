@@ -20,8 +20,8 @@ struct Args {
 };
 
 KERNEL causal_conv(const Args p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 c = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y;
     if (c >= p.channels || t >= real_rows(p.count)) return;
     const u32 span = p.row_span[t], past = p.kernel - 1;

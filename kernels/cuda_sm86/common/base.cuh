@@ -11,8 +11,10 @@ typedef unsigned long long u64;
 
 // Kernels that may start before the one ahead has ended: `wait_for_previous` stands
 // before the first touch of anything that a kernel writes, in every thread;
-// `start_next` lets the kernel behind start in turn. Both are instructions of
-// compute capability 9.0; the loader writes them in for devices that have them.
+// `start_next` lets the kernel behind start in turn, once all blocks of this one have
+// a place. It may well stand first: a kernel ends behind its wait, so whoever waits for
+// it has waited for all. Both are instructions of compute capability 9.0; the loader
+// writes them in for devices that have them.
 DEVICE void wait_for_previous() { asm volatile("// pdl_wait" ::: "memory"); }
 DEVICE void start_next() { asm volatile("// pdl_launch" ::: "memory"); }
 

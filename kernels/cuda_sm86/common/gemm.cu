@@ -5,7 +5,7 @@
 // `gemm_*`: x16 [R, planes·K], w16 [N, K] row-major, K % 8 == 0, y f32 [R, N]. Two
 // planes meet the same weights one after the other: x to 16 bits (bf16) or 22 (f16).
 // Launch: 8 warps for each tile of 128 rows (y) by 128 columns (x); each warp has 64
-// by 32 of it. 32 of K at a time through four stages of shared memory, rows of 64
+// by 32 of it. 64 of K at a time through three stages of shared memory, rows of 128
 // bytes, their 16-byte pieces permuted so that ldmatrix meets no bank conflict.
 #include "mma.cuh"
 
@@ -18,8 +18,8 @@ struct Round {
 
 template <class S>
 DEVICE void round_rows(const Round& p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 i = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
     u32 r = blockIdx.y;
     if (i >= p.k || r >= real_rows(p.count)) return;
@@ -46,17 +46,17 @@ struct Gemm {
     u32 n, k, y_stride, planes;
 };
 
-enum { TILE = 128, DEPTH = 32, STAGES = 4, STAGE_BYTES = TILE * DEPTH * 2 };
+enum { TILE = 128, DEPTH = 64, STAGES = 3, STAGE_BYTES = TILE * DEPTH * 2 };
 
 // Byte of piece c of row r in a stage.
-DEVICE u32 piece_at(u32 r, u32 c) { return r * 64 + ((c ^ (r >> 1 & 3)) << 4); }
+DEVICE u32 piece_at(u32 r, u32 c) { return r * 128 + ((c ^ (r & 7)) << 4); }
 
 template <class S>
 DEVICE void gemm(const Gemm& p) {
     extern __shared__ uint4 shared_pieces[];
     const u32 base = shared_address(shared_pieces);
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 rows = real_rows(p.count);
     const u32 n0 = blockIdx.x * TILE, r0 = blockIdx.y * TILE;
     if (r0 >= rows) return;
@@ -68,8 +68,8 @@ DEVICE void gemm(const Gemm& p) {
         if (step < steps) {
             const u32 stage = base + step % STAGES * 2 * STAGE_BYTES;
 #pragma unroll
-            for (u32 e = threadIdx.x; e < TILE * 4; e += 256) {
-                u32 r = e / 4, c = e % 4, k = step * DEPTH + c * 8;
+            for (u32 e = threadIdx.x; e < TILE * 8; e += 256) {
+                u32 r = e / 8, c = e % 8, k = step * DEPTH + c * 8;
                 const u32 of_w = k < p.k ? k : k - p.k;
                 bool in_x = k < all && r0 + r < rows, in_w = k < all && n0 + r < p.n;
                 copy_async(stage + piece_at(r, c), in_x ? p.x + (u64)(r0 + r) * all + k : p.x, in_x);
@@ -88,7 +88,7 @@ DEVICE void gemm(const Gemm& p) {
         fetch(step + STAGES - 1);
         const u32 xs = base + step % STAGES * 2 * STAGE_BYTES, ws = xs + STAGE_BYTES;
 #pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
+        for (u32 half = 0; half < DEPTH / 16; ++half) {
             u32 a[4][4], b[2][4];
 #pragma unroll
             for (u32 i = 0; i < 4; ++i) {

@@ -9,7 +9,7 @@ const LEAST_ROWS: usize = 17;
 
 /// Rows and columns of a block's tile, and its shared memory, as in the kernel.
 const TILE: usize = 128;
-const SHARED: u32 = 4 * 2 * 128 * 32 * 2;
+const SHARED: u32 = 3 * 2 * 128 * 64 * 2;
 
 /// Most columns of y that are worth a second plane of x: routers and gates, whose
 /// sums decide between experts, and the matrices of small models.

@@ -130,8 +130,8 @@ DEVICE void gemv(const Args& p) {
     for (int c = 0; c < C; ++c) {
         if (threadIdx.x * S::PIECE < p.k) prefetch(w[c] + threadIdx.x * S::PIECE);
     }
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 rows = real_rows(p.count);
     for (u32 r0 = 0; r0 < rows; r0 += ROWS) {
         const float* x[ROWS];
@@ -177,8 +177,8 @@ DEVICE void gemv(const Args& p) {
 template <class S>
 DEVICE void stacked(const Stacked& s) {
     __shared__ float parts[4][33];
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 e;
     const float* x[1];
     float* y;

@@ -43,51 +43,52 @@ DEVICE void multiply_step(float (&acc)[2][8][4], const typename Q::Bits (&bits)[
             if (Q::SUB == 16) Q::pair(side[i], 1, s[i][1][0], s[i][1][1]);
         }
     }
+    // Two groups of 8 rows at a time: four chains of products, so that none waits.
 #pragma unroll
-    for (u32 j = 0; j < 8; ++j) {
-        const u32 r = wr + j * 8 + g;
-        u32 b[4][2];
-        if (Q::SUB == 32) {
+    for (u32 pair = 0; pair < 4; ++pair) {
+        u32 b[2][4][2];
 #pragma unroll
-            for (u32 h = 0; h < 2; ++h) {
-                const uint4 v = *(const uint4*)(xs + piece_of<32>(r, h * 4 + t));
-                b[2 * h][0] = v.x;
-                b[2 * h][1] = v.y;
-                b[2 * h + 1][0] = v.z;
-                b[2 * h + 1][1] = v.w;
-            }
-        } else {
+        for (u32 q = 0; q < 2; ++q) {
+            const u32 r = wr + (pair * 2 + q) * 8 + g;
 #pragma unroll
             for (u32 h = 0; h < 4; ++h) {
-                const uint2 v = *(const uint2*)(xs + piece_of<16>(r, h * 2 + t / 2) + t % 2 * 8);
-                b[h][0] = v.x;
-                b[h][1] = v.y;
+                if (Q::SUB == 16) {
+                    const uint2 v = *(const uint2*)(xs + piece_of<16>(r, h * 2 + t / 2) + t % 2 * 8);
+                    b[q][h][0] = v.x;
+                    b[q][h][1] = v.y;
+                } else if (h % 2 == 0) {
+                    const uint4 v = *(const uint4*)(xs + piece_of<32>(r, h * 2 + t));
+                    b[q][h][0] = v.x;
+                    b[q][h][1] = v.y;
+                    b[q][h + 1][0] = v.z;
+                    b[q][h + 1][1] = v.w;
+                }
             }
         }
+        float c[2][2][4];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            if (Q::WHOLE) {
-                float c[4] = {};
+        for (int h = 0; h < 4; ++h) {
+            // Sums start anew where the scale changes.
+            const int run = Q::WHOLE ? 4 : Q::SUB / 16;
+            if (h % run == 0) {
 #pragma unroll
-                for (int h = 0; h < 4; ++h) mma(c, a[i][h], b[h][0], b[h][1], f16_t());
+                for (int e = 0; e < 16; ++e) c[e / 8][e / 4 % 2][e % 4] = 0.0f;
+            }
 #pragma unroll
-                for (int e = 0; e < 4; ++e) acc[i][j][e] = fmaf(s[i][0][0][e / 2], c[e], acc[i][j][e]);
-            } else if (Q::SUB == 32) {
+            for (int q = 0; q < 2; ++q) {
 #pragma unroll
-                for (int h = 0; h < 2; ++h) {
-                    float c[4] = {};
-                    mma(c, a[i][2 * h], b[2 * h][0], b[2 * h][1], f16_t());
-                    mma(c, a[i][2 * h + 1], b[2 * h + 1][0], b[2 * h + 1][1], f16_t());
+                for (int i = 0; i < 2; ++i) mma(c[q][i], a[i][h], b[q][h][0], b[q][h][1], f16_t());
+            }
+            if (h % run != run - 1) continue;
 #pragma unroll
-                    for (int e = 0; e < 4; ++e) acc[i][j][e] = fmaf(s[i][0][e / 2][h], c[e], acc[i][j][e]);
-                }
-            } else {
+            for (int q = 0; q < 2; ++q) {
 #pragma unroll
-                for (int h = 0; h < 4; ++h) {
-                    float c[4] = {};
-                    mma(c, a[i][h], b[h][0], b[h][1], f16_t());
+                for (int i = 0; i < 2; ++i) {
 #pragma unroll
-                    for (int e = 0; e < 4; ++e) acc[i][j][e] = fmaf(s[i][h / 2][e / 2][h % 2], c[e], acc[i][j][e]);
+                    for (int e = 0; e < 4; ++e) {
+                        const float scale = Q::WHOLE ? s[i][0][0][e / 2] : s[i][Q::SUB == 16 ? h / 2 : 0][e / 2][Q::SUB == 16 ? h % 2 : h / 2];
+                        acc[i][pair * 2 + q][e] = fmaf(scale, c[q][i][e], acc[i][pair * 2 + q][e]);
+                    }
                 }
             }
         }
@@ -122,8 +123,8 @@ DEVICE void subtract_minima(float (&acc)[2][8][4], const typename Q::Side (&own)
 template <class Q, bool GATED>
 DEVICE void mma_gemm(const RoundedArgs& p) {
     extern __shared__ __align__(16) u8 shared_bytes[];
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 rows = real_rows(p.count), r0 = blockIdx.y * ROWS;
     if (r0 >= rows) return;
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;

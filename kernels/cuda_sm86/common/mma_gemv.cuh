@@ -38,13 +38,13 @@ struct same<A, A> {
 #include "mma_few.cuh"
 #include "mma_one.cuh"
 
-// Up to 16 and up to 64 rows; one row, of which BLOCKS share a multiprocessor.
-#define FEW(Q, NT)                                                                                     \
-    KERNEL __launch_bounds__(256) few_##Q##_##NT(const __grid_constant__ RoundedArgs p) {              \
-        few<Q##_t, Q##_t, NT, false>(p);                                                               \
-    }                                                                                                  \
-    KERNEL __launch_bounds__(256) few_gated_##Q##_##NT(const __grid_constant__ RoundedArgs p) {        \
-        few<Q##_t, Q##_t, NT, true>(p);                                                                \
+// Few rows, 8·NT at a time; one row, of which BLOCKS share a multiprocessor.
+#define FEW(Q, TILES, NT)                                                                          \
+    KERNEL __launch_bounds__(256) few_##Q##_##TILES##_##NT(const __grid_constant__ RoundedArgs p) { \
+        few<Q##_t, Q##_t, TILES, NT, false>(p);                                                    \
+    }                                                                                              \
+    KERNEL __launch_bounds__(256) few_gated_##Q##_##TILES##_##NT(const __grid_constant__ RoundedArgs p) { \
+        few<Q##_t, Q##_t, TILES, NT, true>(p);                                                     \
     }
 #define ENTRIES(Q, BLOCKS)                                                                \
     KERNEL __launch_bounds__(256, BLOCKS) one_##Q(const __grid_constant__ Args p) {       \
@@ -53,12 +53,17 @@ struct same<A, A> {
     KERNEL __launch_bounds__(256, BLOCKS) one_gated_##Q(const __grid_constant__ Args p) { \
         one<Q##_t, Q##_t, true>(p);                                                       \
     }                                                                                     \
-    FEW(Q, 2) FEW(Q, 8)                                                                   \
-    KERNEL __launch_bounds__(256) stacked_##Q(const __grid_constant__ Stacked p) { stacked<Q##_t>(p); }
+    FEW(Q, 2, 2) FEW(Q, 2, 4) FEW(Q, 4, 4)                                                \
+    KERNEL __launch_bounds__(256) stacked_##Q(const __grid_constant__ Stacked p) {        \
+        stacked<Q##_t, false>(p);                                                         \
+    }                                                                                     \
+    KERNEL __launch_bounds__(256) stacked_gated_##Q(const __grid_constant__ Stacked p) {  \
+        stacked<Q##_t, true>(p);                                                          \
+    }
 #define MIXED(Q, L)                                                                                \
     KERNEL __launch_bounds__(256, 2) one_##Q##_##L(const __grid_constant__ Args p) {               \
         one<Q##_t, L##_t, false>(p);                                                               \
     }                                                                                              \
-    KERNEL __launch_bounds__(256) few_##Q##_##L##_2(const __grid_constant__ RoundedArgs p) {       \
-        few<Q##_t, L##_t, 2, false>(p);                                                            \
+    KERNEL __launch_bounds__(256) few_##Q##_##L##_2_2(const __grid_constant__ RoundedArgs p) {     \
+        few<Q##_t, L##_t, 2, 2, false>(p);                                                            \
     }

@@ -23,6 +23,10 @@ const MOST_MIXED: usize = 16;
 
 pub const MOST_WARPS: usize = 8;
 
+/// Least tiles of 16 columns, of gate and up together those of the gate, for blocks of
+/// four tiles.
+const LEAST_WIDE: u32 = 512;
+
 /// Most chunks of a row that is laid in shared memory.
 pub const MOST_CHUNKS: usize = 160;
 
@@ -88,20 +92,29 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         true => blocks(o.n[0], ROWS),
         false => o.n.iter().map(|n| blocks(*n, ROWS)).sum(),
     };
-    // Of gate and up each half of the warps takes one.
-    let most = if gated { MOST_WARPS / 2 } else { MOST_WARPS };
-    let sharing = chunks.min(most);
-    let threads = 32 * (if gated { 2 * sharing } else { sharing }) as u32;
     let scheme = scheme(&o.schemes);
-    let gated = if gated { "_gated" } else { "" };
+    let body = if gated { "_gated" } else { "" };
     if lone {
+        // Of gate and up each half of the warps takes one.
+        let sharing = chunks.min(if gated { MOST_WARPS / 2 } else { MOST_WARPS });
+        let threads = 32 * (if gated { 2 * sharing } else { sharing }) as u32;
         let grid = tiles.min(together(&o.schemes) * step.recorder.limits().multiprocessors);
-        let entry = format!("one{gated}_{scheme}");
+        let entry = format!("one{body}_{scheme}");
         return step.launch_shared(&entry, &args, [grid, 1, 1], threads, row_bytes(chunks));
     }
-    let parts = if step.max_rows() <= 16 { 2 } else { 8 };
-    let entry = format!("few{gated}_{scheme}_{parts}");
-    step.launch(&entry, &args, [tiles, 1, 1], threads)
+    let warps = chunks.min(MOST_WARPS);
+    let rows = if step.max_rows() <= 16 { 16 } else { 32 };
+    // Wide blocks read x more seldom; there must be enough of them.
+    let wide = rows == 32 && tiles >= LEAST_WIDE;
+    let columns = if wide { 64 } else { 32 };
+    let own = if gated { columns / 2 } else { columns };
+    let grid = match gated {
+        true => blocks(o.n[0], own),
+        false => o.n.iter().map(|n| blocks(*n, own)).sum(),
+    };
+    let entry = format!("few{body}_{scheme}_{}_{}", columns / 16, rows / 8);
+    let shared = (warps * columns * (rows + 1) * 4) as u32;
+    step.launch_shared(&entry, &args, [grid, 1, 1], 32 * warps as u32, shared)
 }
 
 /// The kernel of one scheme, or of one scheme for each linear.

@@ -39,16 +39,18 @@ DEVICE void fold(float (&acc)[2], const Chunk<Q>& chunk, const u16* x, const flo
     float s[2], r[2];
     if (Q::SUB == 32) {
         const uint4 own = *(const uint4*)(x + lane * 8);
-        float c[4] = {};
+        float even[4] = {}, c[4] = {};
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             const uint4 b = g == j ? own : make_uint4(0, 0, 0, 0);
             u32 a[4];
             Q::plain_word(chunk.bits[j / 2], j % 2 * 2, a);
-            mma(c, a, b.x, b.y, f16_t());
+            mma(even, a, b.x, b.y, f16_t());
             Q::plain_word(chunk.bits[j / 2], j % 2 * 2 + 1, a);
             mma(c, a, b.z, b.w, f16_t());
         }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) c[i] += even[i];
         Q::pair(chunk.side[0], 0, s, r);
         const float low = fmaf(s[1], c[1], s[0] * c[0]), high = fmaf(r[1], c[3], r[0] * c[2]);
         fold_factors(acc, chunk.side[0], low, high, sums + 2 * t, Q());
@@ -163,8 +165,8 @@ DEVICE void tile_of(float (&acc)[2], const Args& p, const Row& row, const u8* w,
     Chunk<S> own;
     load_chunk(own, w + (u64)min(first, p.chunks - 1) * S::CHUNK);
     if (!laid) {
-        wait_for_previous();
         start_next();
+        wait_for_previous();
         lay_row<SUMS>(row, p.x, p.k, p.chunks, p.aligned != 0, p.norm, p.eps, p.offset);
         laid = true;
     }
@@ -228,12 +230,13 @@ DEVICE void one(const Args& p) {
 }
 
 // Launch: x over tiles of 16 rows of the stack, y over (row, part). Where a part's
-// rows are no multiple of 16 its first and last tile are its neighbours' too.
-template <class Q>
+// rows are no multiple of 16 its first and last tile are its neighbours' too. Of gate
+// and up each half of the warps takes one.
+template <class Q, bool GATED>
 DEVICE void stacked(const Stacked& s) {
     __shared__ float parts[MOST_WARPS][16];
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 e;
     const float* x;
     float* y;
@@ -242,12 +245,13 @@ DEVICE void stacked(const Stacked& s) {
     if (tile * 16 >= (e + 1) * s.n) return;
     const Row row = shared_row(s.chunks);
     const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5, lane = threadIdx.x & 31;
-    const u8* w = (const u8*)s.w + (u64)tile * s.chunks * Q::CHUNK;
+    const u32 sharing = GATED ? warps / 2 : warps, first = warp % sharing;
+    const u8* w = (const u8*)(GATED && warp >= sharing ? s.up : s.w) + (u64)tile * s.chunks * Q::CHUNK;
     Chunk<Q> own;
-    load_chunk(own, w + (u64)warp * Q::CHUNK);
+    load_chunk(own, w + (u64)first * Q::CHUNK);
     lay_row<Q::MINS>(row, x, s.k, s.chunks, s.aligned != 0, 0, 0.0f, 0.0f);
     float acc[2];
-    walk<Q>(acc, own, w, row, warp, warps, s.chunks);
+    walk<Q>(acc, own, w, row, first, sharing, s.chunks);
     if ((lane & 3) == 0) {
         parts[warp][lane >> 2] = acc[0];
         parts[warp][(lane >> 2) + 8] = acc[1];
@@ -256,8 +260,14 @@ DEVICE void stacked(const Stacked& s) {
     const u32 n = tile * 16 + threadIdx.x;
     if (threadIdx.x < 16 && n >= e * s.n && n < (e + 1) * s.n) {
         float sum = 0.0f;
-        for (u32 i = 0; i < warps; ++i) sum += parts[i][threadIdx.x];
+        for (u32 i = 0; i < sharing; ++i) sum += parts[i][threadIdx.x];
         if (s.bias) sum += s.bias[n];
+        if (GATED) {
+            float up = 0.0f;
+            for (u32 i = sharing; i < warps; ++i) up += parts[i][threadIdx.x];
+            if (s.up_bias) up += s.up_bias[n];
+            sum = silu(sum) * up;
+        }
         y[n - e * s.n] = sum;
     }
 }

@@ -14,8 +14,8 @@ struct Norm {
 };
 
 KERNEL rms_norm(const Norm p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 r = blockIdx.y;
     if (r >= real_rows(p.count)) return;
     const float* x = p.x + (u64)r * p.x_stride + blockIdx.x * p.dim;
@@ -38,8 +38,8 @@ struct AddNorm {
 };
 
 KERNEL add_rms_norm(const AddNorm p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 r = blockIdx.y;
     if (r >= real_rows(p.count)) return;
     const float* a = p.a + (u64)r * p.a_stride;

@@ -83,3 +83,21 @@ pub static ADDED: Pattern = Pattern {
     ],
     outputs: &[1],
 };
+
+pub static EXPERTS_GATED: Pattern = Pattern {
+    ops: &[
+        PatternOp {
+            kind: OpKind::ExpertLinear,
+            inputs: &[],
+        },
+        PatternOp {
+            kind: OpKind::ExpertLinear,
+            inputs: &[Src::Same(0, 0), Src::Any, Src::Same(0, 2)],
+        },
+        PatternOp {
+            kind: OpKind::GatedMul(Activation::Silu),
+            inputs: &[Src::Op(0), Src::Op(1)],
+        },
+    ],
+    outputs: &[2],
+};

@@ -14,8 +14,8 @@ struct Args2 {
 
 #define BINARY(NAME, EXPR)                                                  \
     KERNEL NAME(const Args2 p) {                                            \
-        wait_for_previous();                                                \
-        start_next();                                                       \
+        start_next();                                                \
+        wait_for_previous();                                                       \
         u32 i = blockIdx.x * blockDim.x + threadIdx.x;                      \
         u32 r = blockIdx.y;                                                 \
         if (i >= p.len || r >= real_rows(p.count)) return;                  \
@@ -51,8 +51,8 @@ struct Args1 {
 
 #define UNARY(NAME, EXPR)                                                   \
     KERNEL NAME(const Args1 p) {                                            \
-        wait_for_previous();                                                \
-        start_next();                                                       \
+        start_next();                                                \
+        wait_for_previous();                                                       \
         u32 i = blockIdx.x * blockDim.x + threadIdx.x;                      \
         u32 r = blockIdx.y;                                                 \
         if (i >= p.len || r >= real_rows(p.count)) return;                  \

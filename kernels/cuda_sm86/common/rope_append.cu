@@ -29,8 +29,8 @@ enum { MOST = 16 };
 
 template <class S>
 DEVICE void run(const Args& p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 t = blockIdx.y;
     u32 lane = threadIdx.x & 31;
     u32 h = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);

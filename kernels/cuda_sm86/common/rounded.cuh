@@ -14,8 +14,8 @@ struct RoundArgs {
 // x f32 [R, K] to [R, chunks·256], zeros behind the last column, and its sums.
 // Launch: a warp for each chunk (x) of a row (y).
 KERNEL round_rows(const RoundArgs p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 lane = threadIdx.x & 31, chunk = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
     const u32 r = blockIdx.y, i = chunk * 256 + lane * 8;
     if (chunk >= p.chunks || r >= real_rows(p.count)) return;

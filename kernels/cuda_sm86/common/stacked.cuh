@@ -11,6 +11,9 @@ struct Stacked {
     const float* bias;
     float* y;
     const u32* count;
+    // Of the other factor, where the first is a gate.
+    const void* up;
+    const float* up_bias;
     u32 k, chunks, aligned, n, stack, parts, x_stride, x_part, chosen_stride, y_stride;
 };
 

@@ -24,6 +24,7 @@ fn parts(problem: &Problem) -> std::result::Result<(usize, usize), String> {
 }
 
 fn fits(problem: &Problem) -> Fits {
+    problem.common_attributes()?;
     let (_, per_row) = parts(problem)?;
     match problem.outputs[0].shape[0] * per_row {
         n if n <= MOST_PARTS => Ok(()),
@@ -59,6 +60,9 @@ fn args(step: &Step<'_>, packed: bool) -> Result<(Args, u32, usize)> {
     args.optional(step, bias)?;
     args.tensor(step, y)?;
     args.count(step, step.rows_from())?;
+    let gated = step.problem.ops.len() > 1;
+    args.optional(step, gated.then(|| step.operand(1, 1)).transpose()?)?;
+    args.optional(step, gated.then(|| step.optional(1, 3)).flatten())?;
     let x_part = if x.shape.len() > 2 { k } else { 0 };
     let mut aligned = x_aligned(x_at, x.row_stride()) && x_part.is_multiple_of(4);
     let chunks = match packed {
@@ -95,15 +99,15 @@ fn packed(step: &mut Step<'_>) -> Result<()> {
     let scheme = step.input(1)?.scheme;
     // Rows of a part that starts inside a tile reach into one more.
     let tiles = blocks(n, ROWS) + u32::from(!n.is_multiple_of(ROWS));
-    let threads = 32 * chunks(k).clamp(1, MOST_WARPS) as u32;
-    let entry = format!("stacked_{scheme}");
-    step.launch_shared(
-        &entry,
-        &args,
-        [tiles, grid, 1],
-        threads,
-        row_bytes(chunks(k)),
-    )
+    let shared = row_bytes(chunks(k));
+    let gated = step.problem.ops.len() > 1;
+    let sharing = chunks(k).clamp(1, if gated { MOST_WARPS / 2 } else { MOST_WARPS });
+    let threads = 32 * (if gated { 2 * sharing } else { sharing }) as u32;
+    let entry = match gated {
+        true => format!("stacked_gated_{scheme}"),
+        false => format!("stacked_{scheme}"),
+    };
+    step.launch_shared(&entry, &args, [tiles, grid, 1], threads, shared)
 }
 
 /// The kernel of a plain scheme.

@@ -18,8 +18,8 @@ DEVICE float at(const u8* w, u32 chunks, u32 row, u32 k) {
 
 template <class Q>
 DEVICE void embed(const Embed& p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     u32 t = blockIdx.y;
     if (i >= p.len || t >= real_rows(p.count)) return;

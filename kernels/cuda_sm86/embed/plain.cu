@@ -14,8 +14,8 @@ struct Args {
 
 template <class S>
 DEVICE void run(const Args& p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     u32 t = blockIdx.y;
     if (i >= p.len || t >= real_rows(p.count)) return;

@@ -32,8 +32,8 @@ enum { WARPS = 8, MOST_DK = 256, OWN = MOST_DK / WARPS };
 DEVICE float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
 KERNEL __launch_bounds__(256) gated_delta(const Args p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     __shared__ float query[MOST_DK], key[MOST_DK];
     __shared__ float parts[WARPS][33];
     const u32 span = blockIdx.z, h = blockIdx.y;

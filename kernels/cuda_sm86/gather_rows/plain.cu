@@ -12,8 +12,8 @@ struct Args {
 };
 
 KERNEL gather_rows(const Args p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     u32 r = blockIdx.y;
     if (i >= p.len || r >= real_rows(p.count)) return;

@@ -27,8 +27,8 @@ enum { THREADS = 128, OWN = 4 };
 
 template <class S>
 DEVICE void run(const Args& p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     __shared__ float query[640];
     __shared__ float weight[THREADS];
     __shared__ u64 value_at[THREADS];

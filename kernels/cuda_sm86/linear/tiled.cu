@@ -16,8 +16,8 @@ struct Args {
 
 template <class S>
 DEVICE void run(const Args& p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     const u32 TILE = 64, DEPTH = 16;
     __shared__ float xs[DEPTH][TILE + 4];
     __shared__ float ws[DEPTH][TILE + 4];

@@ -15,8 +15,8 @@ struct Args {
 };
 
 KERNEL rope_table(const Args p) {
-    wait_for_previous();
     start_next();
+    wait_for_previous();
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     u32 t = blockIdx.y;
     if (i >= p.half_dim || t >= real_rows(p.count)) return;
