@@ -34,9 +34,8 @@ struct Seen {
 };
 
 // The positions that a row sees, in chunks that depend on nothing else.
-DEVICE Seen seen_by(const Args& p, u32 t) {
+DEVICE Seen seen_by(const Args& p, u32 position) {
     Seen s;
-    u32 position = p.positions[t];
     s.first = p.window && position + 1 > p.window ? position + 1 - p.window : 0;
     s.end = position + 1;
     u32 len = s.end - s.first;
@@ -53,9 +52,10 @@ DEVICE void split(const Args& p) {
     const u32 t = blockIdx.y, cut = blockIdx.z;
     start_next();
     wait_for_previous();
-    if (t >= real_rows(p.count)) return;
-    const Seen seen = seen_by(p, t);
-    if (cut >= seen.splits) return;
+    // Asked for together; rows behind the last have words too.
+    const u32 rows = real_rows(p.count), position = p.positions[t], span = p.row_span[t];
+    const Seen seen = seen_by(p, position);
+    if (t >= rows || cut >= seen.splits) return;
     const u32 kv = blockIdx.x / p.head_blocks;
     const u32 in_group = (blockIdx.x % p.head_blocks) * HEADS;
     const u32 head0 = kv * p.group + in_group;
@@ -63,7 +63,7 @@ DEVICE void split(const Args& p) {
     const u32 begin = seen.first + cut * seen.chunk;
     const u32 end = min(seen.end, begin + seen.chunk);
     const u16* keys = (const u16*)p.cache + (u64)kv * p.c.head_stride + lane * 8;
-    const u32* table = p.tables + p.row_span[t] * p.c.blocks;
+    const u32* table = p.tables + span * p.c.blocks;
     const u32 mask = p.c.block - 1;
 
     float q[HEADS][8], acc[HEADS][8], top[HEADS], sum[HEADS];
@@ -169,13 +169,16 @@ KERNEL combine(const Args p) {
     start_next();
     wait_for_previous();
     const u32 head = blockIdx.x, t = blockIdx.y, d = threadIdx.x;
-    if (t >= real_rows(p.count)) return;
-    const u32 splits = seen_by(p, t).splits;
+    const u32 rows = real_rows(p.count), position = p.positions[t];
+    if (t >= rows) return;
+    const u32 splits = seen_by(p, position).splits;
     const u64 slot = ((u64)t * p.heads + head) * p.splits;
     float best = p.sinks ? p.sinks[head] : -3.0e38f;
+#pragma unroll 8
     for (u32 s = 0; s < splits; ++s) best = fmaxf(best, p.tops[slot + s].x);
     float total = p.sinks ? expf(p.sinks[head] - best) : 0.0f;
     float out = 0.0f;
+#pragma unroll 8
     for (u32 s = 0; s < splits; ++s) {
         float2 top = p.tops[slot + s];
         float w = expf(top.x - best);

@@ -9,9 +9,9 @@ const MOST_ROWS: usize = 64;
 /// Splits of a row's positions, by the bucket alone.
 fn splits(rows: usize) -> usize {
     match rows {
-        1 => 64,
-        2..=16 => 32,
-        _ => 8,
+        1 => 32,
+        2..=16 => 16,
+        _ => 4,
     }
 }
 

@@ -20,30 +20,30 @@ DEVICE u32 piece_of(u32 r, u32 c) {
     return r * 128 + ((c ^ (SUB == 32 ? (r & 1) << 2 : (r & 3) << 1)) << 4);
 }
 
-// 64 columns of x, 8 rows at a time, times the warp's tiles.
+// Eight rows of x at a time times tiles whose scales are in the fragments: the chunk's
+// factors alone are left.
 template <class Q>
-DEVICE void multiply_step(float (&acc)[2][8][4], const typename Q::Bits (&bits)[2],
-                          const typename Q::Side (&side)[2], const u8* xs, u32 wr, u32 g, u32 t) {
-    u32 a[2][4][4];
-    float s[2][2][2][2];
+DEVICE void times_whole(float (&acc)[2][8][4], const u32 (&a)[2][4][4], const float (&s)[2][2][2][2], const u8* xs, u32 wr, u32 g, u32 t) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        if constexpr (Q::WHOLE) {
-            u32 c[2][4];
-            whole_scales(side[i].s, 0, c[0]);
-            whole_scales(side[i].s, 1, c[1]);
+    for (u32 j = 0; j < 8; ++j) {
+        const u32 r = wr + j * 8 + g;
+        const uint4 u = *(const uint4*)(xs + piece_of<32>(r, t)), v = *(const uint4*)(xs + piece_of<32>(r, 4 + t));
+        const u32 b[4][2] = {{u.x, u.y}, {u.z, u.w}, {v.x, v.y}, {v.z, v.w}};
 #pragma unroll
-            for (int j = 0; j < 4; ++j) Q::scaled_word(bits[i], j, c[j / 2], a[i][j]);
-            float minima[2];
-            Q::factors(side[i], s[i][0][0], minima);
-        } else {
+        for (int i = 0; i < 2; ++i) {
+            float c[4] = {};
 #pragma unroll
-            for (int j = 0; j < 4; ++j) Q::plain_word(bits[i], j, a[i][j]);
-            Q::pair(side[i], 0, s[i][0][0], s[i][0][1]);
-            if (Q::SUB == 16) Q::pair(side[i], 1, s[i][1][0], s[i][1][1]);
+            for (int h = 0; h < 4; ++h) mma(c, a[i][h], b[h][0], b[h][1], f16_t());
+#pragma unroll
+            for (int e = 0; e < 4; ++e) acc[i][j][e] = fmaf(s[i][0][0][e / 2], c[e], acc[i][j][e]);
         }
     }
-    // Two groups of 8 rows at a time: four chains of products, so that none waits.
+}
+
+// The same where sums have scales: two groups of 8 rows at a time make four chains of
+// products, so that none waits.
+template <class Q>
+DEVICE void times_scaled(float (&acc)[2][8][4], const u32 (&a)[2][4][4], const float (&s)[2][2][2][2], const u8* xs, u32 wr, u32 g, u32 t) {
 #pragma unroll
     for (u32 pair = 0; pair < 4; ++pair) {
         u32 b[2][4][2];
@@ -69,7 +69,7 @@ DEVICE void multiply_step(float (&acc)[2][8][4], const typename Q::Bits (&bits)[
 #pragma unroll
         for (int h = 0; h < 4; ++h) {
             // Sums start anew where the scale changes.
-            const int run = Q::WHOLE ? 4 : Q::SUB / 16;
+            const int run = Q::SUB / 16;
             if (h % run == 0) {
 #pragma unroll
                 for (int e = 0; e < 16; ++e) c[e / 8][e / 4 % 2][e % 4] = 0.0f;
@@ -86,12 +86,42 @@ DEVICE void multiply_step(float (&acc)[2][8][4], const typename Q::Bits (&bits)[
                 for (int i = 0; i < 2; ++i) {
 #pragma unroll
                     for (int e = 0; e < 4; ++e) {
-                        const float scale = Q::WHOLE ? s[i][0][0][e / 2] : s[i][Q::SUB == 16 ? h / 2 : 0][e / 2][Q::SUB == 16 ? h % 2 : h / 2];
+                        const float scale = s[i][Q::SUB == 16 ? h / 2 : 0][e / 2][Q::SUB == 16 ? h % 2 : h / 2];
                         acc[i][pair * 2 + q][e] = fmaf(scale, c[q][i][e], acc[i][pair * 2 + q][e]);
                     }
                 }
             }
         }
+    }
+}
+
+// 64 columns of x, 8 rows at a time, times the warp's tiles.
+template <class Q>
+DEVICE void multiply_step(float (&acc)[2][8][4], const typename Q::Bits (&bits)[2],
+                          const typename Q::Side (&side)[2], const u8* xs, u32 wr, u32 g, u32 t) {
+    u32 a[2][4][4];
+    float s[2][2][2][2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        if constexpr (Q::WHOLE) {
+            u32 c[2][4];
+            whole_scales(side[i].s, 0, c[0]);
+            whole_scales(side[i].s, 1, c[1]);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) Q::scaled_word(bits[i], j, c[j / 2], a[i][j]);
+            float minima[2];
+            Q::factors(side[i], s[i][0][0], minima);
+        } else {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) Q::plain_word(bits[i], j, a[i][j]);
+            Q::pair(side[i], 0, s[i][0][0], s[i][0][1]);
+            if (Q::SUB == 16) Q::pair(side[i], 1, s[i][1][0], s[i][1][1]);
+        }
+    }
+    if constexpr (Q::WHOLE) {
+        times_whole<Q>(acc, a, s, xs, wr, g, t);
+    } else {
+        times_scaled<Q>(acc, a, s, xs, wr, g, t);
     }
 }
 

@@ -48,10 +48,10 @@ struct same<A, A> {
     }
 #define ENTRIES(Q, BLOCKS)                                                                \
     KERNEL __launch_bounds__(256, BLOCKS) one_##Q(const __grid_constant__ Args p) {       \
-        one<Q##_t, Q##_t, false>(p);                                                      \
+        one<Q##_t, false>(p);                                                             \
     }                                                                                     \
     KERNEL __launch_bounds__(256, BLOCKS) one_gated_##Q(const __grid_constant__ Args p) { \
-        one<Q##_t, Q##_t, true>(p);                                                       \
+        one<Q##_t, true>(p);                                                              \
     }                                                                                     \
     FEW(Q, 2, 2) FEW(Q, 2, 4) FEW(Q, 4, 4)                                                \
     KERNEL __launch_bounds__(256) stacked_##Q(const __grid_constant__ Stacked p) {        \
@@ -62,7 +62,7 @@ struct same<A, A> {
     }
 #define MIXED(Q, L)                                                                                \
     KERNEL __launch_bounds__(256, 2) one_##Q##_##L(const __grid_constant__ Args p) {               \
-        one<Q##_t, L##_t, false>(p);                                                               \
+        one_mixed<Q##_t, L##_t>(p);                                                                \
     }                                                                                              \
     KERNEL __launch_bounds__(256) few_##Q##_##L##_2_2(const __grid_constant__ RoundedArgs p) {     \
         few<Q##_t, L##_t, 2, 2, false>(p);                                                            \

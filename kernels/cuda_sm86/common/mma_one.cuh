@@ -110,37 +110,82 @@ DEVICE Row shared_row(u32 chunks) {
     return row;
 }
 
-// x, or its norm with weights `norm`, to f16 in shared memory, zeros behind column k.
+// Eight numbers of x, times a norm's scale and weights if there is one, to f16 in shared
+// memory. Whole quads call.
 template <bool SUMS>
-DEVICE void lay_row(const Row& row, const float* x, u32 k, u32 chunks, bool aligned,
-                    const float* norm, float eps, float offset) {
-    float scale = 1.0f;
-    if (norm) {
-        float sum = 0.0f;
-        for (u32 i = threadIdx.x * 8; i < k; i += blockDim.x * 8) {
-            float v[8];
-            load8(v, x + i, aligned);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) sum = fmaf(v[j], v[j], sum);
-        }
-        scale = 1.0f / sqrtf(block_sum(sum) / (float)k + eps);
+DEVICE void lay8(const Row& row, u32 i, const float (&v)[8]) {
+    const uint4 h = rounded8(v);
+    *(uint4*)(row.x + i) = h;
+    if (SUMS) {
+        const float e = quad_sum(sum8(h));
+        if ((threadIdx.x & 3) == 0) row.sums[i / 32] = e;
     }
-    // Whole warps stay together: they sum over their lanes.
+}
+
+// x in f16 in shared memory, zeros behind column k.
+template <bool SUMS>
+DEVICE void lay_row(const Row& row, const float* x, u32 k, u32 chunks, bool aligned) {
     for (u32 i = threadIdx.x * 8; i < chunks * 256; i += blockDim.x * 8) {
         float v[8] = {};
-        if (i < k) {
-            load8(v, x + i, aligned);
-            if (norm) {
+        if (i < k) load8(v, x + i, aligned);
+        lay8<SUMS>(row, i, v);
+    }
+    __syncthreads();
+}
+
+// The weights of a norm that a thread meets first: they need not wait for x.
+enum { HELD = 2 };
+struct Held {
+    float w[HELD][8];
+};
+
+DEVICE void hold(Held& held, const Args& p) {
 #pragma unroll
-                for (int j = 0; j < 8; ++j) v[j] = v[j] * scale * (norm[i + j] + offset);
-            }
+    for (u32 j = 0; j < HELD; ++j) {
+        const u32 i = (threadIdx.x + j * blockDim.x) * 8;
+        if (i < p.k) load8(held.w[j], p.norm + i, p.aligned != 0);
+    }
+}
+
+// The same of the norm of x.
+template <bool SUMS>
+DEVICE void lay_norm(const Row& row, const Args& p, const Held& held) {
+    float v[HELD][8] = {};
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 j = 0; j < HELD; ++j) {
+        const u32 i = (threadIdx.x + j * blockDim.x) * 8;
+        if (i < p.k) load8(v[j], p.x + i, p.aligned != 0);
+    }
+#pragma unroll
+    for (u32 j = 0; j < HELD; ++j) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum = fmaf(v[j][e], v[j][e], sum);
+    }
+    const u32 rest = (threadIdx.x + HELD * blockDim.x) * 8;
+    for (u32 i = rest; i < p.k; i += blockDim.x * 8) {
+        float u[8];
+        load8(u, p.x + i, p.aligned != 0);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum = fmaf(u[e], u[e], sum);
+    }
+    const float scale = 1.0f / sqrtf(block_sum(sum) / (float)p.k + p.eps);
+#pragma unroll
+    for (u32 j = 0; j < HELD; ++j) {
+        const u32 i = (threadIdx.x + j * blockDim.x) * 8;
+        if (i >= p.chunks * 256) continue;
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v[j][e] = i < p.k ? v[j][e] * scale * (held.w[j][e] + p.offset) : 0.0f;
+        lay8<SUMS>(row, i, v[j]);
+    }
+    for (u32 i = rest; i < p.chunks * 256; i += blockDim.x * 8) {
+        float u[8] = {};
+        if (i < p.k) {
+            load8(u, p.x + i, p.aligned != 0);
+#pragma unroll
+            for (int e = 0; e < 8; ++e) u[e] = u[e] * scale * (p.norm[i + e] + p.offset);
         }
-        const uint4 h = rounded8(v);
-        *(uint4*)(row.x + i) = h;
-        if (SUMS) {
-            const float e = quad_sum(sum8(h));
-            if ((threadIdx.x & 3) == 0) row.sums[i / 32] = e;
-        }
+        lay8<SUMS>(row, i, u);
     }
     __syncthreads();
 }
@@ -159,73 +204,137 @@ DEVICE void walk(float (&acc)[2], Chunk<Q>& own, const u8* w, const Row& row, u3
     for (int i = 0; i < 2; ++i) acc[i] = quad_sum(acc[i]);
 }
 
-// A warp's share of a tile; the block's first one also lays x.
-template <class S, bool SUMS>
-DEVICE void tile_of(float (&acc)[2], const Args& p, const Row& row, const u8* w, u32 first, u32 sharing, bool& laid) {
-    Chunk<S> own;
-    load_chunk(own, w + (u64)min(first, p.chunks - 1) * S::CHUNK);
-    if (!laid) {
-        start_next();
-        wait_for_previous();
-        lay_row<SUMS>(row, p.x, p.k, p.chunks, p.aligned != 0, p.norm, p.eps, p.offset);
-        laid = true;
+// Lays x, once the kernel ahead has ended.
+template <bool SUMS>
+DEVICE void begin(const Args& p, const Row& row) {
+    Held held;
+    if (p.norm) hold(held, p);
+    start_next();
+    wait_for_previous();
+    if (p.norm) {
+        lay_norm<SUMS>(row, p, held);
+    } else {
+        lay_row<SUMS>(row, p.x, p.k, p.chunks, p.aligned != 0);
     }
-    walk<S>(acc, own, w, row, first, sharing, p.chunks);
 }
 
-// LAST: the scheme of the third matrix.
-template <class Q, class LAST, bool GATED>
-DEVICE void one(const Args& p) {
-    __shared__ float parts[2][MOST_WARPS][16];
+// What a thread of the first 16 adds to its column's sums; asked for ahead of them.
+struct Beside {
+    float bias, up_bias, add;
+};
+
+template <bool GATED>
+DEVICE Beside beside(const Args& p, u32 m, u32 col) {
+    Beside b = {0.0f, 0.0f, 0.0f};
+    if (threadIdx.x < 16 && col < p.n[m]) {
+        if (p.bias[m]) b.bias = p.bias[m][col];
+        if (GATED && p.bias[1]) b.up_bias = p.bias[1][col];
+        if (p.add) b.add = p.add[col];
+    }
+    return b;
+}
+
+// Warps' sums of a tile's columns to y.
+template <bool GATED>
+DEVICE void store_tile(const Args& p, float (&parts)[MOST_WARPS][16], const float (&acc)[2], const Beside& b, u32 m, u32 tile, u32 rows) {
     const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5, lane = threadIdx.x & 31;
     const u32 sharing = GATED ? warps / 2 : warps;
-    const u32 first = warp % sharing;
+    if ((lane & 3) == 0) {
+        parts[warp][lane >> 2] = acc[0];
+        parts[warp][(lane >> 2) + 8] = acc[1];
+    }
+    __syncthreads();
+    const u32 col = tile * 16 + threadIdx.x;
+    if (threadIdx.x >= 16 || col >= p.n[m] || !rows) return;
+    float sum = 0.0f;
+    for (u32 i = 0; i < sharing; ++i) sum += parts[i][threadIdx.x];
+    sum += b.bias;
+    if (GATED) {
+        float up = 0.0f;
+        for (u32 i = sharing; i < warps; ++i) up += parts[i][threadIdx.x];
+        sum = silu(sum) * (up + b.up_bias);
+    }
+    p.y[m][col] = sum + b.add;
+}
+
+// The matrix of a block's tile, which becomes that of the matrix.
+template <bool GATED>
+DEVICE u32 matrix_of(const Args& p, u32& tile) {
+    u32 m = 0;
+    while (!GATED && m < 2 && tile >= (p.n[m] + 15) / 16) {
+        tile -= (p.n[m] + 15) / 16;
+        ++m;
+    }
+    return m;
+}
+
+// All matrices in one scheme: a tile's first chunk is under way before the last tile's
+// sums are.
+template <class Q, bool GATED>
+DEVICE void one(const Args& p) {
+    __shared__ float parts[2][MOST_WARPS][16];
+    const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    const u32 sharing = GATED ? warps / 2 : warps, first = warp % sharing;
     const Row row = shared_row(p.chunks);
     u32 all = (p.n[0] + 15) / 16;
     if (!GATED) all += (p.n[1] + 15) / 16 + (p.n[2] + 15) / 16;
-    auto place = [&](u32 tile, u32& m) {
-        m = 0;
-        while (!GATED && m < 2 && tile >= (p.n[m] + 15) / 16) {
-            tile -= (p.n[m] + 15) / 16;
-            ++m;
-        }
-        return tile;
+    auto weights = [&](u32 tile) {
+        const u32 m = matrix_of<GATED>(p, tile);
+        return p.w[GATED ? warp / sharing : m] + (u64)tile * p.chunks * Q::CHUNK;
     };
-    const bool SUMS = Q::MINS || LAST::MINS;
-    bool laid = false;
+    Chunk<Q> own;
+    const u8* w = weights(blockIdx.x);
+    load_chunk(own, w + (u64)min(first, p.chunks - 1) * Q::CHUNK);
+    begin<Q::MINS>(p, row);
+    const u32 rows = real_rows(p.count);
     u32 turn = 0;
     for (u32 at = blockIdx.x; at < all; at += gridDim.x, turn ^= 1) {
-        u32 m;
-        const u32 tile = place(at, m);
-        const bool last = !GATED && m == 2;
-        const u8* w = p.w[GATED ? warp / sharing : m] + (u64)tile * p.chunks * (last ? LAST::CHUNK : Q::CHUNK);
+        u32 tile = at;
+        const u32 m = matrix_of<GATED>(p, tile);
+        const Beside b = beside<GATED>(p, m, tile * 16 + threadIdx.x);
+        const u8* then = weights(min(at + gridDim.x, all - 1));
+        float acc[2] = {};
+        for (u32 c = first; c < p.chunks; c += sharing) {
+            Chunk<Q> next;
+            const bool more = c + sharing < p.chunks;
+            load_chunk(next, (more ? w : then) + (u64)(more ? c + sharing : min(first, p.chunks - 1)) * Q::CHUNK);
+            fold<Q>(acc, own, row.x + c * 256, row.sums + c * 8);
+            own = next;
+        }
+        w = then;
+        acc[0] = quad_sum(acc[0]);
+        acc[1] = quad_sum(acc[1]);
+        store_tile<GATED>(p, parts[turn], acc, b, m, tile, rows);
+    }
+}
+
+// The last of three matrices in another scheme.
+template <class Q, class LAST>
+DEVICE void one_mixed(const Args& p) {
+    __shared__ float parts[2][MOST_WARPS][16];
+    const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+    const Row row = shared_row(p.chunks);
+    begin<Q::MINS || LAST::MINS>(p, row);
+    const u32 rows = real_rows(p.count);
+    const u32 all = (p.n[0] + 15) / 16 + (p.n[1] + 15) / 16 + (p.n[2] + 15) / 16;
+    u32 turn = 0;
+    for (u32 at = blockIdx.x; at < all; at += gridDim.x, turn ^= 1) {
+        u32 tile = at;
+        const u32 m = matrix_of<false>(p, tile);
+        const Beside b = beside<false>(p, m, tile * 16 + threadIdx.x);
+        const u8* w = p.w[m] + (u64)tile * p.chunks * (m == 2 ? LAST::CHUNK : Q::CHUNK);
+        const u32 first = min(warp, p.chunks - 1);
         float acc[2];
-        if constexpr (same<Q, LAST>::yes) {
-            tile_of<Q, SUMS>(acc, p, row, w, first, sharing, laid);
-        } else if (last) {
-            tile_of<LAST, SUMS>(acc, p, row, w, first, sharing, laid);
+        if (m == 2) {
+            Chunk<LAST> own;
+            load_chunk(own, w + (u64)first * LAST::CHUNK);
+            walk<LAST>(acc, own, w, row, warp, warps, p.chunks);
         } else {
-            tile_of<Q, SUMS>(acc, p, row, w, first, sharing, laid);
+            Chunk<Q> own;
+            load_chunk(own, w + (u64)first * Q::CHUNK);
+            walk<Q>(acc, own, w, row, warp, warps, p.chunks);
         }
-        if ((lane & 3) == 0) {
-            parts[turn][warp][lane >> 2] = acc[0];
-            parts[turn][warp][(lane >> 2) + 8] = acc[1];
-        }
-        __syncthreads();
-        const u32 col = tile * 16 + threadIdx.x;
-        if (threadIdx.x < 16 && col < p.n[m] && real_rows(p.count)) {
-            float sum = 0.0f;
-            for (u32 i = 0; i < sharing; ++i) sum += parts[turn][i][threadIdx.x];
-            if (p.bias[m]) sum += p.bias[m][col];
-            if (GATED) {
-                float up = 0.0f;
-                for (u32 i = sharing; i < warps; ++i) up += parts[turn][i][threadIdx.x];
-                if (p.bias[1]) up += p.bias[1][col];
-                sum = silu(sum) * up;
-            }
-            if (p.add) sum += p.add[col];
-            p.y[m][col] = sum;
-        }
+        store_tile<false>(p, parts[turn], acc, b, m, tile, rows);
     }
 }
 
@@ -249,7 +358,7 @@ DEVICE void stacked(const Stacked& s) {
     const u8* w = (const u8*)(GATED && warp >= sharing ? s.up : s.w) + (u64)tile * s.chunks * Q::CHUNK;
     Chunk<Q> own;
     load_chunk(own, w + (u64)first * Q::CHUNK);
-    lay_row<Q::MINS>(row, x, s.k, s.chunks, s.aligned != 0, 0, 0.0f, 0.0f);
+    lay_row<Q::MINS>(row, x, s.k, s.chunks, s.aligned != 0);
     float acc[2];
     walk<Q>(acc, own, w, row, first, sharing, s.chunks);
     if ((lane & 3) == 0) {

@@ -34,7 +34,9 @@ DEVICE void run(const Args& p) {
     u32 t = blockIdx.y;
     u32 lane = threadIdx.x & 31;
     u32 h = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-    if (t >= real_rows(p.count) || h >= p.heads + 2 * p.kv_heads) return;
+    if (h >= p.heads + 2 * p.kv_heads) return;
+    // Asked for together; rows behind the last have words too.
+    const u32 rows = real_rows(p.count), position = p.positions[t], span = p.row_span[t];
     bool is_q = h < p.heads;
     bool is_v = h >= p.heads + p.kv_heads;
     u32 own = is_q ? h : is_v ? h - p.heads - p.kv_heads : h - p.heads;
@@ -48,6 +50,9 @@ DEVICE void run(const Args& p) {
         e[j] = d < p.dim ? x[d] : 0.0f;
         sum += e[j] * e[j];
     }
+    if (t >= rows) return;
+    u64 at = 0;
+    if (!is_q) at = token_at(p.c, p.tables + span * p.c.blocks, position);
     const float* norm = is_q ? p.q_norm : p.k_norm;
     float scale = 1.0f;
     float offset = is_q ? p.q_offset : p.k_offset;
@@ -55,7 +60,6 @@ DEVICE void run(const Args& p) {
     if (normed) scale = 1.0f / sqrtf(warp_sum(sum) / (float)p.dim + (is_q ? p.q_eps : p.k_eps));
     typename S::word* to = 0;
     if (!is_q) {
-        u64 at = token_at(p.c, p.tables + p.row_span[t] * p.c.blocks, p.positions[t]);
         if (at == ~0ull) return;
         to = (typename S::word*)p.cache + at + own * p.c.head_stride + (is_v ? p.c.kv_stride : 0);
     }
