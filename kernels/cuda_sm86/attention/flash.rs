@@ -49,5 +49,5 @@ static F16: Plain = Plain::new(
 )
 .with_fits(fits)
 .with_rank(20)
-.with_tolerance(1e-3);
+.with_tolerance(1e-4);
 registry::register!(F16);
