@@ -4,4 +4,5 @@
 //! named here, once, and binaries link this crate instead of the trees.
 use cpu_reference as _;
 use cpu_simd as _;
+use cuda_sm86 as _;
 use vulkan as _;

@@ -127,6 +127,7 @@ registry::inventory::submit! {
         api: "cpu",
         parent: None,
         auto: false,
+        hardware_only: false,
         kv: &["f32", "f16", "bf16"],
         probe: |o| Ok(vec![hal::cpu::probe(&o.cpu())?]),
         open: |o, _| Ok(Arc::new(CpuDevice::open(&o.cpu())?)),

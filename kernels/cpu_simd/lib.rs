@@ -199,6 +199,7 @@ registry::inventory::submit! {
         api: "cpu",
         parent: None,
         auto: true,
+        hardware_only: false,
         kv: &["f16", "f32", "bf16"],
         probe: |o| Ok(vec![hal::cpu::probe(&o.cpu())?]),
         open: |o, _| Ok(Arc::new(CpuDevice::open(&o.cpu())?)),

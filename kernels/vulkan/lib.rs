@@ -135,6 +135,7 @@ registry::inventory::submit! {
         api: "vulkan",
         parent: None,
         auto: true,
+        hardware_only: false,
         kv: &["f16", "f32", "bf16"],
         probe: |_| probe(),
         open: |_, index| {

@@ -62,6 +62,10 @@ pub struct Backend {
     pub parent: Option<&'static str>,
     /// Whether `auto` may choose it. The oracle says no.
     pub auto: bool,
+    /// Whether its devices exist as hardware alone: no driver emulates them, so
+    /// machines that test every tree may lack one. A driver that has a software
+    /// device, as Vulkan's lavapipe, must be there.
+    pub hardware_only: bool,
     /// KV cache schemes it has kernels for, the default first.
     pub kv: &'static [&'static str],
     /// Devices that could be opened, best first. An absent driver is an error

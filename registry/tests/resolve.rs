@@ -68,7 +68,7 @@ macro_rules! backend {
         registry::inventory::submit! {
             Backend {
                 name: $name, api: "fake", parent: $parent, auto: true, kv: &["f32"],
-                probe: no_devices, open: no_device, file: file!(),
+                hardware_only: true, probe: no_devices, open: no_device, file: file!(),
             }
         }
     };

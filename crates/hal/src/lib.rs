@@ -1,15 +1,19 @@
 //! Devices, buffers and recordings.
 //!
-//! One module per driver API, each opened at run time: [`cpu`], [`vulkan`].
+//! One module per driver API, each opened at run time: [`cpu`], [`cuda`],
+//! [`vulkan`].
 //! Everything above this crate sees only the traits here; a kernel tree that
-//! needs its API's own recorder downcasts to it (`CpuRecorder`, `VulkanRecorder`).
+//! needs its API's own recorder downcasts to it (`CpuRecorder`, `CudaRecorder`,
+//! `VulkanRecorder`).
 //!
 //! A [`Buffer`] is a handle: the host cannot read or write it, because on most
 //! devices it could not. Host data moves through [`Device::upload`],
 //! [`Device::download`] and, inside a recording, through a [`Mailbox`].
 
 pub mod cpu;
+pub mod cuda;
 mod hazard;
+mod ranges;
 pub mod vulkan;
 
 pub use hazard::{Access, HazardTracker};

@@ -11,7 +11,6 @@
 //! under the Khronos validation layer with synchronization validation, and
 //! [`VulkanDevice::validation`] holds what it said.
 
-mod allocator;
 mod device;
 mod instance;
 mod memory;

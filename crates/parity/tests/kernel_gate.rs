@@ -4,6 +4,7 @@
 //! the device their backend picks first. `KERNEL_GATE=<text>` keeps the keys that
 //! contain the text, `KERNEL_GATE_FULL=1` gives GPU trees all cases too.
 
+use hal::HalError;
 use hal::cpu::{IsaLevel, detect};
 use parity::kernel_gate::{ChainOracle, ORACLE, Options, Report, gate_problem, run};
 use registry::{Backend, OpenOptions, Registry};
@@ -22,9 +23,11 @@ fn gate(registry: &Registry, backend: &Backend, open: &OpenOptions, quick: bool)
     let device = match backend.open_device(open) {
         Ok(device) => device,
         Err(e) => {
-            // On the project's own machines every tree has a device.
+            // Where the project is tested every tree has a device, except those whose
+            // drivers emulate none.
+            let absent = matches!(e, HalError::NoDriver { .. } | HalError::NoDevice { .. });
             assert!(
-                std::env::var_os("CI").is_none(),
+                std::env::var_os("CI").is_none() || (backend.hardware_only && absent),
                 "{}: no device under CI: {e}",
                 backend.name
             );

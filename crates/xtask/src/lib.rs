@@ -1,5 +1,6 @@
 //! Prebuilt kernels: what they were built from, and whether that still holds.
 
+pub mod cuda;
 pub mod prebuilt;
 pub mod vulkan;
 

@@ -26,30 +26,37 @@ enum Command {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Tree {
+    Cuda,
     Vulkan,
 }
 
 fn main() -> Result<()> {
     let Command::Prebuild {
-        tree: Tree::Vulkan,
+        tree,
         check,
         hashes,
     } = Cli::parse().command;
-    let tree = xtask::vulkan::tree();
-    let changed = if hashes {
-        xtask::vulkan::stale(&tree)?
-    } else {
-        xtask::vulkan::prebuild(&tree, check)?
+    let (name, folder) = match tree {
+        Tree::Cuda => ("cuda", xtask::cuda::tree()),
+        Tree::Vulkan => ("vulkan", xtask::vulkan::tree()),
     };
+    let changed = match (tree, hashes) {
+        (Tree::Cuda, true) => xtask::cuda::stale(&folder)?,
+        (Tree::Cuda, false) => xtask::cuda::prebuild(&folder, check)?,
+        (Tree::Vulkan, true) => xtask::vulkan::stale(&folder)?,
+        (Tree::Vulkan, false) => xtask::vulkan::prebuild(&folder, check)?,
+    };
+    let folder = folder.join("prebuilt");
     if (check || hashes) && !changed.is_empty() {
         bail!(
-            "stale in kernels/vulkan/prebuilt: {}; rebuild with `cargo xtask prebuild vulkan`",
+            "stale in {}: {}; rebuild with `cargo xtask prebuild {name}`",
+            folder.display(),
             changed.join("; ")
         );
     }
     match changed.as_slice() {
-        [] => println!("kernels/vulkan/prebuilt is up to date"),
-        some => println!("kernels/vulkan/prebuilt: wrote {}", some.join(", ")),
+        [] => println!("{} is up to date", folder.display()),
+        some => println!("{}: wrote {}", folder.display(), some.join(", ")),
     }
     Ok(())
 }

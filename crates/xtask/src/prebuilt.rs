@@ -170,3 +170,62 @@ pub fn stale(tree: &Path, extension: &str, object_name: fn(&str) -> String) -> R
     }
     Ok(wrong)
 }
+
+/// How a tree's kernels are compiled.
+pub struct Recipe {
+    pub compiler: &'static str,
+    pub flags: &'static [&'static str],
+    /// Of the sources.
+    pub extension: &'static str,
+    pub object_name: fn(&str) -> String,
+}
+
+/// Compiles every source of a tree; `compile` is given its name and its text with
+/// all includes written in. Returns what was written, or with `check`, when nothing
+/// is written, the names of the objects whose bytes differ.
+pub fn rebuild(
+    tree: &Path,
+    recipe: &Recipe,
+    check: bool,
+    compile: impl Fn(&str, &str) -> Result<Vec<u8>>,
+) -> Result<Vec<String>> {
+    let mut manifest = Manifest {
+        compiler: recipe.compiler.into(),
+        flags: recipe.flags.iter().map(|f| (*f).into()).collect(),
+        objects: BTreeMap::new(),
+    };
+    let mut changed = Vec::new();
+    let folder = tree.join("prebuilt");
+    if !check {
+        std::fs::create_dir_all(&folder)?;
+    }
+    let mut put = |name: &str, bytes: &[u8]| -> Result<()> {
+        let path = folder.join(name);
+        if std::fs::read(&path).is_ok_and(|old| old == bytes) {
+            return Ok(());
+        }
+        changed.push(name.to_string());
+        if !check {
+            std::fs::write(&path, bytes)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    };
+    for source in sources(tree, recipe.extension)? {
+        let expanded = expand(tree, &source)?;
+        let bytes = compile(&source, &expanded.text)
+            .with_context(|| format!("{}/{source} does not compile", tree.display()))?;
+        let name = (recipe.object_name)(&source);
+        put(&name, &bytes)?;
+        let object = Object {
+            source,
+            sources: expanded.sources,
+            sha256: sha256(&bytes),
+        };
+        manifest.objects.insert(name, object);
+    }
+    let mut text = serde_json::to_string_pretty(&manifest)?;
+    text.push('\n');
+    put("manifest.json", text.as_bytes())?;
+    Ok(changed)
+}

@@ -33,13 +33,12 @@ pub use build::prebuild;
 #[cfg(feature = "glslang")]
 mod build {
     use super::object_name;
-    use crate::prebuilt::{Manifest, Object, expand, sha256, sources};
+    use crate::prebuilt::{Recipe, rebuild};
     use anyhow::{Context, Result, bail};
     use glslang::{
         Compiler, CompilerOptions, Program, ShaderInput, ShaderMessage, ShaderSource, ShaderStage,
         SourceLanguage, SpirvVersion, Target, VulkanVersion,
     };
-    use std::collections::BTreeMap;
     use std::path::Path;
 
     const COMPILER: &str = "crate glslang 0.9.1";
@@ -47,46 +46,16 @@ mod build {
 
     /// See the version without the compiler.
     pub fn prebuild(tree: &Path, check: bool) -> Result<Vec<String>> {
-        let mut manifest = Manifest {
-            compiler: COMPILER.into(),
-            flags: FLAGS.iter().map(|f| (*f).into()).collect(),
-            objects: BTreeMap::new(),
+        let recipe = Recipe {
+            compiler: COMPILER,
+            flags: FLAGS,
+            extension: "comp",
+            object_name,
         };
-        let mut changed = Vec::new();
-        let folder = tree.join("prebuilt");
-        if !check {
-            std::fs::create_dir_all(&folder)?;
-        }
-        let mut put = |name: &str, bytes: &[u8]| -> Result<()> {
-            let path = folder.join(name);
-            if std::fs::read(&path).is_ok_and(|old| old == bytes) {
-                return Ok(());
-            }
-            changed.push(name.to_string());
-            if !check {
-                std::fs::write(&path, bytes)
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-            }
-            Ok(())
-        };
-        for source in sources(tree, "comp")? {
-            let expanded = expand(tree, &source)?;
-            let words = compile(&expanded.text)
-                .with_context(|| format!("kernels/vulkan/{source} does not compile"))?;
-            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-            let name = object_name(&source);
-            put(&name, &bytes)?;
-            let object = Object {
-                source,
-                sources: expanded.sources,
-                sha256: sha256(&bytes),
-            };
-            manifest.objects.insert(name, object);
-        }
-        let mut text = serde_json::to_string_pretty(&manifest)?;
-        text.push('\n');
-        put("manifest.json", text.as_bytes())?;
-        Ok(changed)
+        rebuild(tree, &recipe, check, |_, text| {
+            let words = compile(text)?;
+            Ok(words.iter().flat_map(|w| w.to_le_bytes()).collect())
+        })
     }
 
     fn compile(text: &str) -> Result<Vec<u32>> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use xtask::{prebuilt, vulkan};
+use xtask::{cuda, prebuilt, vulkan};
 
 #[test]
 fn vulkan_objects_match_their_sources() {
@@ -11,6 +11,28 @@ fn vulkan_objects_match_their_sources() {
         stale.is_empty(),
         "stale: {stale:#?}; rebuild with `cargo xtask prebuild vulkan`"
     );
+}
+
+#[test]
+fn cuda_objects_match_their_sources() {
+    let stale = cuda::stale(&cuda::tree()).expect("a manifest");
+    assert!(
+        stale.is_empty(),
+        "stale: {stale:#?}; rebuild with `cargo xtask prebuild cuda`"
+    );
+}
+
+/// Drivers from 530 on read this version; a newer compiler would shut them out.
+#[test]
+fn cuda_objects_are_for_the_least_driver() {
+    let folder = cuda::tree().join("prebuilt");
+    let manifest = prebuilt::read_manifest(&cuda::tree()).expect("a manifest");
+    assert!(!manifest.objects.is_empty());
+    for name in manifest.objects.keys() {
+        let text = fs::read_to_string(folder.join(name)).expect("PTX");
+        assert!(text.contains("\n.version 8.1\n"), "{name}");
+        assert!(text.contains("\n.target sm_86\n"), "{name}");
+    }
 }
 
 /// A tree of two shaders, one of which includes a file, with its manifest.

@@ -1,8 +1,8 @@
 //! Device memory in blocks, buffers cut from them, and mailboxes.
 
-use super::allocator::Ranges;
 use super::device::Shared;
 use super::{API, check};
+use crate::ranges::Ranges;
 use crate::{Buffer, HalError, Mailbox, Result};
 use ash::vk;
 use std::any::Any;

@@ -37,6 +37,7 @@ pub fn product(
         }
         Product::Rows { op, which, output } => (op, which, problem.outputs[output].row_len()),
     };
+    let all = want;
     let value = want[op].get(which);
     let unsure = unsure(case, problem, op, want, tolerance);
     match value.ok_or("the oracle gives fewer outputs")? {
@@ -48,7 +49,7 @@ pub fn product(
             for r in unsure {
                 got[r * len..][..len].copy_from_slice(&want[r * len..][..len]);
             }
-            let scale = scale(case, problem, op, want);
+            let scale = scale(case, problem, op, want, all);
             rows(&got, want, scale, tolerance, len)
         }
         OpValue::Ids(want_ids) => {
@@ -72,11 +73,16 @@ pub fn rms(x: &[f32]) -> f64 {
 /// What errors are measured by: the root mean square of the oracle's output. A
 /// handful of sums may all come out near zero by chance, so those of products are
 /// measured at least by a quarter of what such sums come to on average.
-fn scale(case: &Case, problem: &Problem, op: usize, want: &[f32]) -> f64 {
+fn scale(case: &Case, problem: &Problem, op: usize, want: &[f32], all: &[Vec<OpValue>]) -> f64 {
     let plain = rms(want);
     let size = |slot: usize| match case.data(op, slot) {
         Some(Data::Rows(x) | Data::Vector(x)) => Some(rms(x)),
         Some(Data::Matrix { values, .. }) => Some(rms(values)),
+        // What an earlier op of the pattern gave.
+        None => match problem.ops[op].inputs.get(slot)? {
+            OperandSrc::Op(j) => all[*j].first().map(|x| rms(x.rows())),
+            OperandSrc::Input(_) => None,
+        },
         _ => None,
     };
     let shape = |slot: usize| problem.input(op, slot).map(|(_, o)| o.shape.as_slice());

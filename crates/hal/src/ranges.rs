@@ -1,7 +1,7 @@
 //! Free ranges of one memory block: first fit, neighbours merged on release.
 
 #[derive(Debug)]
-pub(super) struct Ranges {
+pub(crate) struct Ranges {
     size: u64,
     /// Free `(offset, length)`, ascending, never adjacent.
     free: Vec<(u64, u64)>,

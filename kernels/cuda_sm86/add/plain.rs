@@ -1,0 +1,8 @@
+//! op: add. See `common/pointwise.cu`.
+
+use crate::common::launch::Plain;
+use crate::common::pointwise::of_two;
+use registry::Pattern;
+
+static F32: Plain = of_two(&Pattern::ADD);
+registry::register!(F32);

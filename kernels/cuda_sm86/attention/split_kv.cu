@@ -1,0 +1,189 @@
+// op: attention, few rows, heads of 64, 128 or 256, 16-bit caches.
+// o = softmax(scale·q·kᵀ)·v as in `paged`, the visible positions split over blocks.
+// q, o f32 [T, heads, D]; cache in pages of a power of two of tokens, f16 or bf16.
+// Launch: `split_kv` has a block of 4 warps for each (kv head and up to HEADS of
+// its query heads, row, split). D/8 lanes read one token's 16-byte pieces, so a
+// warp holds 32·8/D streams of tokens, each with its own online softmax in f32;
+// streams meet in shared memory and the block writes its maximum, sum and output to
+// the workspace. `combine` joins the splits in order. Tolerance 5e-5.
+#include "../common/cache.cuh"
+#include "../common/reduce.cuh"
+
+struct Args {
+    const float* q;
+    const float* sinks;
+    float* o;
+    // [T, heads, splits] maxima and sums, then [T, heads, splits, D] outputs.
+    float2* tops;
+    float* outs;
+    const void* cache;
+    const u32* positions;
+    const u32* row_span;
+    const u32* tables;
+    const u32* count;
+    Pages c;
+    u32 dim, group, q_stride, o_stride, window;
+    float scale, cap;
+    u32 heads, splits, head_blocks, shift;
+};
+
+enum { WARPS = 4, LEAST = 64 };
+
+struct Seen {
+    u32 first, end, splits, chunk;
+};
+
+// The positions that a row sees, in chunks that depend on nothing else.
+DEVICE Seen seen_by(const Args& p, u32 position) {
+    Seen s;
+    s.first = p.window && position + 1 > p.window ? position + 1 - p.window : 0;
+    s.end = position + 1;
+    u32 len = s.end - s.first;
+    s.splits = min(p.splits, (len + LEAST - 1) / LEAST);
+    s.chunk = (len + s.splits - 1) / s.splits;
+    return s;
+}
+
+template <class S, int D, int HEADS>
+DEVICE void split(const Args& p) {
+    const int LANES = D / 8, STREAMS = WARPS * 32 / LANES, AHEAD = 4;
+    __shared__ float outs[STREAMS][HEADS][D];
+    __shared__ float2 tops[STREAMS][HEADS];
+    const u32 t = blockIdx.y, cut = blockIdx.z;
+    start_next();
+    wait_for_previous();
+    // Asked for together; rows behind the last have words too.
+    const u32 rows = real_rows(p.count), position = p.positions[t], span = p.row_span[t];
+    const Seen seen = seen_by(p, position);
+    if (t >= rows || cut >= seen.splits) return;
+    const u32 kv = blockIdx.x / p.head_blocks;
+    const u32 in_group = (blockIdx.x % p.head_blocks) * HEADS;
+    const u32 head0 = kv * p.group + in_group;
+    const u32 stream = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    const u32 begin = seen.first + cut * seen.chunk;
+    const u32 end = min(seen.end, begin + seen.chunk);
+    const u16* keys = (const u16*)p.cache + (u64)kv * p.c.head_stride + lane * 8;
+    const u32* table = p.tables + span * p.c.blocks;
+    const u32 mask = p.c.block - 1;
+
+    float q[HEADS][8], acc[HEADS][8], top[HEADS], sum[HEADS];
+#pragma unroll
+    for (int h = 0; h < HEADS; ++h) {
+        u32 head = head0 + (in_group + h < p.group ? h : 0);
+        const float* from = p.q + (u64)t * p.q_stride + head * D + lane * 8;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            q[h][i] = from[i] * p.scale;
+            acc[h][i] = 0.0f;
+        }
+        top[h] = -3.0e38f;
+        sum[h] = 0.0f;
+    }
+    for (u32 at = begin; at < end; at += AHEAD * STREAMS) {
+        uint4 kraw[AHEAD], vraw[AHEAD];
+        bool have[AHEAD];
+#pragma unroll
+        for (int u = 0; u < AHEAD; ++u) {
+            u32 pos = at + u * STREAMS + stream;
+            have[u] = pos < end;
+            u32 safe = min(pos, end - 1);
+            const u16* key = keys + (u64)table[safe >> p.shift] * p.c.page_stride + (u64)(safe & mask) * p.c.token_stride;
+            kraw[u] = *(const uint4*)key;
+            vraw[u] = *(const uint4*)(key + p.c.kv_stride);
+        }
+        float score[AHEAD][HEADS];
+#pragma unroll
+        for (int u = 0; u < AHEAD; ++u) {
+            float k[8];
+            S::piece(kraw[u], k);
+#pragma unroll
+            for (int h = 0; h < HEADS; ++h) {
+                float s = 0.0f;
+#pragma unroll
+                for (int i = 0; i < 8; ++i) s = fmaf(k[i], q[h][i], s);
+#pragma unroll
+                for (int d = LANES / 2; d; d >>= 1) s += __shfl_xor_sync(0xffffffffu, s, d);
+                if (p.cap > 0.0f) s = tanhf(s / p.cap) * p.cap;
+                score[u][h] = s;
+            }
+        }
+        float v[AHEAD][8];
+#pragma unroll
+        for (int u = 0; u < AHEAD; ++u) S::piece(vraw[u], v[u]);
+#pragma unroll
+        for (int h = 0; h < HEADS; ++h) {
+            float best = top[h];
+#pragma unroll
+            for (int u = 0; u < AHEAD; ++u) best = have[u] ? fmaxf(best, score[u][h]) : best;
+            float keep = expf(top[h] - best);
+            top[h] = best;
+            sum[h] *= keep;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) acc[h][i] *= keep;
+#pragma unroll
+            for (int u = 0; u < AHEAD; ++u) {
+                float e = have[u] ? expf(score[u][h] - best) : 0.0f;
+                sum[h] += e;
+#pragma unroll
+                for (int i = 0; i < 8; ++i) acc[h][i] = fmaf(e, v[u][i], acc[h][i]);
+            }
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < HEADS; ++h) {
+        if (lane == 0) tops[stream][h] = make_float2(top[h], sum[h]);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) outs[stream][h][lane * 8 + i] = acc[h][i];
+    }
+    __syncthreads();
+    for (u32 e = threadIdx.x; e < HEADS * D; e += WARPS * 32) {
+        u32 h = e / D, d = e % D;
+        if (in_group + h >= p.group) continue;
+        float best = -3.0e38f;
+#pragma unroll
+        for (int s = 0; s < STREAMS; ++s) best = fmaxf(best, tops[s][h].x);
+        float total = 0.0f, out = 0.0f;
+#pragma unroll
+        for (int s = 0; s < STREAMS; ++s) {
+            float w = expf(tops[s][h].x - best);
+            total += w * tops[s][h].y;
+            out = fmaf(w, outs[s][h][d], out);
+        }
+        u64 slot = ((u64)t * p.heads + head0 + h) * p.splits + cut;
+        p.outs[slot * D + d] = out;
+        if (d == 0) p.tops[slot] = make_float2(best, total);
+    }
+}
+
+#define ENTRY(T, D, H) \
+    KERNEL split_##T##_##D##_##H(const Args p) { split<T##_t, D, H>(p); }
+#define ENTRIES(T)                                         \
+    ENTRY(T, 64, 1) ENTRY(T, 64, 2) ENTRY(T, 64, 4)        \
+    ENTRY(T, 128, 1) ENTRY(T, 128, 2) ENTRY(T, 128, 4)     \
+    ENTRY(T, 256, 1) ENTRY(T, 256, 2) ENTRY(T, 256, 4)
+ENTRIES(f16)
+ENTRIES(bf16)
+
+// One block of D threads for each (head, row).
+KERNEL combine(const Args p) {
+    start_next();
+    wait_for_previous();
+    const u32 head = blockIdx.x, t = blockIdx.y, d = threadIdx.x;
+    const u32 rows = real_rows(p.count), position = p.positions[t];
+    if (t >= rows) return;
+    const u32 splits = seen_by(p, position).splits;
+    const u64 slot = ((u64)t * p.heads + head) * p.splits;
+    float best = p.sinks ? p.sinks[head] : -3.0e38f;
+#pragma unroll 8
+    for (u32 s = 0; s < splits; ++s) best = fmaxf(best, p.tops[slot + s].x);
+    float total = p.sinks ? expf(p.sinks[head] - best) : 0.0f;
+    float out = 0.0f;
+#pragma unroll 8
+    for (u32 s = 0; s < splits; ++s) {
+        float2 top = p.tops[slot + s];
+        float w = expf(top.x - best);
+        total += w * top.y;
+        out = fmaf(w, p.outs[(slot + s) * p.dim + d], out);
+    }
+    p.o[(u64)t * p.o_stride + head * p.dim + d] = out / total;
+}

@@ -1,0 +1,89 @@
+//! The one parameter of a kernel: a struct of pointers, then 32-bit words.
+
+use crate::common::launch::{Result, Step, rows_word};
+use hal::Buffer;
+use registry::{KernelError, RowsFrom, TensorRef};
+
+/// Collects the fields in the order in which the kernel's struct declares them:
+/// all pointers first, so that no padding lies between.
+#[derive(Default)]
+pub struct Args {
+    pointers: Vec<u64>,
+    words: Vec<u32>,
+    pub keep: Vec<Buffer>,
+}
+
+impl Args {
+    /// Pointer to byte `at` of a tensor of which `bytes` bytes may be touched.
+    pub fn part(&mut self, step: &Step<'_>, t: &TensorRef, at: u64, bytes: u64) -> Result<u64> {
+        let address = step.recorder.address(&t.buffer, t.offset + at, bytes)?;
+        self.pointers.push(address);
+        self.keep.push(t.buffer.clone());
+        Ok(address)
+    }
+
+    /// Pointer to the start of a tensor.
+    pub fn tensor(&mut self, step: &Step<'_>, t: &TensorRef) -> Result<u64> {
+        self.part(step, t, 0, t.bytes)
+    }
+
+    /// Pointer to a tensor, or null.
+    pub fn optional(&mut self, step: &Step<'_>, t: Option<&TensorRef>) -> Result<()> {
+        match t {
+            Some(t) => self.tensor(step, t).map(|_| ()),
+            None => {
+                self.pointers.push(0);
+                Ok(())
+            }
+        }
+    }
+
+    /// Pointer to a word of the step buffer.
+    pub fn step(&mut self, step: &Step<'_>, word: usize) -> Result<()> {
+        let t = &step.binds.step;
+        let at = word as u64 * 4;
+        self.part(step, t, at, t.bytes.saturating_sub(at))
+            .map(|_| ())
+    }
+
+    /// Pointer to the word that counts an operand's rows; null for one row.
+    pub fn count(&mut self, step: &Step<'_>, from: RowsFrom) -> Result<()> {
+        match rows_word(from) {
+            Some(word) => self.step(step, word),
+            None => {
+                self.pointers.push(0);
+                Ok(())
+            }
+        }
+    }
+
+    pub fn u32(&mut self, step: &Step<'_>, value: usize) -> Result<()> {
+        match u32::try_from(value) {
+            Ok(v) => {
+                self.words.push(v);
+                Ok(())
+            }
+            Err(_) => Err(too_large(step, value)),
+        }
+    }
+
+    pub fn u32s(&mut self, step: &Step<'_>, values: &[usize]) -> Result<()> {
+        values.iter().try_for_each(|&v| self.u32(step, v))
+    }
+
+    pub fn f32(&mut self, value: f32) {
+        self.words.push(value.to_bits());
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let pointers = self.pointers.iter().flat_map(|p| p.to_le_bytes());
+        let words = self.words.iter().flat_map(|w| w.to_le_bytes());
+        pointers.chain(words).collect()
+    }
+}
+
+fn too_large(step: &Step<'_>, value: usize) -> KernelError {
+    step.refuse(format!(
+        "{value} does not fit the 32 bits in which kernels count elements"
+    ))
+}

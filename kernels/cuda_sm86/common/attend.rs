@@ -1,0 +1,67 @@
+//! What the attention kernels share: their arguments.
+
+use crate::common::args::Args;
+use crate::common::cache;
+use crate::common::launch::{Fits, Result, Step};
+use graph::Op;
+use registry::{CacheView, Problem};
+
+/// The cache of an attention.
+pub fn view(problem: &Problem) -> std::result::Result<CacheView, String> {
+    let found = problem.input(0, 1).and_then(|(_, o)| o.cache);
+    found.ok_or_else(|| "the cache is missing".into())
+}
+
+/// Heads of these sizes, in pages of a power of two of tokens, read by 16-byte pieces.
+pub fn fits_pieces(problem: &Problem, dims: &[usize]) -> Fits {
+    let view = view(problem)?;
+    if !dims.contains(&view.head_dim) {
+        let dim = view.head_dim;
+        return Err(format!("for heads of one of {dims:?}, not {dim}"));
+    }
+    if !view.block.is_power_of_two() {
+        let block = view.block;
+        return Err(format!(
+            "for pages of a power of two of tokens, not {block}"
+        ));
+    }
+    let strides = [
+        view.page_stride,
+        view.kv_stride,
+        view.head_stride,
+        view.token_stride,
+        view.offset,
+    ];
+    match strides.iter().all(|s| s.is_multiple_of(8)) {
+        true => Ok(()),
+        false => Err("the cache's heads must start at 16-byte pieces".into()),
+    }
+}
+
+/// Arguments up to those of a variant's own, pointers included; `extra` adds the
+/// variant's pointers behind o.
+pub fn args(
+    step: &Step<'_>,
+    extra: impl FnOnce(&mut Args) -> Result<()>,
+) -> Result<(Args, CacheView, u64)> {
+    let Op::Attention(spec) = step.problem.ops[0].op else {
+        return Err(step.refuse("not an attention"));
+    };
+    let view = cache::view(step, 0, 1)?;
+    let (q, o) = (step.input(0)?, step.output());
+    let heads = step.row_len() / view.head_dim;
+    let mut args = Args::default();
+    args.tensor(step, q)?;
+    args.optional(step, step.optional(0, 2))?;
+    args.tensor(step, o)?;
+    extra(&mut args)?;
+    let at = cache::pointers(&mut args, step, step.input(1)?, &view)?;
+    args.count(step, step.rows_from())?;
+    cache::words(&mut args, step, &view)?;
+    args.u32s(step, &[view.head_dim, heads / view.kv_heads])?;
+    args.u32s(step, &[q.row_stride(), o.row_stride()])?;
+    args.u32(step, spec.window.unwrap_or(0))?;
+    args.f32(spec.scale);
+    args.f32(spec.softcap.unwrap_or(0.0));
+    Ok((args, view, at))
+}

@@ -1,0 +1,221 @@
+// ops: linear, linear+linear, linear+linear+linear, linear+linear+silu_mul, few
+// rows, plain weights. yᵢ[r, n] = Σₖ x[r, k]·wᵢ[n, k] (+ biasᵢ[n]); with silu_mul
+// y[r, n] = silu(y₀)·y₁.
+// x f32 [R, K], wᵢ [Nᵢ, K] f32, f16 or bf16 row-major, biasᵢ f32, yᵢ f32.
+// Launch: a block owns a few columns; its threads share K in pieces of 16 bytes,
+// and each weight load serves ROWS rows of x. Sums in f32: a thread's pieces in
+// order, then the warp's tree, then warps in order. Tolerance 2e-5.
+#include "reduce.cuh"
+#include "stacked.cuh"
+
+struct Args {
+    const float* x;
+    const void* w[3];
+    const float* bias[3];
+    float* y[3];
+    const u32* count;
+    // Weights of a norm of x, for one row alone; what is added to y. Null: none.
+    const float* norm;
+    const float* add;
+    u32 k, x_stride, aligned;
+    u32 n[3];
+    u32 y_stride[3];
+    u32 add_stride;
+    float eps, offset;
+};
+
+// A norm's weights and the sum of the squares of the x that a thread has met; the
+// norm's scale is applied to the sums of products.
+struct Normed {
+    const float* weights;
+    float offset, squares;
+};
+struct Bare {};
+DEVICE float4 weigh(float4 v, u32, Bare&) { return v; }
+DEVICE float4 weigh(float4 v, u32 at, Normed& n) {
+    const float4 w = *(const float4*)(n.weights + at);
+    n.squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, n.squares))));
+    return make_float4(v.x * (w.x + n.offset), v.y * (w.y + n.offset), v.z * (w.z + n.offset), v.w * (w.w + n.offset));
+}
+DEVICE float weigh(float v, u32, Bare&) { return v; }
+DEVICE float weigh(float v, u32 at, Normed& n) {
+    n.squares = fmaf(v, v, n.squares);
+    return v * (n.weights[at] + n.offset);
+}
+// What the sums are multiplied by. All threads call.
+DEVICE float scale_of(const Args&, const Bare&) { return 1.0f; }
+DEVICE float scale_of(const Args& p, const Normed& n) {
+    return 1.0f / sqrtf(block_sum(n.squares) / (float)p.k + p.eps);
+}
+DEVICE void begin(const Args&, Bare&) {}
+DEVICE void begin(const Args& p, Normed& n) {
+    n.weights = p.norm;
+    n.offset = p.offset;
+    n.squares = 0.0f;
+}
+
+template <class S, int ROWS, int C, class N>
+DEVICE void dots(float (&acc)[ROWS][C], const float* const (&x)[ROWS],
+                 const typename S::word* const (&w)[C], u32 k, bool aligned, N& norm) {
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < C; ++c) acc[r][c] = 0.0f;
+    }
+    if (aligned) {
+        const u32 pieces = k / S::PIECE;
+#pragma unroll 2
+        for (u32 i = threadIdx.x; i < pieces; i += blockDim.x) {
+            uint4 raw[C];
+#pragma unroll
+            for (int c = 0; c < C; ++c) raw[c] = load_stream(w[c] + (u64)i * S::PIECE);
+            float f[C][S::PIECE];
+#pragma unroll
+            for (int c = 0; c < C; ++c) S::piece(raw[c], f[c]);
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+                const float4* at = (const float4*)(x[r] + (u64)i * S::PIECE);
+#pragma unroll
+                for (int j = 0; j < S::PIECE / 4; ++j) {
+                    const float4 v = weigh(at[j], i * S::PIECE + 4 * j, norm);
+#pragma unroll
+                    for (int c = 0; c < C; ++c) {
+                        acc[r][c] = fmaf(f[c][4 * j], v.x, acc[r][c]);
+                        acc[r][c] = fmaf(f[c][4 * j + 1], v.y, acc[r][c]);
+                        acc[r][c] = fmaf(f[c][4 * j + 2], v.z, acc[r][c]);
+                        acc[r][c] = fmaf(f[c][4 * j + 3], v.w, acc[r][c]);
+                    }
+                }
+            }
+        }
+    } else {
+        for (u32 i = threadIdx.x; i < k; i += blockDim.x) {
+            float f[C];
+#pragma unroll
+            for (int c = 0; c < C; ++c) f[c] = S::get(w[c][i]);
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+                const float v = weigh(x[r][i], i, norm);
+#pragma unroll
+                for (int c = 0; c < C; ++c) acc[r][c] = fmaf(f[c], v, acc[r][c]);
+            }
+        }
+    }
+}
+
+// NR columns of one matrix, or of gate and up each.
+template <class S, int ROWS, int NR, bool GATED, class N>
+DEVICE void gemv(const Args& p) {
+    const int C = GATED ? 2 * NR : NR;
+    __shared__ float parts[ROWS * C][33];
+    u32 b = blockIdx.x;
+    u32 m = 0;
+    if (!GATED) {
+        while (m < 2 && b >= (p.n[m] + NR - 1) / NR) {
+            b -= (p.n[m] + NR - 1) / NR;
+            ++m;
+        }
+    }
+    const u32 n0 = b * NR;
+    const u32 n = p.n[m];
+    const typename S::word* w[C];
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        const void* base = GATED ? p.w[c / NR] : p.w[m];
+        w[c] = (const typename S::word*)base + (u64)min(n0 + c % NR, n - 1) * p.k;
+    }
+    const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
+    // Weights can be under way before x is there.
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+        if (threadIdx.x * S::PIECE < p.k) prefetch(w[c] + threadIdx.x * S::PIECE);
+    }
+    start_next();
+    wait_for_previous();
+    const u32 rows = real_rows(p.count);
+    for (u32 r0 = 0; r0 < rows; r0 += ROWS) {
+        const float* x[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) x[r] = p.x + (u64)min(r0 + r, rows - 1) * p.x_stride;
+        float acc[ROWS][C];
+        N norm;
+        begin(p, norm);
+        dots<S, ROWS, C>(acc, x, w, p.k, p.aligned != 0, norm);
+        const float scale = scale_of(p, norm);
+        __syncthreads();
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                float sum = warp_sum(acc[r][c]);
+                if (lane == 0) parts[r * C + c][warp] = sum;
+            }
+        }
+        __syncthreads();
+        if (threadIdx.x < ROWS * NR) {
+            u32 r = threadIdx.x / NR, c = threadIdx.x % NR;
+            u32 col = n0 + c;
+            if (r0 + r < rows && col < n) {
+                float sum = 0.0f, up = 0.0f;
+                for (u32 i = 0; i < warps; ++i) sum += parts[r * C + c][i];
+                sum *= scale;
+                if (p.bias[m]) sum += p.bias[m][col];
+                if (GATED) {
+                    for (u32 i = 0; i < warps; ++i) up += parts[r * C + NR + c][i];
+                    up *= scale;
+                    if (p.bias[1]) up += p.bias[1][col];
+                    sum = silu(sum) * up;
+                }
+                if (p.add) sum += p.add[(u64)(r0 + r) * p.add_stride + col];
+                p.y[m][(u64)(r0 + r) * p.y_stride[m] + col] = sum;
+            }
+        }
+    }
+}
+
+// Launch: x over groups of 4 columns, y over (row, part).
+template <class S>
+DEVICE void stacked(const Stacked& s) {
+    __shared__ float parts[4][33];
+    start_next();
+    wait_for_previous();
+    u32 e;
+    const float* x[1];
+    float* y;
+    if (!stacked_part(s, e, x[0], y)) return;
+    const u32 n0 = blockIdx.x * 4;
+    const typename S::word* w[4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+        w[c] = (const typename S::word*)s.w + ((u64)e * s.n + min(n0 + c, s.n - 1)) * s.k;
+    }
+    float acc[1][4];
+    Bare bare;
+    dots<S, 1, 4>(acc, x, w, s.k, s.aligned != 0, bare);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+        float sum = warp_sum(acc[0][c]);
+        if ((threadIdx.x & 31) == 0) parts[c][threadIdx.x >> 5] = sum;
+    }
+    __syncthreads();
+    const u32 col = n0 + threadIdx.x;
+    if (threadIdx.x < 4 && col < s.n) {
+        float sum = 0.0f;
+        for (u32 i = 0; i < blockDim.x >> 5; ++i) sum += parts[threadIdx.x][i];
+        if (s.bias) sum += s.bias[(u64)e * s.n + col];
+        y[col] = sum;
+    }
+}
+
+#define ENTRY(T, ROWS, NR)                                                                                          \
+    KERNEL gemv_##T##_##ROWS(const __grid_constant__ Args p) { gemv<T##_t, ROWS, NR, false, Bare>(p); }             \
+    KERNEL gated_##T##_##ROWS(const __grid_constant__ Args p) { gemv<T##_t, ROWS, (NR + 1) / 2, true, Bare>(p); }
+#define ENTRIES(T)                                                                                        \
+    ENTRY(T, 1, 4) ENTRY(T, 2, 4) ENTRY(T, 4, 2) ENTRY(T, 8, 2)                                           \
+    KERNEL normed_gemv_##T(const __grid_constant__ Args p) { gemv<T##_t, 1, 4, false, Normed>(p); }       \
+    KERNEL normed_gated_##T(const __grid_constant__ Args p) { gemv<T##_t, 1, 2, true, Normed>(p); }       \
+    KERNEL stacked_##T(const __grid_constant__ Stacked p) { stacked<T##_t>(p); }
+
+ENTRIES(f32)
+ENTRIES(f16)
+ENTRIES(bf16)

@@ -1,0 +1,5 @@
+// Few rows times q4_k: see `mma_gemv.cuh`. A module for each scheme, so that a driver
+// compiles only what a model has.
+#include "mma_gemv.cuh"
+
+ENTRIES(q4_k, 3)

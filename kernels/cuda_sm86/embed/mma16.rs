@@ -1,0 +1,35 @@
+//! op: embed of block-quantised tables. See `mma16.cu`.
+
+use crate::common::args::Args;
+use crate::common::launch::{Plain, Result, Step, blocks, ptx};
+use crate::common::layout::{MMA16, chunks};
+use registry::Pattern;
+
+fn record(step: &mut Step<'_>) -> Result<()> {
+    let (table, y) = (step.input(0)?, step.output());
+    let &[vocabulary, len] = table.shape.as_slice() else {
+        return Err(step.refuse(format!(
+            "a table [V, H] was expected, not {:?}",
+            table.shape
+        )));
+    };
+    let mut args = Args::default();
+    args.tensor(step, table)?;
+    args.tensor(step, y)?;
+    args.count(step, step.rows_from())?;
+    args.step(step, step.problem.step.token_ids())?;
+    args.u32s(step, &[len, chunks(len), vocabulary, y.row_stride()])?;
+    let grid = [blocks(len, 128), step.max_rows(), 1];
+    step.launch(&format!("embed_{}", table.scheme), &args, grid, 128)
+}
+
+const fn of(quant: &'static [&'static str]) -> Plain {
+    Plain::new(&Pattern::EMBED, quant, "mma16", ptx!("embed.mma16"), record).with_layouts(&[MMA16])
+}
+
+static Q4_0: Plain = of(&["q4_0"]);
+static Q8_0: Plain = of(&["q8_0"]);
+static Q4_K: Plain = of(&["q4_k"]);
+static Q5_K: Plain = of(&["q5_k"]);
+static Q6_K: Plain = of(&["q6_k"]);
+registry::register!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);

@@ -1,0 +1,192 @@
+//! `cuda_sm86`: CUDA C++ kernels for Ampere and every later NVIDIA GPU, compiled
+//! ahead of time to PTX.
+//!
+//! Each kernel is registered by `<layer>/<variant>.rs`; its source lies beside it
+//! or, where several layers share a body, in `common/`. `prebuilt/` holds the PTX
+//! that is built into the binary and that the driver compiles at first use; `cargo
+//! xtask prebuild cuda` rebuilds it. What is fixed when a plan is recorded
+//! (addresses, strides) travels in a kernel's parameters; what changes from step to
+//! step only in the step buffer.
+
+// Folders, and so modules, carry their layer's name: ops joined by `__`.
+#![allow(non_snake_case)]
+
+mod common {
+    pub mod args;
+    pub mod attend;
+    pub mod cache;
+    pub mod gemm;
+    pub mod gemv;
+    pub mod launch;
+    pub mod layout;
+    pub mod linears;
+    pub mod mma_gemm;
+    pub mod mma_gemv;
+    pub mod patterns;
+    pub mod pointwise;
+    pub mod rope_append;
+    pub mod rounded;
+    pub mod stacked;
+    pub mod state;
+}
+
+mod add {
+    mod plain;
+}
+mod add__rms_norm {
+    mod fused;
+}
+mod argmax {
+    mod plain;
+}
+mod attention {
+    mod flash;
+    mod paged;
+    mod split_kv;
+}
+mod causal_conv {
+    mod plain;
+}
+mod embed {
+    mod mma16;
+    mod plain;
+}
+mod expert_linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod expert_linear__expert_linear__silu_mul {
+    mod mma_gemv;
+}
+mod expert_sum {
+    mod plain;
+}
+mod gated_delta {
+    mod recurrent;
+}
+mod gather_rows {
+    mod plain;
+}
+mod gelu_mul {
+    mod plain;
+}
+mod gelu_tanh_mul {
+    mod plain;
+}
+mod head_linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod kv_append {
+    mod plain;
+}
+mod latent_append {
+    mod plain;
+}
+mod latent_attention {
+    mod paged;
+}
+mod linear {
+    mod gemm;
+    mod gemm_split;
+    mod gemv;
+    mod mma_gemm;
+    mod mma_gemv;
+    mod tiled;
+}
+mod linear__add {
+    mod gemv;
+    mod mma_gemm;
+    mod mma_gemv;
+}
+mod linear__linear {
+    mod gemv;
+    mod mma_gemm;
+    mod mma_gemv;
+}
+mod linear__linear__linear {
+    mod gemv;
+    mod mma_gemm;
+    mod mma_gemv;
+}
+mod linear__linear__silu_mul {
+    mod gemv;
+    mod mma_gemm;
+    mod mma_gemv;
+}
+mod mul {
+    mod plain;
+}
+mod rms_norm {
+    mod plain;
+}
+mod rms_norm__linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod rms_norm__linear__linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod rms_norm__linear__linear__linear {
+    mod gemv;
+    mod mma_gemv;
+}
+mod rms_norm__linear__linear__silu_mul {
+    mod gemv;
+    mod mma_gemv;
+}
+mod rms_norm__rms_norm__rope__rope__kv_append {
+    mod fused;
+}
+mod rope {
+    mod plain;
+}
+mod rope__rope__kv_append {
+    mod fused;
+}
+mod rope_table {
+    mod plain;
+}
+mod route {
+    mod plain;
+}
+mod scale {
+    mod plain;
+}
+mod sigmoid_mul {
+    mod plain;
+}
+mod silu_mul {
+    mod plain;
+}
+mod softcap {
+    mod plain;
+}
+mod swiglu_oai_mul {
+    mod plain;
+}
+
+use hal::cuda::{CudaDevice, probe};
+use registry::Backend;
+use std::sync::Arc;
+
+/// The tree's name on the backend axis.
+pub const BACKEND: &str = "cuda_sm86";
+
+/// Least compute capability, 10·major + minor.
+const CAPABILITY: u32 = 86;
+
+registry::inventory::submit! {
+    Backend {
+        name: BACKEND,
+        api: "cuda",
+        parent: None,
+        auto: true,
+        hardware_only: true,
+        kv: &["f16", "f32", "bf16"],
+        probe: |_| probe(CAPABILITY),
+        open: |_, index| Ok(Arc::new(CudaDevice::open(index)?)),
+        file: file!(),
+    }
+}

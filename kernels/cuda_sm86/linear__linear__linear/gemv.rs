@@ -1,0 +1,10 @@
+//! op: linear+linear+linear, few rows of plain weights. See `common/gemv.cu`.
+
+use crate::common::gemv::kernel;
+use crate::common::launch::Plain;
+use crate::common::patterns::THREE;
+
+static F32: Plain = kernel(&THREE, &["f32"]);
+static F16: Plain = kernel(&THREE, &["f16"]);
+static BF16: Plain = kernel(&THREE, &["bf16"]);
+registry::register!(F32, F16, BF16);

@@ -1,0 +1,29 @@
+//! op: rope+rope+kv_append. See `common/rope_append.cu`.
+
+use crate::common::launch::Plain;
+use crate::common::rope_append::kernel;
+use graph::OpKind;
+use registry::{Pattern, PatternOp, Src};
+
+static PATTERN: Pattern = Pattern {
+    ops: &[
+        PatternOp {
+            kind: OpKind::Rope,
+            inputs: &[],
+        },
+        PatternOp {
+            kind: OpKind::Rope,
+            inputs: &[Src::Any, Src::Same(0, 1)],
+        },
+        PatternOp {
+            kind: OpKind::KvAppend,
+            inputs: &[Src::Op(1)],
+        },
+    ],
+    outputs: &[0, 2],
+};
+
+static F32: Plain = kernel(&PATTERN, &["f32"]);
+static F16: Plain = kernel(&PATTERN, &["f16"]);
+static BF16: Plain = kernel(&PATTERN, &["bf16"]);
+registry::register!(F32, F16, BF16);

@@ -1,0 +1,8 @@
+//! op: softcap. See `common/pointwise.cu`.
+
+use crate::common::launch::Plain;
+use crate::common::pointwise::of_one;
+use registry::Pattern;
+
+static F32: Plain = of_one(&Pattern::SOFTCAP);
+registry::register!(F32);
