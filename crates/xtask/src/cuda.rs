@@ -130,7 +130,11 @@ impl Nvrtc {
             let result = match status {
                 0 => text_of(b"nvrtcGetPTXSize\0", b"nvrtcGetPTX\0", program),
                 _ => {
-                    let log = text_of(b"nvrtcGetProgramLogSize\0", b"nvrtcGetProgramLog\0", program)?;
+                    let log = text_of(
+                        b"nvrtcGetProgramLogSize\0",
+                        b"nvrtcGetProgramLog\0",
+                        program,
+                    )?;
                     Err(anyhow::anyhow!("{}", String::from_utf8_lossy(&log)))
                 }
             };
