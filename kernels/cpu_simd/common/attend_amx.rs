@@ -285,6 +285,7 @@ impl Attend {
                 last,
             }
         };
+        // SAFETY: as above; arrays of the scratch.
         unsafe {
             self.split_queries(s, &at, count, query);
             for i in (0..QUERIES * pad).step_by(LANES) {
@@ -301,6 +302,7 @@ impl Attend {
             let (start, end) = (block.max(low), high.min(block + KEYS));
             // Tiles of keys beyond are not even filled.
             let steps = (end - block).div_ceil(32);
+            // SAFETY: as above.
             unsafe {
                 // Keys before `start` are masked for every query; theirs are zeros.
                 let skipped = start - block;
@@ -337,6 +339,7 @@ impl Attend {
                 }
             }
         }
+        // SAFETY: as above; outputs are this thread's own.
         unsafe {
             release();
             for i in 0..count {

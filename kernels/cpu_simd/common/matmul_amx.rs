@@ -192,6 +192,7 @@ impl Tiles {
                     let a1 = a0.wrapping_add(steps * TILE);
                     let left = (range.end - first).min(32);
                     let kept = quad(waiting.wrapping_add((g * blocks + i) * 1024));
+                    // SAFETY: as above; tiles of the scratch.
                     unsafe {
                         match opens {
                             true => zero(),
@@ -296,8 +297,8 @@ unsafe fn unpack<W: BlockScheme>(panel: *const u8, all: usize, steps: Range<usiz
                     } else if !W::Sides::FLAT {
                         min = s.mul(dmin, W::Sides::min(s, side, i));
                     }
-                    for q in part * each..(part + 1) * each {
-                        let codes = quads[q];
+                    let mine = quads.into_iter().enumerate().skip(part * each).take(each);
+                    for (q, codes) in mine {
                         let element =
                             |codes| _mm512_fmsub_ps(_mm512_cvtepi32_ps(codes), scale, min);
                         let k = [

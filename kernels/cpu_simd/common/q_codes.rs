@@ -28,8 +28,8 @@ pub trait Codes: Copy + Send + Sync + 'static {
     /// `BYTES` readable bytes.
     unsafe fn quads<S: IntSimd>(s: S, p: *const u8) -> [S::B; QUADS];
 
-    /// Stores element `k` of row `n` in a step that is all zeros there.
-    fn put(step: &mut [u8], n: usize, k: usize, code: u8);
+    /// Stores row `n`'s codes in a step that is all zeros there.
+    fn put(step: &mut [u8], n: usize, codes: &[u8; STEP]);
 
     /// What `put` stored.
     fn get(step: &[u8], n: usize, k: usize) -> u8;
@@ -40,33 +40,31 @@ fn place(n: usize, k: usize) -> usize {
     n * 4 + k % 4
 }
 
-/// The pieces that wider codes are put together from, each from byte `at` on.
-fn put_nibble(step: &mut [u8], at: usize, n: usize, k: usize, code: u8) {
-    let quad = k / 4;
-    step[at + quad / 2 * PLANE + place(n, k)] |= (code & 15) << (quad % 2 * 4);
+/// The pieces that wider codes are put together from, each from byte `at` on: of
+/// every code the lowest `BITS` bits after the first `FROM`, in as many quads of a
+/// plane as a byte has room for.
+fn put_bits<const FROM: u32, const BITS: u32>(
+    step: &mut [u8],
+    at: usize,
+    n: usize,
+    codes: &[u8; STEP],
+) {
+    let mask = u32::from_ne_bytes([(((1u32 << BITS) - 1) & 0xff) as u8; 4]);
+    let quads = codes.as_chunks::<4>().0;
+    for (plane, quads) in quads.chunks_exact(8 / BITS as usize).enumerate() {
+        let word = quads.iter().rev().fold(0, |word, quad| {
+            let bits = u32::from_ne_bytes(*quad) >> FROM & mask;
+            // Whole bytes are not shifted: there is one quad of them.
+            if BITS == 8 { bits } else { word << BITS | bits }
+        });
+        step[at + plane * PLANE + n * 4..][..4].copy_from_slice(&word.to_ne_bytes());
+    }
 }
 
-fn get_nibble(step: &[u8], at: usize, n: usize, k: usize) -> u8 {
-    let quad = k / 4;
-    step[at + quad / 2 * PLANE + place(n, k)] >> (quad % 2 * 4) & 15
-}
-
-fn put_pair(step: &mut [u8], at: usize, n: usize, k: usize, code: u8) {
-    let quad = k / 4;
-    step[at + quad / 4 * PLANE + place(n, k)] |= (code & 3) << (quad % 4 * 2);
-}
-
-fn get_pair(step: &[u8], at: usize, n: usize, k: usize) -> u8 {
-    let quad = k / 4;
-    step[at + quad / 4 * PLANE + place(n, k)] >> (quad % 4 * 2) & 3
-}
-
-fn put_bit(step: &mut [u8], at: usize, n: usize, k: usize, code: u8) {
-    step[at + place(n, k)] |= (code & 1) << (k / 4);
-}
-
-fn get_bit(step: &[u8], at: usize, n: usize, k: usize) -> u8 {
-    step[at + place(n, k)] >> (k / 4) & 1
+fn get_bits<const BITS: u32>(step: &[u8], at: usize, n: usize, k: usize) -> u8 {
+    let (quad, each) = (k / 4, 8 / BITS as usize);
+    let byte = step[at + quad / each * PLANE + place(n, k)];
+    byte >> (quad % each * BITS as usize) & ((1u32 << BITS) - 1) as u8
 }
 
 #[inline(always)]
@@ -175,11 +173,11 @@ impl Codes for C2 {
         // SAFETY: as the caller promises, here and below.
         unsafe { pairs::<S, 0>(s, p) }
     }
-    fn put(step: &mut [u8], n: usize, k: usize, code: u8) {
-        put_pair(step, 0, n, k, code);
+    fn put(step: &mut [u8], n: usize, codes: &[u8; STEP]) {
+        put_bits::<0, 2>(step, 0, n, codes);
     }
     fn get(step: &[u8], n: usize, k: usize) -> u8 {
-        get_pair(step, 0, n, k)
+        get_bits::<2>(step, 0, n, k)
     }
 }
 
@@ -190,12 +188,12 @@ impl Codes for C3 {
         // SAFETY: as above.
         unsafe { join(s, pairs::<S, 0>(s, p), bits::<S, 2>(s, p.add(2 * PLANE))) }
     }
-    fn put(step: &mut [u8], n: usize, k: usize, code: u8) {
-        put_pair(step, 0, n, k, code);
-        put_bit(step, 2 * PLANE, n, k, code >> 2);
+    fn put(step: &mut [u8], n: usize, codes: &[u8; STEP]) {
+        put_bits::<0, 2>(step, 0, n, codes);
+        put_bits::<2, 1>(step, 2 * PLANE, n, codes);
     }
     fn get(step: &[u8], n: usize, k: usize) -> u8 {
-        get_pair(step, 0, n, k) | get_bit(step, 2 * PLANE, n, k) << 2
+        get_bits::<2>(step, 0, n, k) | get_bits::<1>(step, 2 * PLANE, n, k) << 2
     }
 }
 
@@ -206,11 +204,11 @@ impl Codes for C4 {
         // SAFETY: as above.
         unsafe { nibbles(s, p) }
     }
-    fn put(step: &mut [u8], n: usize, k: usize, code: u8) {
-        put_nibble(step, 0, n, k, code);
+    fn put(step: &mut [u8], n: usize, codes: &[u8; STEP]) {
+        put_bits::<0, 4>(step, 0, n, codes);
     }
     fn get(step: &[u8], n: usize, k: usize) -> u8 {
-        get_nibble(step, 0, n, k)
+        get_bits::<4>(step, 0, n, k)
     }
 }
 
@@ -221,12 +219,12 @@ impl Codes for C5 {
         // SAFETY: as above.
         unsafe { join(s, nibbles(s, p), bits::<S, 4>(s, p.add(4 * PLANE))) }
     }
-    fn put(step: &mut [u8], n: usize, k: usize, code: u8) {
-        put_nibble(step, 0, n, k, code);
-        put_bit(step, 4 * PLANE, n, k, code >> 4);
+    fn put(step: &mut [u8], n: usize, codes: &[u8; STEP]) {
+        put_bits::<0, 4>(step, 0, n, codes);
+        put_bits::<4, 1>(step, 4 * PLANE, n, codes);
     }
     fn get(step: &[u8], n: usize, k: usize) -> u8 {
-        get_nibble(step, 0, n, k) | get_bit(step, 4 * PLANE, n, k) << 4
+        get_bits::<4>(step, 0, n, k) | get_bits::<1>(step, 4 * PLANE, n, k) << 4
     }
 }
 
@@ -237,12 +235,12 @@ impl Codes for C6 {
         // SAFETY: as above.
         unsafe { join(s, nibbles(s, p), pairs::<S, 4>(s, p.add(4 * PLANE))) }
     }
-    fn put(step: &mut [u8], n: usize, k: usize, code: u8) {
-        put_nibble(step, 0, n, k, code);
-        put_pair(step, 4 * PLANE, n, k, code >> 4);
+    fn put(step: &mut [u8], n: usize, codes: &[u8; STEP]) {
+        put_bits::<0, 4>(step, 0, n, codes);
+        put_bits::<4, 2>(step, 4 * PLANE, n, codes);
     }
     fn get(step: &[u8], n: usize, k: usize) -> u8 {
-        get_nibble(step, 0, n, k) | get_pair(step, 4 * PLANE, n, k) << 4
+        get_bits::<4>(step, 0, n, k) | get_bits::<2>(step, 4 * PLANE, n, k) << 4
     }
 }
 
@@ -259,11 +257,11 @@ impl Codes for C8 {
             out
         }
     }
-    fn put(step: &mut [u8], n: usize, k: usize, code: u8) {
-        step[k / 4 * PLANE + place(n, k)] = code;
+    fn put(step: &mut [u8], n: usize, codes: &[u8; STEP]) {
+        put_bits::<0, 8>(step, 0, n, codes);
     }
     fn get(step: &[u8], n: usize, k: usize) -> u8 {
-        step[k / 4 * PLANE + place(n, k)]
+        get_bits::<8>(step, 0, n, k)
     }
 }
 
@@ -281,8 +279,8 @@ macro_rules! looked_up {
                 }
                 out
             }
-            fn put(step: &mut [u8], n: usize, k: usize, code: u8) {
-                C4::put(step, n, k, code);
+            fn put(step: &mut [u8], n: usize, codes: &[u8; STEP]) {
+                C4::put(step, n, codes);
             }
             fn get(step: &[u8], n: usize, k: usize) -> u8 {
                 $table[usize::from(C4::get(step, n, k))]

@@ -282,18 +282,10 @@ fn pack<W: BlockScheme>(k: usize, rows: usize, src: &[u8], dst: &mut [u8]) {
         for (b, block) in row.chunks_exact(W::BLOCK).enumerate() {
             W::split(block, &mut span);
             W::Sides::put(&mut sides[b * parts.side..][..parts.side], n, &span.side);
-            for (i, values) in span
-                .codes
-                .as_chunks::<STEP>()
-                .0
-                .iter()
-                .take(steps)
-                .enumerate()
-            {
+            let all = span.codes.as_chunks::<STEP>().0;
+            for (i, values) in all.iter().take(steps).enumerate() {
                 let step = &mut codes[(b * steps + i) * parts.codes..][..parts.codes];
-                for (k, code) in values.iter().enumerate() {
-                    W::Codes::put(step, n, k, *code);
-                }
+                W::Codes::put(step, n, values);
             }
         }
     }
