@@ -22,6 +22,7 @@ mod common {
     pub mod experts_f32;
     pub mod experts_kernels;
     pub mod experts_q8;
+    pub mod experts_sizes;
     pub mod gated;
     pub mod int;
     #[cfg(target_arch = "x86_64")]

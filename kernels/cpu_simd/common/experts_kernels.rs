@@ -1,9 +1,9 @@
 //! Registration of one pattern of stacked matrices in every way the tree can compute
 //! it.
 
-use super::experts;
 use super::experts_f32;
 use super::experts_q8;
+use super::experts_sizes;
 use super::layout::{N16, N16K2};
 use super::matmul::PackAs;
 #[cfg(target_arch = "x86_64")]
@@ -54,8 +54,8 @@ pub const fn packed(
             layouts,
             tolerance: tolerance(pattern, PRODUCTS),
         },
-        fits: experts::fits,
-        workspace: |p| experts::workspace(p, PackAs::F32, 0),
+        fits: experts_sizes::fits,
+        workspace: |p| experts_sizes::workspace(p, PackAs::F32, 0),
         record,
     }
 }
@@ -77,9 +77,9 @@ pub const fn bf16_dot(pattern: &'static Pattern, rank: i32) -> SimdKernel {
         },
         fits: |p| {
             needs(&p.device, "avx512bf16")?;
-            experts::fits(p)
+            experts_sizes::fits(p)
         },
-        workspace: |p| experts::workspace(p, PackAs::Bf16, 0),
+        workspace: |p| experts_sizes::workspace(p, PackAs::Bf16, 0),
         record: experts_f32::record_dot,
     }
 }
@@ -102,7 +102,7 @@ pub const fn int8(
             layouts: &[Q16],
             tolerance: tolerance(pattern, PRODUCTS),
         },
-        fits: experts::block_fits,
+        fits: experts_sizes::block_fits,
         workspace: experts_q8::workspace,
         record: experts_q8::record,
     }

@@ -1,7 +1,8 @@
 //! Products of int8 activations with stacked panels of block schemes, on any
 //! instruction set: [`super::matmul_q8`]'s, with rows gathered by part.
 
-use super::experts::{self, Experts, Tile};
+use super::experts::{Experts, Tile};
+use super::experts_sizes;
 use super::int::{IntBody, IntSimd};
 use super::matmul::PackAs;
 use super::matmul_q8::{Form, UNPACKED_STEP, Unpacked, panel_dot, scratch_bytes, tile, unpack};
@@ -200,13 +201,13 @@ impl IntBody for Gemm {
 fn own_bytes(p: &Problem) -> usize {
     match p.rows.max {
         1 => 0,
-        _ => scratch_bytes(experts::depth(p)),
+        _ => scratch_bytes(experts_sizes::depth(p)),
     }
 }
 
 /// Bytes of a problem's scratch.
 pub fn workspace(p: &Problem) -> u64 {
-    experts::workspace(p, PackAs::Q8, own_bytes(p))
+    experts_sizes::workspace(p, PackAs::Q8, own_bytes(p))
 }
 
 pub fn record(step: &mut Step<'_>) -> Result<()> {
