@@ -27,6 +27,15 @@ fn row_len(case: &Case, i: usize) -> usize {
     case.problem.input(0, i).expect("an input").1.row_len()
 }
 
+/// Weights beside activations in a format: units that multiply bf16 take nothing
+/// finer.
+fn as_weights(act: Act, w: &[f64]) -> Vec<f64> {
+    match act {
+        Act::Bf16 => as_act(act, w),
+        _ => w.to_vec(),
+    }
+}
+
 /// A row in an activation format.
 fn as_act(act: Act, x: &[f64]) -> Vec<f64> {
     let each = |f: fn(f64) -> f64| x.iter().map(|v| f(*v)).collect();
@@ -239,7 +248,7 @@ fn route(case: &Case, spec: &RouteSpec) -> (Vec<f64>, Vec<u32>) {
 fn times(case: &Case, x: &[f64], w: &[f64], part: usize, n: usize) -> Vec<f64> {
     let x = as_act(case.act, x);
     let rows = w.chunks(x.len()).skip(part * n).take(n);
-    rows.map(|w| dot(&x, w)).collect()
+    rows.map(|w| dot(&x, &as_weights(case.act, w))).collect()
 }
 
 fn expert_linear(case: &Case, experts: usize) -> Vec<f64> {
@@ -402,6 +411,7 @@ fn eval(case: &Case) -> Vec<OpValue> {
             let bias = case.data(0, 2).map(|_| rows(case, 2));
             let n = w.len() / k;
             let x: Vec<f64> = x.chunks(k).flat_map(|x| as_act(case.act, x)).collect();
+            let w = as_weights(case.act, &w);
             x.chunks(k)
                 .flat_map(|x| {
                     let sums =

@@ -6,17 +6,35 @@ use half::{bf16, f16};
 /// Writes `x` as the format represents it, in f32.
 pub type Round = fn(x: &[f32], out: &mut [f32]);
 
+/// What a product's factors become before they are multiplied.
+#[derive(Clone, Copy)]
+pub struct Format {
+    pub x: Round,
+    /// Decoded weights, in place.
+    pub w: fn(&mut [f32]),
+}
+
+/// Both factors in bf16: units that multiply it take nothing finer.
+pub const BF16: Format = Format {
+    x: to_bf16,
+    w: |w| {
+        for v in w {
+            *v = bf16::from_f32(*v).to_f32();
+        }
+    },
+};
+
+impl Format {
+    /// Activations in a format beside weights as they are.
+    pub const fn of(x: Round) -> Format {
+        Format { x, w: |_| () }
+    }
+}
+
 /// bf16, to nearest, ties to even.
 pub fn to_bf16(x: &[f32], out: &mut [f32]) {
     for (o, v) in out.iter_mut().zip(x) {
         *o = bf16::from_f32(*v).to_f32();
-    }
-}
-
-/// As [`to_bf16`], in place.
-pub fn in_bf16(x: &mut [f32]) {
-    for v in x {
-        *v = bf16::from_f32(*v).to_f32();
     }
 }
 

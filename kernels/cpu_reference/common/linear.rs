@@ -5,7 +5,7 @@
 //! multiplied with every activation row, so prefill pays for decoding once; each
 //! product sum runs in the order of [`lanes::dot`] whatever the number of rows.
 
-use crate::common::act::Round;
+use crate::common::act::Format;
 use crate::common::lanes;
 use crate::common::plumbing::{Plain, Result, Step};
 use registry::{Act, Pattern, Problem};
@@ -48,13 +48,8 @@ fn rounded_bytes(problem: &Problem) -> u64 {
     x.map_or(0, |elements: usize| elements as u64 * 4)
 }
 
-/// Records the product; activations go through `round` first, if there is one.
-pub fn record(step: Step<'_>, round: Option<Round>) -> Result<()> {
-    record_as(step, round, |_| ())
-}
-
-/// As [`record`]; decoded weights go through `weights` first.
-pub fn record_as(mut step: Step<'_>, round: Option<Round>, weights: fn(&mut [f32])) -> Result<()> {
+/// Records the product of factors in a format; in f32 without one.
+pub fn record(mut step: Step<'_>, format: Option<Format>) -> Result<()> {
     let from = step.output_rows();
     let x = step.activation(0)?;
     let w = step.matrix(1)?;
@@ -64,8 +59,8 @@ pub fn record_as(mut step: Step<'_>, round: Option<Round>, weights: fn(&mut [f32
     };
     let y = step.output()?;
     let meta = step.meta()?;
-    let rounded = match round {
-        Some(round) => Some((round, step.workspace(x.len)?)),
+    let rounded = match format {
+        Some(format) => Some((format.x, step.workspace(x.len)?)),
         None => None,
     };
     step.task(move |ctx| {
@@ -92,7 +87,9 @@ pub fn record_as(mut step: Step<'_>, round: Option<Round>, weights: fn(&mut [f32
             for (i, row) in decoded.chunks_exact_mut(w.k).take(count).enumerate() {
                 // SAFETY: a declared read.
                 unsafe { w.decode(first + i, row) };
-                weights(row);
+                if let Some(format) = format {
+                    (format.w)(row);
+                }
             }
             for r in 0..rows {
                 // SAFETY: rows are read only, rounding ended at the barrier; each

@@ -4,7 +4,7 @@
 //! As in [`crate::common::linear`], a block of weight rows is decoded once and
 //! meets every activation that uses it, in the order of [`lanes::dot`].
 
-use crate::common::act::Round;
+use crate::common::act::Format;
 use crate::common::lanes;
 use crate::common::plumbing::{Ids, Plain, Result, Rows, Step};
 use registry::{Act, Pattern, Problem};
@@ -54,7 +54,7 @@ fn rounded_bytes(problem: &Problem) -> u64 {
 }
 
 /// `x [T, K] or [T, k, K], w [E·N, K], experts [T, k], bias [E·N]? → y [T, k, N]`.
-pub fn experts(mut step: Step<'_>, round: Option<Round>) -> Result<()> {
+pub fn experts(mut step: Step<'_>, format: Option<Format>) -> Result<()> {
     let chosen = step.ids(2)?;
     let x = step.activation(0)?;
     let k = step.matrix(1)?.k;
@@ -66,13 +66,13 @@ pub fn experts(mut step: Step<'_>, round: Option<Round>) -> Result<()> {
         experts: chosen,
         shared: x.len == k,
     };
-    record(step, x, users, bias, round)
+    record(step, x, users, bias, format)
 }
 
 /// `x [T, heads, K], w [heads·N, K] → y [T, heads, N]`.
-pub fn heads(mut step: Step<'_>, round: Option<Round>) -> Result<()> {
+pub fn heads(mut step: Step<'_>, format: Option<Format>) -> Result<()> {
     let x = step.activation(0)?;
-    record(step, x, Users::Own, None, round)
+    record(step, x, Users::Own, None, format)
 }
 
 fn record(
@@ -80,7 +80,7 @@ fn record(
     x: Rows,
     users: Users,
     bias: Option<hal::cpu::CpuSlice<f32>>,
-    round: Option<Round>,
+    format: Option<Format>,
 ) -> Result<()> {
     let w = step.matrix(1)?;
     let Some(&n) = step.problem.ops[0].shape.last() else {
@@ -88,8 +88,8 @@ fn record(
     };
     let y = step.output()?;
     let meta = step.meta()?;
-    let rounded = match round {
-        Some(round) => Some((round, step.workspace(x.len)?)),
+    let rounded = match format {
+        Some(format) => Some((format.x, step.workspace(x.len)?)),
         None => None,
     };
     step.task(move |ctx| {
@@ -137,6 +137,9 @@ fn record(
             }
             // SAFETY: a declared read.
             unsafe { w.decode(row, &mut decoded) };
+            if let Some(format) = format {
+                (format.w)(&mut decoded);
+            }
             for &(t, from, to) in &meets {
                 // SAFETY: rows are read only, rounding ended at the barrier; each
                 // thread writes the columns of its own share.

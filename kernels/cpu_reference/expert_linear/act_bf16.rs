@@ -7,7 +7,7 @@ use crate::common::stored::{for_each_scheme, register_schemes};
 use registry::{Act, Pattern};
 
 fn record(step: Step<'_>) -> Result<()> {
-    stacked::experts(step, Some(act::to_bf16))
+    stacked::experts(step, Some(act::BF16))
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {

@@ -1,13 +1,13 @@
 //! op: expert_linear, the experts that each row chose, with activations rounded to f16 first; see [`stacked`].
 
-use crate::common::act;
+use crate::common::act::{self, Format};
 use crate::common::plumbing::{Plain, Result, Step};
 use crate::common::stacked;
 use crate::common::stored::{for_each_scheme, register_schemes};
 use registry::{Act, Pattern};
 
 fn record(step: Step<'_>) -> Result<()> {
-    stacked::experts(step, Some(act::to_f16))
+    stacked::experts(step, Some(Format::of(act::to_f16)))
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {

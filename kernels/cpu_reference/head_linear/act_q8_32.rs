@@ -1,7 +1,7 @@
 //! op: head_linear, a matrix for each head, with activations rounded to
 //! int8 first, one scale for each 32 elements; see [`stacked`].
 
-use crate::common::act;
+use crate::common::act::{self, Format};
 use crate::common::plumbing::{Plain, Result, Step};
 use crate::common::stacked;
 use crate::common::stored::{for_each_scheme, register_schemes};
@@ -10,7 +10,7 @@ use registry::{Act, Pattern};
 const BLOCK: usize = 32;
 
 fn record(step: Step<'_>) -> Result<()> {
-    stacked::heads(step, Some(act::to_q8::<BLOCK>))
+    stacked::heads(step, Some(Format::of(act::to_q8::<BLOCK>)))
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {

@@ -8,7 +8,7 @@ use crate::common::stored::{for_each_scheme, register_schemes};
 use registry::Act;
 
 fn record(step: Step<'_>) -> Result<()> {
-    linear::record_as(step, Some(act::to_bf16), act::in_bf16)
+    linear::record(step, Some(act::BF16))
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {

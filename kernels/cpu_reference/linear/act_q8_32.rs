@@ -1,7 +1,7 @@
 //! op: linear with activations rounded to int8 first, one scale for each 32
 //! elements; see [`linear::record`].
 
-use crate::common::act;
+use crate::common::act::{self, Format};
 use crate::common::linear;
 use crate::common::plumbing::{Plain, Result, Step};
 use crate::common::stored::{for_each_scheme, register_schemes};
@@ -10,7 +10,7 @@ use registry::Act;
 const BLOCK: usize = 32;
 
 fn record(step: Step<'_>) -> Result<()> {
-    linear::record(step, Some(act::to_q8::<BLOCK>))
+    linear::record(step, Some(Format::of(act::to_q8::<BLOCK>)))
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {
