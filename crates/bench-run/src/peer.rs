@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-/// llama-bench repeats each test so often; the median counts as one sample.
+/// llama-bench repeats each test so often where its command does not say; the median
+/// counts as one sample.
 const REPEATS: &str = "3";
 
 /// A peer and what it did so far.
@@ -72,9 +73,14 @@ impl Peer {
             1 => shape.prompt.to_string(),
             n => format!("{},{n}", shape.prompt),
         };
+        let repeats: &[&str] = match arguments.iter().any(|a| a == "-r" || a == "--repetitions") {
+            true => &[],
+            false => &["-r", REPEATS],
+        };
         let output = Command::new(program)
             .args(arguments)
-            .args(["-o", "jsonl", "-r", REPEATS, "-p", &prompts])
+            .args(repeats)
+            .args(["-o", "jsonl", "-p", &prompts])
             .args(["-n", &shape.generated.to_string()])
             .args(["-d", &shape.depth.to_string()])
             .output()
