@@ -35,8 +35,10 @@ mod common {
     #[cfg(target_arch = "x86_64")]
     pub mod matmul_bf16;
     pub mod matmul_f32;
+    pub mod matmul_few;
     pub mod matmul_kernels;
     pub mod matmul_q8;
+    pub mod matmul_sink;
     pub mod parts;
     pub mod plumbing;
     pub mod pointwise;

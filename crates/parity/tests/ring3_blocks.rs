@@ -124,6 +124,34 @@ fn q6_k_keeps_to_the_oracle() {
     holds("q6_k", |_| StoredType::Q6_K);
 }
 
+/// The schemes that are only read, each in some of the layers, so that one model has
+/// all of them: `schemes`, in turn.
+fn in_turn(schemes: &'static [StoredType]) -> impl Fn(&str) -> StoredType {
+    move |tensor| {
+        let mut parts = tensor.split('.').skip(1);
+        let layer = parts.next().and_then(|n| n.parse::<usize>().ok());
+        schemes[layer.unwrap_or(0) % schemes.len()]
+    }
+}
+
+#[test]
+fn schemes_of_32_elements_keep_to_the_oracle() {
+    use StoredType as T;
+    holds(
+        "q4_1, q5_0, q5_1, iq4_nl, mxfp4",
+        in_turn(&[T::Q4_1, T::Q5_0, T::Q5_1, T::IQ4_NL, T::MXFP4]),
+    );
+}
+
+#[test]
+fn schemes_of_256_elements_keep_to_the_oracle() {
+    use StoredType as T;
+    holds(
+        "q5_k, q3_k, iq4_xs, q2_k",
+        in_turn(&[T::Q5_K, T::Q3_K, T::IQ4_XS, T::Q2_K]),
+    );
+}
+
 /// As files in mixed schemes have it: q6_k in the embeddings, v and down of some
 /// layers.
 #[test]

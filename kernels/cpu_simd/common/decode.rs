@@ -113,11 +113,14 @@ impl Attend {
                 scores,
                 stats,
             };
-            if S::WIDE && dim == pad && group.is_multiple_of(4) {
-                let reach = position + 1;
-                self.direct(s, table, head, (low, high, reach), at);
-            } else {
-                self.staged(s, table, head, (low, high), (keys, values), at);
+            let range = (low, high, position + 1);
+            match group {
+                _ if !S::WIDE || dim != pad => {
+                    self.staged(s, table, head, (low, high), (keys, values), at);
+                }
+                g if g.is_multiple_of(4) => self.direct::<S, 4>(s, table, head, range, at),
+                g if g.is_multiple_of(2) => self.direct::<S, 2>(s, table, head, range, at),
+                _ => self.direct::<S, 1>(s, table, head, range, at),
             }
             for h in 0..group {
                 let (out, max, sum) = (
@@ -172,6 +175,12 @@ impl Attend {
             unsafe {
                 self.fetch(s, table, (0, head), (start, end), keys);
                 self.fetch(s, table, (1, head), (start, end), values);
+                // Scores are made of whole vectors of keys: what others left in the
+                // scratch may be subnormal, and products of that are slow.
+                let rest = (n * pad..n.next_multiple_of(LANES) * pad).step_by(LANES);
+                for i in rest {
+                    s.store(keys.add(i), s.zero());
+                }
                 for h in 0..group {
                     score(
                         s,
@@ -192,13 +201,13 @@ impl Attend {
         }
     }
 
-    /// The same straight from the pages, four queries at a time, while the next
-    /// block's lines are called for; `reach` is where the row's positions end.
+    /// The same straight from the pages, G queries at a time, while the next block's
+    /// lines are called for; `reach` is where the row's positions end.
     ///
     /// # Safety
-    /// As [`Attend::staged`]; the dimension is whole vectors.
+    /// As [`Attend::staged`]; the dimension is whole vectors, the group whole G.
     #[inline(always)]
-    unsafe fn direct<S: Simd>(
+    unsafe fn direct<S: Simd, const G: usize>(
         &self,
         s: S,
         table: &[u32],
@@ -219,42 +228,56 @@ impl Attend {
             self.addresses(table, head, later, &mut next);
             // SAFETY: `addresses` checked the rows; prefetching faults nowhere.
             unsafe {
-                for h in (0..group).step_by(4) {
-                    for j in (0..n).step_by(4) {
+                // Keys at once: a vector holds a score of each query and key.
+                let abreast = LANES / G;
+                for h in (0..group).step_by(G) {
+                    for j in (0..n).step_by(abreast) {
                         let mut acc = [s.zero(); LANES];
                         for d in (0..dim).step_by(LANES) {
                             let q = at.queries.add(h * dim + d);
-                            for i in 0..4 {
+                            for i in 0..abreast {
                                 let k = self.elem.load(s, now[0][j + i].add(d * bytes));
-                                for g in 0..4 {
+                                for g in 0..G {
                                     let q = s.load(q.add(g * dim));
-                                    acc[4 * g + i] = s.fma(q, k, acc[4 * g + i]);
+                                    let acc = &mut acc[abreast * g + i];
+                                    *acc = s.fma(q, k, *acc);
                                 }
                             }
                         }
-                        for i in 0..4 {
+                        for i in 0..abreast {
                             for line in (0..dim * bytes).step_by(64) {
                                 s.prefetch(next[0][j + i].wrapping_add(line));
                             }
                         }
                         let sums = s.to_array(s.sums(acc));
-                        for (g, four) in sums.as_chunks::<4>().0.iter().enumerate() {
+                        for g in 0..G {
                             let to = at.scores.add((h + g) * KEYS + j);
-                            to.cast::<[f32; 4]>().write_unaligned(*four);
+                            let from = sums.as_ptr().add(g * abreast);
+                            std::ptr::copy_nonoverlapping(from, to, abreast);
                         }
                     }
                 }
                 at.soften(s, group, dim, n, self.softcap);
-                for h in (0..group).step_by(4) {
+                for h in (0..group).step_by(G) {
                     let mut d = 0;
                     while d < dim {
-                        let wide = d + 4 * LANES <= dim;
-                        if wide {
-                            self.add_values::<S, 4>(s, (h, d, n), &now[1], &next[1], at);
-                        } else {
-                            self.add_values::<S, 1>(s, (h, d, n), &now[1], &next[1], at);
-                        }
-                        d += if wide { 4 * LANES } else { LANES };
+                        let of = (h, d, n);
+                        let left = (dim - d) / LANES;
+                        // As many sums as there are registers for.
+                        d += match left {
+                            8.. if G <= 2 => {
+                                self.add_values::<S, G, 8>(s, of, &now[1], &next[1], at);
+                                8
+                            }
+                            4.. => {
+                                self.add_values::<S, G, 4>(s, of, &now[1], &next[1], at);
+                                4
+                            }
+                            _ => {
+                                self.add_values::<S, G, 1>(s, of, &now[1], &next[1], at);
+                                1
+                            }
+                        } * LANES;
                     }
                 }
             }
@@ -262,13 +285,13 @@ impl Attend {
         }
     }
 
-    /// Adds D vectors of the weighted values of `n` keys to the outputs of four
+    /// Adds D vectors of the weighted values of `n` keys to the outputs of G
     /// queries, from query `h` and element `d` on.
     ///
     /// # Safety
     /// As [`Attend::direct`].
     #[inline(always)]
-    unsafe fn add_values<S: Simd, const D: usize>(
+    unsafe fn add_values<S: Simd, const G: usize, const D: usize>(
         &self,
         s: S,
         (h, d, n): (usize, usize, usize),
@@ -279,7 +302,7 @@ impl Attend {
         let (dim, bytes) = (self.dim, self.elem.bytes());
         // SAFETY: as the caller promises.
         unsafe {
-            let mut acc = [[s.zero(); D]; 4];
+            let mut acc = [[s.zero(); D]; G];
             for j in 0..n {
                 let row = now[j].add(d * bytes);
                 for line in (0..D * LANES * bytes).step_by(64) {

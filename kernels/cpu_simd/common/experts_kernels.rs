@@ -11,24 +11,10 @@ use super::plumbing::needs;
 use super::plumbing::{Result, SimdKernel, Step};
 use super::q_scheme::Q16;
 use crate::BACKEND;
-use graph::{Activation, OpKind};
 use registry::{Act, KernelSpec, Pattern};
 
 /// Largest |Δ|: sums over blocks are f32 in another order than the oracle's.
 const PRODUCTS: f32 = 5e-5;
-
-/// Where a product of clipped factors follows, outputs are of a few tens, however large
-/// the sums were, and have up to eight times their errors: sums of a thousand that
-/// hold `PRODUCTS` may be off by 1e-2 of them.
-const CLIPPED: f32 = 1e-3;
-
-const fn tolerance(pattern: &Pattern, products: f32) -> f32 {
-    let last = &pattern.ops[pattern.ops.len() - 1].kind;
-    match last {
-        OpKind::GatedMul(Activation::SwigluOai) => CLIPPED,
-        _ => products,
-    }
-}
 
 /// f32 activations: any CPU.
 pub const fn packed(
@@ -52,7 +38,7 @@ pub const fn packed(
             act: Act::F32,
             rank,
             layouts,
-            tolerance: tolerance(pattern, PRODUCTS),
+            tolerance: PRODUCTS,
         },
         fits: experts_sizes::fits,
         workspace: |p| experts_sizes::workspace(p, PackAs::F32, 0),
@@ -73,7 +59,7 @@ pub const fn bf16_dot(pattern: &'static Pattern, rank: i32) -> SimdKernel {
             act: Act::Bf16,
             rank,
             layouts: &[N16K2],
-            tolerance: tolerance(pattern, 1e-4),
+            tolerance: 1e-4,
         },
         fits: |p| {
             needs(&p.device, "avx512bf16")?;
@@ -100,7 +86,7 @@ pub const fn int8(
             act: Act::Q8_32,
             rank,
             layouts: &[Q16],
-            tolerance: tolerance(pattern, PRODUCTS),
+            tolerance: PRODUCTS,
         },
         fits: experts_sizes::block_fits,
         workspace: experts_q8::workspace,

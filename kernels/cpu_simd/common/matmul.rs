@@ -15,7 +15,8 @@
 
 use super::int::IntSimd;
 use super::layout::{PANEL, elem_bytes, pad_k, panel_size};
-use super::math::{Norm, inverse_rms, silu};
+use super::math::{Norm, inverse_rms};
+use super::matmul_sink::Sink;
 use super::plumbing::{Fits, Meta, Result, Rows, Step, real_rows};
 use super::q_codes::STEP;
 use super::q_scheme::{Kind, PanelParts};
@@ -44,6 +45,8 @@ pub enum PackAs {
     Bf16Tiles,
     /// Rows of int8 with their scales: [`Q8Step`].
     Q8,
+    /// The same, of [`q8::TOGETHER`] rows one step after the other.
+    Q8Together,
 }
 
 impl PackAs {
@@ -52,7 +55,7 @@ impl PackAs {
         match self {
             PackAs::F32 => pad_k(k) * 4,
             PackAs::Bf16 | PackAs::Bf16Tiles => pad_k(k) * 2,
-            PackAs::Q8 => q8::row_bytes(k),
+            PackAs::Q8 | PackAs::Q8Together => q8::row_bytes(k),
         }
     }
 }
@@ -152,6 +155,7 @@ fn packing(p: &Problem, pack: PackAs, threads: usize) -> Packing {
     let rows = match pack {
         _ if p.rows.max == 1 => 1,
         PackAs::Q8 => p.rows.max,
+        PackAs::Q8Together => p.rows.max.next_multiple_of(q8::TOGETHER),
         _ => p.rows.max.next_multiple_of(32),
     };
     let slot = (rows * pack.row_bytes(k)).next_multiple_of(64);
@@ -304,9 +308,25 @@ impl Job {
     pub fn packed_q8<S: IntSimd>(&self, s: S, ctx: &TaskCtx, rows: usize) -> *const Q8Step {
         let (to, mine) = self.slot(ctx, rows);
         let to = to.cast::<Q8Step>();
+        let steps = self.k / STEP;
+        let together = self.pack == PackAs::Q8Together;
         for row in mine {
+            let (first, stride) = match together {
+                true => (q8::first_together(row, steps), q8::TOGETHER),
+                false => (row * steps, 1),
+            };
             // SAFETY: as in `packed`; a row is whole steps.
-            unsafe { self.quantise_row(s, row, to.add(row * (self.k / STEP))) };
+            unsafe { self.quantise_row(s, row, to.add(first), stride) };
+        }
+        if together && (self.packing.private || ctx.thread == 0) {
+            // Kernels multiply whole blocks of rows: those that are not there are zero.
+            for row in rows..rows.next_multiple_of(q8::TOGETHER) {
+                let first = q8::first_together(row, steps);
+                for step in 0..steps {
+                    // SAFETY: the slot has whole blocks of rows.
+                    unsafe { to.add(first + step * q8::TOGETHER).write_bytes(0, 1) };
+                }
+            }
         }
         self.all_packed(ctx);
         to
@@ -341,7 +361,7 @@ impl Job {
     }
 
     #[inline(always)]
-    unsafe fn quantise_row<S: IntSimd>(&self, s: S, row: usize, to: *mut Q8Step) {
+    unsafe fn quantise_row<S: IntSimd>(&self, s: S, row: usize, to: *mut Q8Step, stride: usize) {
         let x = self.x.at(row).cast_const();
         // SAFETY: k elements, whole steps, lie in the row and in the norm's
         // weight; the caller vouches for the packed row.
@@ -359,7 +379,7 @@ impl Job {
                     ],
                     None => [s.load(x.add(at)), s.load(x.add(at + LANES))],
                 };
-                q8::quantise(s, pair, to.add(i));
+                q8::quantise(s, pair, to.add(i * stride));
             }
         }
     }
@@ -392,7 +412,7 @@ impl Job {
                         s.store_bf16(to.cast::<u16>().add(at), v);
                     }
                     // Those have steps of two vectors.
-                    PackAs::Q8 => {}
+                    PackAs::Q8 | PackAs::Q8Together => {}
                 }
             }
             i += LANES;
@@ -494,81 +514,6 @@ impl Job {
             }
         }
         sink
-    }
-}
-
-/// Where the products of a group go.
-#[derive(Clone, Copy)]
-pub struct Sink<S: Simd> {
-    count: usize,
-    silu: bool,
-    /// Columns of each panel.
-    n: [usize; 2],
-    bias: [Option<S::V>; 2],
-    out: [*mut f32; 2],
-    out_stride: usize,
-    residual: Option<[*const f32; 2]>,
-    residual_stride: usize,
-}
-
-impl<S: Simd> Sink<S> {
-    /// Whether every output of two panels is a whole aligned vector.
-    #[inline(always)]
-    pub fn is_whole(&self) -> bool {
-        let aligned = |p: &*mut f32| (*p as usize).is_multiple_of(4 * LANES);
-        self.n == [LANES; 2]
-            && self.count == 2
-            && self.out_stride.is_multiple_of(LANES)
-            && self.out.iter().all(aligned)
-    }
-
-    /// Takes the products of one row to their output.
-    ///
-    /// # Safety
-    /// `row` is a row of the step, and this thread alone has the group's outputs
-    /// of that row.
-    #[inline(always)]
-    pub unsafe fn put(&self, s: S, row: usize, c: [S::V; 2]) {
-        // SAFETY: as the caller promises.
-        unsafe { self.finish(s, row, c, |to, y, n| s.store_n(to, y, n)) }
-    }
-
-    /// As [`Sink::put`], by `store`, which gets at most 16 elements.
-    ///
-    /// # Safety
-    /// As [`Sink::put`].
-    #[inline(always)]
-    pub unsafe fn finish(
-        &self,
-        s: S,
-        row: usize,
-        mut c: [S::V; 2],
-        store: impl Fn(*mut f32, S::V, usize),
-    ) {
-        for (c, bias) in c.iter_mut().zip(self.bias) {
-            if let Some(b) = bias {
-                *c = s.add(*c, b);
-            }
-        }
-        let at = row * self.out_stride;
-        // SAFETY: n columns from each panel's first are in the row of the
-        // output, and of the residual, which has its shape.
-        unsafe {
-            if self.silu {
-                let y = s.mul(silu(s, c[0]), c[1]);
-                return store(self.out[0].add(at), y, self.n[0]);
-            }
-            for (i, c) in c.into_iter().enumerate().take(self.count) {
-                let y = match self.residual {
-                    Some(r) => {
-                        let r = r[i].add(row * self.residual_stride);
-                        s.add(s.load_n(r, self.n[i]), c)
-                    }
-                    None => c,
-                };
-                store(self.out[i].add(at), y, self.n[i]);
-            }
-        }
     }
 }
 

@@ -11,8 +11,9 @@
 //! contents from one block of it to the next.
 
 use super::layout::pad_k;
-use super::matmul::{self, Group, Job, PackAs, Sink};
+use super::matmul::{self, Group, Job, PackAs};
 use super::matmul_f32::PREFETCH;
+use super::matmul_sink::Sink;
 use super::plumbing::{Result, Step};
 use super::q_codes::{Codes, QUADS};
 use super::q_scheme::{BlockScheme, with_scheme};

@@ -1,8 +1,9 @@
 //! Products of bf16 activations with bf16 panels by VDPBF16PS. Sums are f32;
 //! subnormal numbers count as zero.
 
-use super::matmul::{Group, Job, PackAs, Sink};
+use super::matmul::{Group, Job, PackAs};
 use super::matmul_f32::PREFETCH;
+use super::matmul_sink::Sink;
 use super::plumbing::{Result, Step};
 use super::x86::Avx512Bf16;
 use hal::cpu::TaskCtx;

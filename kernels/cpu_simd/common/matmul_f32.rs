@@ -1,7 +1,8 @@
 //! Products with f32 activations and f32, f16 or bf16 panels, on any
 //! instruction set.
 
-use super::matmul::{Group, Job, PackAs, Sink};
+use super::matmul::{Group, Job, PackAs};
+use super::matmul_sink::Sink;
 use super::plumbing::{Result, Step};
 use super::simd::{Body, Simd};
 use hal::cpu::TaskCtx;

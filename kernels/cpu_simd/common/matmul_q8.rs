@@ -3,8 +3,10 @@
 //! then take the sum to f32.
 
 use super::int::{IntBody, IntSimd};
-use super::matmul::{self, Group, Job, PackAs, Sink};
+use super::matmul::{self, Group, Job, PackAs};
 use super::matmul_f32::PREFETCH;
+use super::matmul_few::{FEW, Few};
+use super::matmul_sink::Sink;
 use super::plumbing::{Result, Step};
 use super::q_codes::{Codes, QUADS, STEP};
 use super::q_scheme::{BlockScheme, with_scheme};
@@ -424,24 +426,31 @@ impl IntBody for Gemm {
 
 /// Bytes of a problem's scratch.
 pub fn workspace(p: &Problem) -> u64 {
+    if p.rows.max <= FEW {
+        return matmul::workspace(p, few_packed(p));
+    }
     let packed = matmul::workspace(p, PackAs::Q8);
-    packed + (own_bytes(p) * p.device.threads) as u64
+    packed + (scratch_bytes(matmul::depth(p)) * p.device.threads) as u64
 }
 
-/// Bytes of each thread's own scratch.
-fn own_bytes(p: &Problem) -> usize {
+/// How the activations of at most [`FEW`] rows are kept.
+fn few_packed(p: &Problem) -> PackAs {
     match p.rows.max {
-        1 => 0,
-        _ => scratch_bytes(matmul::depth(p)),
+        1 => PackAs::Q8,
+        _ => PackAs::Q8Together,
     }
 }
 
 pub fn record(step: &mut Step<'_>) -> Result<()> {
     let problem = step.problem;
-    let job = Job::with_slots(step, PackAs::Q8, own_bytes(problem))?;
-    if problem.rows.max == 1 {
-        step.int_body(Gemv { job })
-    } else {
-        step.int_body(Gemm { job })
+    if problem.rows.max > FEW {
+        let own = scratch_bytes(matmul::depth(problem));
+        let job = Job::with_slots(step, PackAs::Q8, own)?;
+        return step.int_body(Gemm { job });
+    }
+    let job = Job::of(step, few_packed(problem))?;
+    match problem.rows.max {
+        1 => step.int_body(Gemv { job }),
+        _ => step.int_body(Few { job }),
     }
 }

@@ -22,6 +22,16 @@ pub struct Q8Step {
     pad: u32,
 }
 
+/// Rows whose steps lie beside each other where few rows are multiplied: a kernel
+/// finds all of them at fixed distances from one address.
+pub const TOGETHER: usize = 8;
+
+/// Index of a row's first step among rows that lie together; the next ones are
+/// [`TOGETHER`] apart.
+pub const fn first_together(row: usize, steps: usize) -> usize {
+    row / TOGETHER * TOGETHER * steps + row % TOGETHER
+}
+
 /// Bytes of a row of k elements, whole steps.
 pub const fn row_bytes(k: usize) -> usize {
     k / STEP * size_of::<Q8Step>()

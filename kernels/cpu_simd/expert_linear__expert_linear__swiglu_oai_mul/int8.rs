@@ -7,7 +7,7 @@
 //! partition: threads share (expert, run of columns) by what they cost; see
 //!            common/experts.rs
 //! source:    written here
-//! parity:    1e-3
+//! parity:    5e-5
 
 use graph::{Activation, OpKind};
 use registry::{Pattern, PatternOp, Src};

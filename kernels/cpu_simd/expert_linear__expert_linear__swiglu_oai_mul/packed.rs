@@ -6,6 +6,6 @@
 //! partition: threads share (expert, run of columns) by what they cost; see
 //!            common/experts.rs
 //! source:    written here
-//! parity:    1e-3
+//! parity:    5e-5
 
 crate::common::experts_kernels::plain_experts!(&super::int8::PATTERN, rank 50);

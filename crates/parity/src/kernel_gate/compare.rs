@@ -5,7 +5,7 @@ use super::chain::OpValue;
 use super::fill::parts;
 use super::routing;
 use super::stored::{decode, rounded};
-use graph::{Op, OpKind};
+use graph::{Activation, Op, OpKind};
 use registry::{OperandSrc, Problem, Scheme, StateView};
 
 /// Errors below this are no errors, even where the oracle's output is all zeros:
@@ -49,8 +49,11 @@ pub fn product(
             for r in unsure {
                 got[r * len..][..len].copy_from_slice(&want[r * len..][..len]);
             }
-            let scale = scale(case, problem, op, want, all);
-            rows(&got, want, scale, tolerance, len)
+            let scale = Scale {
+                whole: scale(case, problem, op, want, all),
+                each: gated(problem, op, all),
+            };
+            rows(&got, want, &scale, tolerance, len)
         }
         OpValue::Ids(want_ids) => {
             let got: Vec<u32> = (got.as_chunks().0.iter())
@@ -98,6 +101,60 @@ fn scale(case: &Case, problem: &Problem, op: usize, want: &[f32], all: &[Vec<OpV
         }
         _ => plain,
     }
+}
+
+/// What errors are measured by.
+#[derive(Default)]
+struct Scale {
+    whole: f64,
+    /// Of each element, where that is known and larger.
+    each: Vec<f64>,
+}
+
+impl Scale {
+    fn at(&self, i: usize) -> f64 {
+        self.each.get(i).map_or(self.whole, |x| self.whole.max(*x))
+    }
+}
+
+/// A product of two computed factors, each within the tolerance of its own root mean
+/// square, is off by what either error makes of the other factor. Where one factor is
+/// many times its mean, so is that.
+fn gated(problem: &Problem, op: usize, all: &[Vec<OpValue>]) -> Vec<f64> {
+    let planned = &problem.ops[op];
+    let (Op::GatedMul(activation), [OperandSrc::Op(g), OperandSrc::Op(u), ..]) =
+        (&planned.op, planned.inputs.as_slice())
+    else {
+        return Vec::new();
+    };
+    let factor = |j: usize| all[j].first().map_or(&[][..], OpValue::rows);
+    let (gate, up) = (factor(*g), factor(*u));
+    let (of_gate, of_up) = (rms(gate), rms(up));
+    let each = gate.iter().zip(up).map(|(g, u)| {
+        let (g, u) = (f64::from(*g), f64::from(*u));
+        // What the gate's error is multiplied by, and what up's.
+        let (by_up, by_gate) = match activation {
+            // No activation is larger than its argument or much steeper.
+            Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Identity => {
+                (u.abs(), g.abs())
+            }
+            Activation::Sigmoid => (u.abs(), 1.0),
+            // Clipped factors have no error.
+            Activation::SwigluOai => {
+                let clip = 7.0;
+                let up = u.abs().min(clip) + 1.0;
+                let by_up = if g < clip { up } else { 0.0 };
+                let by_gate = if u.abs() < clip {
+                    g.abs().min(clip)
+                } else {
+                    0.0
+                };
+                (by_up, by_gate)
+            }
+        };
+        by_up * of_gate + by_gate * of_up
+    });
+    each.collect()
 }
 
 /// Rows whose experts another rounding of computed logits could change: neither they
@@ -168,17 +225,20 @@ fn states(
         .filter(|(_, slot)| !case.batch.spare.contains(slot))
         .collect();
     let all: Vec<f32> = kept.iter().flat_map(|(_, slot)| at(want, *slot)).collect();
-    let scale = rms(&all);
+    let scale = Scale {
+        whole: rms(&all),
+        ..Scale::default()
+    };
     let mut worst: f64 = 0.0;
     for (r, slot) in kept {
-        let verdict = rows(&at(got, slot), &at(want, slot), scale, tolerance, view.len);
+        let verdict = rows(&at(got, slot), &at(want, slot), &scale, tolerance, view.len);
         let what = |e| format!("state behind row {r}, in slot {slot}: {e}");
         worst = worst.max(verdict.map_err(what)?);
     }
     Ok(worst)
 }
 
-fn rows(got: &[f32], want: &[f32], scale: f64, tolerance: f64, len: usize) -> Verdict {
+fn rows(got: &[f32], want: &[f32], scale: &Scale, tolerance: f64, len: usize) -> Verdict {
     let mut worst = (0.0, 0);
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
         if !w.is_finite() {
@@ -186,26 +246,26 @@ fn rows(got: &[f32], want: &[f32], scale: f64, tolerance: f64, len: usize) -> Ve
                 "the oracle gives {w} at element {i}: not a fair case"
             ));
         }
-        let error = (f64::from(*g) - f64::from(*w)).abs();
-        let error = if error.is_nan() { f64::INFINITY } else { error };
-        if error > worst.0 {
-            worst = (error, i);
+        let ratio = match (f64::from(*g) - f64::from(*w)).abs() {
+            0.0 => 0.0,
+            error if error.is_nan() => f64::INFINITY,
+            error => error / (tolerance * scale.at(i)).max(NOTHING),
+        };
+        if ratio > worst.0 {
+            worst = (ratio, i);
         }
     }
-    let ratio = match worst.0 {
-        0.0 => 0.0,
-        e => e / (tolerance * scale).max(NOTHING),
-    };
+    let (ratio, at) = worst;
     if ratio > 1.0 {
-        let (at, len) = (worst.1, len.max(1));
+        let len = len.max(1);
         return Err(format!(
-            "element {} of row {} is {}, the oracle has {}: {:.1e} of the rms {:.3e}, tolerance {:.1e}",
+            "element {} of row {} is {}, the oracle has {}: {:.1e} of {:.3e}, tolerance {:.1e}",
             at % len,
             at / len,
             got[at],
             want[at],
-            worst.0 / scale,
-            scale,
+            ratio * tolerance,
+            scale.at(at),
             tolerance
         ));
     }

@@ -6,6 +6,7 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+mod coarse;
 mod keys;
 mod layers;
 mod other;
@@ -283,6 +284,9 @@ impl Tensor {
             (true, _) => StoredType::F32,
             (false, given) => given.unwrap_or(self.stored),
         };
+        if !formats::can_encode(stored) {
+            return (stored, coarse::encode(stored, &self.values));
+        }
         let bytes = stored.bytes_for(&self.shape).expect("whole blocks") as usize;
         let mut out = vec![0; bytes];
         formats::encode_row(stored, &self.values, &mut out).expect("finite values");
