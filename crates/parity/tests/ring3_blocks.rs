@@ -101,6 +101,7 @@ fn holds(what: &str, stored: impl Fn(&str) -> StoredType) {
     let cost = difference(&exact, &have).mean_kl;
     let own = difference(&unquantised, &exact).mean_kl;
     println!("{what}: int8 activations add {cost:.2e}, the scheme's own is {own:.2e}");
+    assert!(own < 1.0, "{what}: no model is left of it, at {own}");
     assert!(cost <= (0.1 * own).max(2e-3), "{what}: {cost} of {own}");
 }
 

@@ -24,16 +24,24 @@ impl Codes {
     fn find(stored: StoredType) -> Codes {
         let n = stored.block_elements();
         let ramp: Vec<f32> = (0..n).map(|i| 1.0 + i as f32 / n as f32).collect();
-        let plain = scales(stored, &ramp);
-        let base = decoded(stored, &plain);
+        let mut block = scales(stored, &ramp);
         let mut bits = vec![Vec::new(); n];
-        for bit in 0..8 * plain.len() {
-            let mut block = plain.clone();
-            block[bit / 8] ^= 1 << (bit % 8);
-            let other = decoded(stored, &block);
-            let changed: Vec<usize> = (0..n).filter(|i| other[*i] != base[*i]).collect();
-            if let [element] = changed[..] {
-                bits[element].push(bit);
+        // A sign changes nothing beside a zero: once more with all bits set.
+        for _ in 0..2 {
+            let base = decoded(stored, &block);
+            for bit in 0..8 * block.len() {
+                let mut other = block.clone();
+                other[bit / 8] ^= 1 << (bit % 8);
+                let other = decoded(stored, &other);
+                let changed: Vec<usize> = (0..n).filter(|i| other[*i] != base[*i]).collect();
+                if let [element] = changed[..]
+                    && !bits[element].contains(&bit)
+                {
+                    bits[element].push(bit);
+                }
+            }
+            for bit in bits.iter().flatten() {
+                block[bit / 8] |= 1 << (bit % 8);
             }
         }
         let width = bits[0].len();
