@@ -17,6 +17,9 @@ pub const SCHEMA: &str = "espalier-bench/2";
 /// End-to-end rates that scatter more than this (stdev over median) say little.
 pub const MAX_SPREAD: f64 = 0.05;
 
+/// Fewer samples do not show how much they scatter.
+pub const MIN_SAMPLES: usize = 5;
+
 /// Names of metrics.
 pub mod metric {
     pub const PREFILL: &str = "prefill_tok_s";
@@ -169,9 +172,21 @@ impl Artifact {
         let own = self.measurements.iter().map(|(name, s)| ("", name, s));
         let peers = self.baselines.iter();
         let peers = peers.flat_map(|b| b.measurements.iter().map(|(n, s)| ("the peer's ", n, s)));
-        let noisy: Vec<String> = own
-            .chain(peers)
-            .filter(|(_, _, s)| s.higher_is_better && !s.steady(MAX_SPREAD))
+        let rates: Vec<_> = (own.chain(peers))
+            .filter(|(_, _, s)| s.higher_is_better)
+            .collect();
+        // What scatters little over too few samples has not been seen to be steady.
+        if let Some((whose, name, s)) = rates.iter().find(|(_, _, s)| s.samples.len() < MIN_SAMPLES)
+        {
+            let reason = format!(
+                "{whose}{name} has {} samples, an accepted row at least {MIN_SAMPLES}: use --runs {MIN_SAMPLES}",
+                s.samples.len()
+            );
+            return (Status::RejectedVariance, reason);
+        }
+        let noisy: Vec<String> = rates
+            .into_iter()
+            .filter(|(_, _, s)| !s.steady(MAX_SPREAD))
             .map(|(whose, name, s)| format!("{whose}{name} by {:.1} %", s.spread() * 100.0))
             .collect();
         if !noisy.is_empty() {

@@ -76,7 +76,8 @@ fn steady(artifact: &mut Artifact) {
             "s" => Unit::Seconds,
             _ => Unit::TokensPerSecond,
         };
-        *stat = Stat::of(unit, vec![stat.median, stat.median * 1.01]).expect("samples");
+        let samples = [1.0, 1.01, 0.99, 1.0, 1.0].map(|x| x * stat.median);
+        *stat = Stat::of(unit, samples.to_vec()).expect("samples");
     }
     artifact.settle();
 }
@@ -138,8 +139,20 @@ fn a_run_states_everything_and_keeps_to_the_schema() {
     assert_eq!((a.status, a.decision.accepted), (Status::Accepted, true));
     assert_valid(&a);
 
+    // Two samples that agree show nothing.
+    let whole = a.measurements.clone();
+    let few = Stat::of(Unit::TokensPerSecond, vec![100.0, 100.0]).expect("samples");
+    a.measurements.insert(metric::DECODE.into(), few);
+    a.settle();
+    assert_eq!(a.status, Status::RejectedVariance);
+    a.measurements = whole;
+
     // The same run on a machine that was busy with something else.
-    let noisy = Stat::of(Unit::TokensPerSecond, vec![100.0, 130.0, 90.0]).expect("samples");
+    let noisy = Stat::of(
+        Unit::TokensPerSecond,
+        vec![100.0, 130.0, 90.0, 100.0, 105.0],
+    )
+    .expect("samples");
     a.measurements.insert(metric::DECODE.into(), noisy);
     a.settle();
     assert_eq!(a.status, Status::RejectedVariance);

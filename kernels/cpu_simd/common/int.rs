@@ -126,19 +126,19 @@ impl Level {
         #[cfg(target_arch = "aarch64")]
         use super::int_neon as neon;
         #[cfg(target_arch = "x86_64")]
-        use {super::int_x86 as x86, std::arch::is_x86_feature_detected as has};
+        use super::int_x86 as x86;
         match self {
             Level::Portable => body.run(Portable, ctx),
             // SAFETY: here and below, `Level::of` gives a level only where the
-            // CPU has it, and further features are asked for.
+            // CPU has it.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 if has!("avx512vnni") => unsafe { x86::run_avx512_vnni(body, ctx) },
+            Level::Avx512Vnni => unsafe { x86::run_avx512_vnni(body, ctx) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { x86::run_avx512(body, ctx) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 if has!("avxvnni") => unsafe { x86::run_avx2_vnni(body, ctx) },
+            Level::Avx2Vnni => unsafe { x86::run_avx2_vnni(body, ctx) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { x86::run_avx2(body, ctx) },

@@ -37,11 +37,23 @@ pub trait BlockScheme: Copy + Send + Sync + 'static {
 
     /// Takes a row's block apart.
     fn split(block: &[u8], span: &mut Span);
+
+    /// Puts row `n`'s block where a panel keeps its codes and its side.
+    fn pack(block: &[u8], n: usize, codes: &mut [u8], side: &mut [u8], span: &mut Span) {
+        Self::split(block, span);
+        Self::Sides::put(side, n, &span.side);
+        let all = span.codes.as_chunks::<STEP>().0;
+        let steps = codes.chunks_exact_mut(Self::Codes::BYTES);
+        for (step, values) in steps.zip(all) {
+            Self::Codes::put(step, n, values);
+        }
+    }
 }
 
 macro_rules! schemes {
     ($($kind:ident $name:literal: $codes:ty, $sides:ty, block $block:literal,
-       zero $zero:literal, narrow $narrow:literal, $split:expr;)+) => {
+       zero $zero:literal, narrow $narrow:literal, $split:expr
+       $(, quickly $sides:expr, $put:expr)?;)+) => {
         /// The block schemes that the tree multiplies.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kind {
@@ -71,6 +83,23 @@ macro_rules! schemes {
                     let split: fn(&[u8], &mut Span) = $split;
                     split(block, span);
                 }
+                $(
+                    // Codes go over without being taken apart one by one: most of
+                    // the time of loading a model is here.
+                    fn pack(
+                        block: &[u8],
+                        n: usize,
+                        codes: &mut [u8],
+                        side: &mut [u8],
+                        span: &mut Span,
+                    ) {
+                        let sides: fn(&[u8], &mut Side) = $sides;
+                        let put: fn(&[u8], usize, &mut [u8]) = $put;
+                        sides(block, &mut span.side);
+                        Self::Sides::put(side, n, &span.side);
+                        put(block, n, codes);
+                    }
+                )?
             }
         )+
 
@@ -93,28 +122,29 @@ macro_rules! schemes {
 
 schemes! {
     Q4_0 "q4_0": C4, Half, block 18, zero 8, narrow true,
-        |b, s| { halves(b, &[0], s); nibbles(&b[2..18], &mut s.codes); };
+        |b, s| { halves(b, &[0], &mut s.side); nibbles(&b[2..18], &mut s.codes); },
+        quickly |b, side| halves(b, &[0], side), |b, n, codes| nibble_words(&b[2..18], n, codes);
     Q4_1 "q4_1": C4, HalfPlus, block 20, zero 0, narrow true,
-        |b, s| { halves(b, &[0, 2], s); nibbles(&b[4..20], &mut s.codes); };
+        |b, s| { halves(b, &[0, 2], &mut s.side); nibbles(&b[4..20], &mut s.codes); };
     Q5_0 "q5_0": C5, Half, block 22, zero 16, narrow true,
-        |b, s| { halves(b, &[0], s); fives(&b[2..22], &mut s.codes); };
+        |b, s| { halves(b, &[0], &mut s.side); fives(&b[2..22], &mut s.codes); };
     Q5_1 "q5_1": C5, HalfPlus, block 24, zero 0, narrow true,
-        |b, s| { halves(b, &[0, 2], s); fives(&b[4..24], &mut s.codes); };
+        |b, s| { halves(b, &[0, 2], &mut s.side); fives(&b[4..24], &mut s.codes); };
     Q8_0 "q8_0": C8, Half, block 34, zero 128, narrow false,
         |b, s| {
-            halves(b, &[0], s);
+            halves(b, &[0], &mut s.side);
             each(&mut s.codes[..32], |k| b[2 + k] ^ 0x80);
         };
     Q2K "q2_k": C2, Nibbles, block 84, zero 0, narrow true,
         |b, s| {
-            halves(b, &[80, 82], s);
+            halves(b, &[80, 82], &mut s.side);
             each(&mut s.side.scales, |i| b[i] & 15);
             each(&mut s.side.mins, |i| b[i] >> 4);
             each(&mut s.codes, |k| pair(&b[16..80], k));
         };
     Q3K "q3_k": C3, Signed16, block 110, zero 4, narrow true,
         |b, s| {
-            halves(b, &[108], s);
+            halves(b, &[108], &mut s.side);
             let packed = &b[96..108];
             each(&mut s.side.scales, |i| {
                 let low = packed[i % 8] >> (i / 8 * 4) & 15;
@@ -125,19 +155,21 @@ schemes! {
         };
     Q4K "q4_k": C4, ScalesAndMins, block 144, zero 0, narrow true,
         |b, s| {
-            halves(b, &[0, 2], s);
+            halves(b, &[0, 2], &mut s.side);
             scales_and_mins(&b[4..16], &mut s.side);
             each(&mut s.codes, |k| nibble(&b[16..144], k));
-        };
+        },
+        quickly |b, side| { halves(b, &[0, 2], side); scales_and_mins(&b[4..16], side); },
+        |b, n, codes| nibble_pair_words(&b[16..144], n, codes);
     Q5K "q5_k": C5, ScalesAndMins, block 176, zero 0, narrow true,
         |b, s| {
-            halves(b, &[0, 2], s);
+            halves(b, &[0, 2], &mut s.side);
             scales_and_mins(&b[4..16], &mut s.side);
             each(&mut s.codes, |k| nibble(&b[48..176], k) | high_bit(&b[16..48], k) << 4);
         };
     Q6K "q6_k": C6, Signed16, block 210, zero 32, narrow true,
         |b, s| {
-            halves(b, &[208], s);
+            halves(b, &[208], &mut s.side);
             s.side.scales.copy_from_slice(&b[192..208]);
             each(&mut s.codes, |k| {
                 let low = b[k / 128 * 64 + k % 64] >> (k / 64 % 2 * 4) & 15;
@@ -145,10 +177,10 @@ schemes! {
             });
         };
     Iq4Nl "iq4_nl": Iq4, Half, block 18, zero 128, narrow false,
-        |b, s| { halves(b, &[0], s); nibbles(&b[2..18], &mut s.codes); };
+        |b, s| { halves(b, &[0], &mut s.side); nibbles(&b[2..18], &mut s.codes); };
     Iq4Xs "iq4_xs": Iq4, Signed32, block 136, zero 128, narrow false,
         |b, s| {
-            halves(b, &[0], s);
+            halves(b, &[0], &mut s.side);
             let high = u16::from_le_bytes([b[2], b[3]]);
             each(&mut s.side.scales[..8], |i| {
                 let low = b[4 + i / 2] >> (i % 2 * 4) & 15;
@@ -164,7 +196,7 @@ schemes! {
         };
     W4Paro "w4_paro": C4, ZeroPoint, block 68, zero 0, narrow true,
         |b, s| {
-            halves(b, &[0], s);
+            halves(b, &[0], &mut s.side);
             s.side.mins[0] = b[2];
             let (codes, bytes) = (s.codes.as_chunks_mut::<32>().0, b[4..].chunks_exact(16));
             codes.iter_mut().zip(bytes).for_each(|(c, b)| nibbles(b, c));
@@ -177,8 +209,8 @@ fn each(out: &mut [u8], f: impl Fn(usize) -> u8) {
     }
 }
 
-fn halves(block: &[u8], at: &[usize], span: &mut Span) {
-    for (half, at) in span.side.halves.iter_mut().zip(at) {
+fn halves(block: &[u8], at: &[usize], side: &mut Side) {
+    for (half, at) in side.halves.iter_mut().zip(at) {
         *half = u16::from_le_bytes([block[*at], block[at + 1]]);
     }
 }
@@ -188,6 +220,37 @@ fn nibbles(bytes: &[u8], codes: &mut [u8]) {
     for (i, b) in bytes.iter().enumerate() {
         codes[i] = b & 15;
         codes[16 + i] = b >> 4;
+    }
+}
+
+/// Eight codes, a byte each, as [`Codes::put`] keeps two quads: the first four below.
+fn word(eight: u64) -> [u8; 4] {
+    (eight as u32 | ((eight >> 32) as u32) << 4).to_le_bytes()
+}
+
+const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+
+/// [`nibbles`] of sixteen bytes, straight to row `n` of a step.
+fn nibble_words(bytes: &[u8], n: usize, step: &mut [u8]) {
+    for (i, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
+        let eight = u64::from_le_bytes(*eight);
+        for (plane, codes) in [(i, eight & LOW), (i + 2, eight >> 4 & LOW)] {
+            step[plane * 64 + 4 * n..][..4].copy_from_slice(&word(codes));
+        }
+    }
+}
+
+/// What [`nibble`] finds, straight to row `n` of the steps of a block.
+fn nibble_pair_words(bytes: &[u8], n: usize, steps: &mut [u8]) {
+    let pairs = steps.chunks_exact_mut(2 * C4::BYTES);
+    for (pair, bytes) in pairs.zip(bytes.as_chunks::<32>().0) {
+        let (low, high) = pair.split_at_mut(C4::BYTES);
+        for (plane, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let eight = u64::from_le_bytes(*eight);
+            let at = plane * 64 + 4 * n;
+            low[at..][..4].copy_from_slice(&word(eight & LOW));
+            high[at..][..4].copy_from_slice(&word(eight >> 4 & LOW));
+        }
     }
 }
 
@@ -280,13 +343,9 @@ fn pack<W: BlockScheme>(k: usize, rows: usize, src: &[u8], dst: &mut [u8]) {
     let row = parts.steps / steps * W::BLOCK;
     for (n, row) in src.chunks_exact(row).take(rows).enumerate() {
         for (b, block) in row.chunks_exact(W::BLOCK).enumerate() {
-            W::split(block, &mut span);
-            W::Sides::put(&mut sides[b * parts.side..][..parts.side], n, &span.side);
-            let all = span.codes.as_chunks::<STEP>().0;
-            for (i, values) in all.iter().take(steps).enumerate() {
-                let step = &mut codes[(b * steps + i) * parts.codes..][..parts.codes];
-                W::Codes::put(step, n, values);
-            }
+            let codes = &mut codes[b * steps * parts.codes..][..steps * parts.codes];
+            let side = &mut sides[b * parts.side..][..parts.side];
+            W::pack(block, n, codes, side, &mut span);
         }
     }
 }

@@ -261,8 +261,14 @@ pub enum Level {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX2; products of bytes by AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx2Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512; products of bytes by VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
     #[cfg(target_arch = "aarch64")]
     Neon,
     /// The f32 instructions of NEON; products of bytes by SDOT.
@@ -279,12 +285,19 @@ impl Level {
     pub fn of(info: &DeviceInfo) -> Level {
         #[cfg(target_arch = "x86_64")]
         {
+            use std::arch::is_x86_feature_detected as has;
             let have = hal::cpu::detect();
             if info.has("avx512") && have >= hal::cpu::IsaLevel::Avx512 {
-                return Level::Avx512;
+                return match info.has("avx512vnni") && has!("avx512vnni") {
+                    true => Level::Avx512Vnni,
+                    false => Level::Avx512,
+                };
             }
             if info.has("avx2") && have >= hal::cpu::IsaLevel::Avx2 {
-                return Level::Avx2;
+                return match info.has("avxvnni") && has!("avxvnni") {
+                    true => Level::Avx2Vnni,
+                    false => Level::Avx2,
+                };
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -310,10 +323,10 @@ impl Level {
             Level::Portable => body.run(Portable, ctx),
             // SAFETY: `of` gives these levels only where the CPU has them.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { super::x86::run_avx2(body, ctx) },
+            Level::Avx2 | Level::Avx2Vnni => unsafe { super::x86::run_avx2(body, ctx) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { super::x86::run_avx512(body, ctx) },
+            Level::Avx512 | Level::Avx512Vnni => unsafe { super::x86::run_avx512(body, ctx) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Level::Neon | Level::NeonDotprod | Level::NeonI8mm => unsafe {

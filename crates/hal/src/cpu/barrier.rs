@@ -27,8 +27,18 @@ impl Barrier {
     }
 
     /// Returns once every thread has called it. What they wrote before is
-    /// visible after.
+    /// visible after. Where a thread died, the others are unwound out of the kernel
+    /// that waits for it: what it was to write is not there.
     pub fn wait(&self) {
+        self.arrive();
+        if self.is_poisoned() {
+            std::panic::resume_unwind(Box::new("another thread of this kernel failed"));
+        }
+    }
+
+    /// As [`Barrier::wait`], between kernels: whoever calls it asks for itself whether
+    /// a thread died.
+    pub(crate) fn arrive(&self) {
         if self.threads == 1 || self.poisoned.load(Ordering::Relaxed) {
             return;
         }

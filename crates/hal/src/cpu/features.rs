@@ -193,12 +193,30 @@ pub(crate) fn choose(cap: Option<IsaLevel>) -> Result<IsaLevel> {
     }
 }
 
+/// The tiers up to this one, and what it adds to byte products.
 pub(crate) fn features_up_to(level: IsaLevel) -> BTreeSet<&'static str> {
-    IsaLevel::ALL
-        .iter()
-        .filter(|l| **l <= level)
+    let tiers = IsaLevel::ALL.iter().filter(|l| **l <= level);
+    tiers
         .map(|l| l.name())
+        .chain(byte_products(level))
         .collect()
+}
+
+/// Dot products of bytes come with tiers from AVX-512 BF16 on. CPUs below have them or
+/// not: one that is told to be a lower tier than it is has none.
+#[cfg(target_arch = "x86_64")]
+fn byte_products(level: IsaLevel) -> Option<&'static str> {
+    use std::arch::is_x86_feature_detected as has;
+    let whole = level == detect();
+    if level >= IsaLevel::Avx512Bf16 || level == IsaLevel::Avx512 && whole {
+        return has!("avx512vnni").then_some("avx512vnni");
+    }
+    (level == IsaLevel::Avx2 && whole && has!("avxvnni")).then_some("avxvnni")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn byte_products(_: IsaLevel) -> Option<&'static str> {
+    None
 }
 
 pub(crate) fn cpu_name() -> String {
@@ -293,8 +311,13 @@ mod tests {
     fn features_are_the_tiers_up_to_the_chosen_one() {
         for (n, level) in IsaLevel::ALL.iter().enumerate() {
             let features = features_up_to(*level);
-            assert_eq!(features.len(), n + 1);
+            let tiers = features.iter().filter(|f| !f.ends_with("vnni"));
+            assert_eq!(tiers.count(), n + 1);
             assert!(features.contains(level.name()));
+            let low = ["portable", "avx2", "avx512"].contains(&level.name());
+            if low && *level != detect() {
+                assert!(!features.iter().any(|f| f.ends_with("vnni")), "{level}");
+            }
         }
     }
 }

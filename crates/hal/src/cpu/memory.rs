@@ -150,6 +150,13 @@ impl CpuMailbox {
         }
     }
 
+    pub(crate) fn check(&self, what: &'static str, offset: usize, bytes: u64) -> Result<()> {
+        match (offset as u64).checked_add(bytes) {
+            Some(end) if end <= self.len as u64 => Ok(()),
+            _ => Err(self.out_of_range(what, offset, bytes as usize)),
+        }
+    }
+
     pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
         self.bytes.lock().unwrap_or_else(|e| e.into_inner())
     }

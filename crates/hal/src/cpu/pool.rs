@@ -147,7 +147,7 @@ impl Job<'_> {
         };
         for step in self.steps {
             if step.barrier_before || self.times.is_some() {
-                self.barrier.wait();
+                self.barrier.arrive();
             }
             if self.barrier.is_poisoned() {
                 return;
@@ -166,7 +166,7 @@ impl Job<'_> {
                 return;
             }
             if let (Some(start), Some(times)) = (start, &self.times) {
-                self.barrier.wait();
+                self.barrier.arrive();
                 if thread == 0 {
                     let mut times = times.lock().unwrap_or_else(|e| e.into_inner());
                     times.push(StepTime {

@@ -141,6 +141,24 @@ impl CpuRecorder {
         })
     }
 
+    /// As [`CpuRecorder::slice`], to be written: never of a read-only mapping.
+    fn writable(
+        &mut self,
+        call: &'static str,
+        buffer: &Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<CpuSlice<u8>> {
+        if !buffer.memory::<Memory>(API)?.writable() {
+            return Err(HalError::Driver {
+                api: API,
+                call,
+                reason: "the buffer is an imported, read-only file mapping".into(),
+            });
+        }
+        self.slice::<u8>(buffer, offset, bytes as usize)
+    }
+
     /// Appends an entry point with the ranges it reads and writes.
     pub fn task(
         &mut self,
@@ -167,7 +185,7 @@ impl Recorder for CpuRecorder {
         bytes: u64,
     ) -> Result<()> {
         let from = self.slice::<u8>(src, src_offset, bytes as usize)?;
-        let to = self.slice::<u8>(dst, dst_offset, bytes as usize)?;
+        let to = self.writable("copy", dst, dst_offset, bytes)?;
         if src.id() == dst.id() && src_offset.abs_diff(dst_offset) < bytes {
             return Err(HalError::Driver {
                 api: API,
@@ -201,9 +219,9 @@ impl Recorder for CpuRecorder {
         offset: u64,
         bytes: u64,
     ) -> Result<()> {
-        mailbox_of(src)?;
+        mailbox_of(src)?.check("copy_in", 0, bytes)?;
         let src = src.clone();
-        let to = self.slice::<u8>(dst, offset, bytes as usize)?;
+        let to = self.writable("copy_in", dst, offset, bytes)?;
         let accesses = [Access::write(dst, offset..offset + bytes)];
         self.task("copy_in", &accesses, move |ctx| {
             if ctx.thread == 0 {
@@ -224,7 +242,7 @@ impl Recorder for CpuRecorder {
         dst: &Arc<dyn Mailbox>,
         at: usize,
     ) -> Result<()> {
-        mailbox_of(dst)?;
+        mailbox_of(dst)?.check("copy_out", at, bytes)?;
         let dst = dst.clone();
         let from = self.slice::<u8>(src, offset, bytes as usize)?;
         let accesses = [Access::read(src, offset..offset + bytes)];

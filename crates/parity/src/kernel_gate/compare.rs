@@ -132,29 +132,40 @@ fn gated(problem: &Problem, op: usize, all: &[Vec<OpValue>]) -> Vec<f64> {
     let (of_gate, of_up) = (rms(gate), rms(up));
     let each = gate.iter().zip(up).map(|(g, u)| {
         let (g, u) = (f64::from(*g), f64::from(*u));
-        // What the gate's error is multiplied by, and what up's.
-        let (by_up, by_gate) = match activation {
-            // No activation is larger than its argument or much steeper.
-            Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Identity => {
-                (u.abs(), g.abs())
-            }
-            Activation::Sigmoid => (u.abs(), 1.0),
+        // What the gate's error is multiplied by, and what up's: the other factor,
+        // and how steep the activation is.
+        let (value, slope) = activated(*activation, g);
+        let (by_gate, by_up) = match activation {
             // Clipped factors have no error.
-            Activation::SwigluOai => {
-                let clip = 7.0;
-                let up = u.abs().min(clip) + 1.0;
-                let by_up = if g < clip { up } else { 0.0 };
-                let by_gate = if u.abs() < clip {
-                    g.abs().min(clip)
-                } else {
-                    0.0
-                };
-                (by_up, by_gate)
-            }
+            Activation::SwigluOai if u.abs() >= CLIP => (0.0, u.signum() * CLIP + 1.0),
+            Activation::SwigluOai => (value, u + 1.0),
+            _ => (value, u),
         };
-        by_up * of_gate + by_gate * of_up
+        (slope * by_up).abs() * of_gate + by_gate.abs() * of_up
     });
     each.collect()
+}
+
+/// Where gpt-oss clips gate and up.
+const CLIP: f64 = 7.0;
+
+/// An activation's value, and its slope as far as two neighbours tell.
+fn activated(activation: Activation, x: f64) -> (f64, f64) {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let tanh_form = |x: f64| {
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+        0.5 * x * (1.0 + inner.tanh())
+    };
+    let value = |x: f64| match activation {
+        Activation::Silu => x * sigmoid(x),
+        // The two forms are within 1e-3 of each other, which a scale may be off by.
+        Activation::Gelu | Activation::GeluTanh => tanh_form(x),
+        Activation::Sigmoid => sigmoid(x),
+        Activation::Identity => x,
+        Activation::SwigluOai => x.min(CLIP) * sigmoid(1.702 * x.min(CLIP)),
+    };
+    const NEAR: f64 = 1e-4;
+    (value(x), (value(x + NEAR) - value(x - NEAR)) / (2.0 * NEAR))
 }
 
 /// Rows whose experts another rounding of computed logits could change: neither they
