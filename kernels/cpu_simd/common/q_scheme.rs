@@ -53,7 +53,7 @@ pub trait BlockScheme: Copy + Send + Sync + 'static {
 macro_rules! schemes {
     ($($kind:ident $name:literal: $codes:ty, $sides:ty, block $block:literal,
        zero $zero:literal, narrow $narrow:literal, $split:expr
-       $(, quickly $sides:expr, $put:expr)?;)+) => {
+       $(, quickly $beside:expr, $put:expr)?;)+) => {
         /// The block schemes that the tree multiplies.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kind {
@@ -93,7 +93,7 @@ macro_rules! schemes {
                         side: &mut [u8],
                         span: &mut Span,
                     ) {
-                        let sides: fn(&[u8], &mut Side) = $sides;
+                        let sides: fn(&[u8], &mut Side) = $beside;
                         let put: fn(&[u8], usize, &mut [u8]) = $put;
                         sides(block, &mut span.side);
                         Self::Sides::put(side, n, &span.side);
