@@ -11,7 +11,8 @@
 // Folders, and so modules, carry their layer's name: ops joined by `__`.
 #![allow(non_snake_case)]
 
-mod common {
+/// What the kernels share, for trees whose declared parent is this one too.
+pub mod common {
     pub mod args;
     pub mod attend;
     pub mod cache;
@@ -185,6 +186,7 @@ registry::inventory::submit! {
         auto: true,
         hardware_only: true,
         kv: &["f16", "f32", "bf16"],
+        rows: 512,
         probe: |_| probe(CAPABILITY),
         open: |_, index| Ok(Arc::new(CudaDevice::open(index)?)),
         file: file!(),

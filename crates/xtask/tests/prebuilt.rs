@@ -15,23 +15,27 @@ fn vulkan_objects_match_their_sources() {
 
 #[test]
 fn cuda_objects_match_their_sources() {
-    let stale = cuda::stale(&cuda::tree()).expect("a manifest");
-    assert!(
-        stale.is_empty(),
-        "stale: {stale:#?}; rebuild with `cargo xtask prebuild cuda`"
-    );
+    for tree in cuda::trees() {
+        let stale = cuda::stale(&tree.folder).expect("a manifest");
+        assert!(
+            stale.is_empty(),
+            "stale: {stale:#?}; rebuild with `cargo xtask prebuild cuda`"
+        );
+    }
 }
 
 /// Drivers from 530 on read this version; a newer compiler would shut them out.
 #[test]
 fn cuda_objects_are_for_the_least_driver() {
-    let folder = cuda::tree().join("prebuilt");
-    let manifest = prebuilt::read_manifest(&cuda::tree()).expect("a manifest");
-    assert!(!manifest.objects.is_empty());
-    for name in manifest.objects.keys() {
-        let text = fs::read_to_string(folder.join(name)).expect("PTX");
-        assert!(text.contains("\n.version 8.1\n"), "{name}");
-        assert!(text.contains("\n.target sm_86\n"), "{name}");
+    for (tree, target) in cuda::trees().iter().zip(["sm_86", "sm_90a"]) {
+        let manifest = prebuilt::read_manifest(&tree.folder).expect("a manifest");
+        assert!(!manifest.objects.is_empty());
+        for name in manifest.objects.keys() {
+            let path = tree.folder.join("prebuilt").join(name);
+            let text = fs::read_to_string(path).expect("PTX");
+            assert!(text.contains("\n.version 8.1\n"), "{name}");
+            assert!(text.contains(&format!("\n.target {target}\n")), "{name}");
+        }
     }
 }
 
