@@ -27,6 +27,7 @@ pub mod common {
     pub mod pointwise;
     pub mod rope_append;
     pub mod rounded;
+    pub mod split;
     pub mod stacked;
     pub mod state;
 }
@@ -44,6 +45,7 @@ mod attention {
     mod flash;
     mod paged;
     mod split_kv;
+    mod split_mma;
 }
 mod causal_conv {
     mod plain;

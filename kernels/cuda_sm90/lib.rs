@@ -26,6 +26,15 @@ mod linear__linear__linear {
 mod linear__linear__silu_mul {
     mod wgmma;
 }
+mod rms_norm__linear__linear {
+    mod wgmma;
+}
+mod rms_norm__linear__linear__linear {
+    mod wgmma;
+}
+mod rms_norm__linear__linear__silu_mul {
+    mod wgmma;
+}
 
 use hal::cuda::{CudaDevice, probe_within};
 use registry::Backend;

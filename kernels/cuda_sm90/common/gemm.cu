@@ -1,7 +1,8 @@
-// ops: linear, two or three of them over one x, gate and up with SiLU, an add behind;
-// many rows. yᵢ[r, n] = Σₖ x[r, k]·wᵢ[n, k] (+ biasᵢ[n]) (+ add[r, n]), x and w of 16
+// ops: linear, two or three of them over one x, gate and up with SiLU, an add behind or
+// an rms_norm ahead; many rows. yᵢ[r, n] = Σₖ x[r, k]·wᵢ[n, k] (+ biasᵢ[n]) (+ add[r, n]), x and w of 16
 // bits, sums in f32.
 // `round_*`: x f32 [R, K] to 16 bits [R, K], to nearest even, K % 8 == 0.
+// `norm_bf16`: the same of x·rsqrt(mean(x²) + eps)·(w + offset). A block for each row.
 // `unpack_*`: block-quantised w, layout mma16, to bf16 [16·panels, 256·chunks], each
 // number computed in f32 and rounded once, as the oracle's bf16 format has it.
 // Launch: a warp for each chunk.
@@ -10,8 +11,9 @@
 // asks the copy engine for 64 of K at a time, four stages ahead: own rows of x, and of w
 // one half for both blocks. Two groups of four warps multiply, 64 rows each. Rows of x
 // behind the last are whatever lies there; they meet no other row, and are not stored.
-// Tolerance 5e-5.
+// Tolerance 5e-5; behind a norm, whose last bits turn roundings, 4e-3.
 #include "../../cuda_sm86/common/quant.cuh"
+#include "../../cuda_sm86/common/reduce.cuh"
 #include "wgmma.cuh"
 
 struct Round {
@@ -34,6 +36,61 @@ DEVICE void round_rows(const Round& p) {
 }
 
 KERNEL round_bf16(const Round p) { round_rows<bf16_t>(p); }
+
+struct Norm {
+    const float* x;
+    const float* w;
+    u16* out;
+    const u32* count;
+    u32 k, x_stride, aligned;
+    float eps, offset;
+};
+
+KERNEL __launch_bounds__(256) norm_bf16(const Norm p) {
+    // Pieces of a row that a thread keeps between the passes.
+    const u32 KEPT = 4, PIECES = 256 * 8;
+    start_next();
+    wait_for_previous();
+    const u32 r = blockIdx.x, first = threadIdx.x * 8;
+    if (r >= real_rows(p.count)) return;
+    const float* x = p.x + (u64)r * p.x_stride;
+    float v[KEPT][8], sum = 0.0f;
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+        if (first + j * PIECES < p.k) load8(v[j], x + first + j * PIECES, p.aligned != 0);
+    }
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+        if (first + j * PIECES >= p.k) break;
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum = fmaf(v[j][e], v[j][e], sum);
+    }
+    for (u32 i = first + KEPT * PIECES; i < p.k; i += PIECES) {
+        float more[8];
+        load8(more, x + i, p.aligned != 0);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum = fmaf(more[e], more[e], sum);
+    }
+    const float scale = 1.0f / sqrtf(block_sum(sum) / (float)p.k + p.eps);
+    auto put = [&](u32 i, const float(&v)[8]) {
+        u32 y[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const float a = v[2 * e] * scale * (p.w[i + 2 * e] + p.offset);
+            y[e] = to_bf16x2(a, v[2 * e + 1] * scale * (p.w[i + 2 * e + 1] + p.offset));
+        }
+        *(uint4*)(p.out + (u64)r * p.k + i) = make_uint4(y[0], y[1], y[2], y[3]);
+    };
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+        if (first + j * PIECES < p.k) put(first + j * PIECES, v[j]);
+    }
+    for (u32 i = first + KEPT * PIECES; i < p.k; i += PIECES) {
+        float more[8];
+        load8(more, x + i, p.aligned != 0);
+        put(i, more);
+    }
+}
 
 struct Unpack {
     const u8* w;
@@ -153,64 +210,73 @@ DEVICE void columns_of(const Gemm& p, u32 tile, u32& m, u32& n0) {
     n0 = tile * WIDTH;
 }
 
-// Two neighbours of a row.
+DEVICE float quick_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+
+// Two neighbours of a row, or the last one.
 template <bool GATED>
-DEVICE void store_pair(const Gemm& p, u32 m, u64 row, u32 n, float2 v, float2 up, float2 added) {
-    const bool second = n + 1 < p.n[m];
-    if (p.bias[m]) {
-        v.x += p.bias[m][n];
-        if (second) v.y += p.bias[m][n + 1];
-    }
-    if (GATED) {
-        if (p.bias[1]) {
-            up.x += p.bias[1][n];
-            if (second) up.y += p.bias[1][n + 1];
-        }
-        v.x = silu(v.x) * up.x;
-        v.y = silu(v.y) * up.y;
-    }
-    v.x += added.x;
-    v.y += added.y;
-    float* y = p.y[m] + row * p.y_stride[m] + n;
-    if (p.wide && second) {
-        *(float2*)y = v;
-    } else {
-        y[0] = v.x;
-        if (second) y[1] = v.y;
+DEVICE void store_pair(const Gemm& p, u32 m, u64 row, u32 n, float2 v, float2 up) {
+    const float both[2] = {v.x, v.y}, ups[2] = {up.x, up.y};
+#pragma unroll 1
+    for (u32 e = 0; e < 2 && n + e < p.n[m]; ++e) {
+        float x = e ? both[1] : both[0];
+        if (p.bias[m]) x += p.bias[m][n + e];
+        if (GATED) x = silu(x) * ((e ? ups[1] : ups[0]) + (p.bias[1] ? p.bias[1][n + e] : 0.0f));
+        if (p.add) x += p.add[row * p.add_stride + n + e];
+        p.y[m][row * p.y_stride[m] + n + e] = x;
     }
 }
 
-DEVICE float2 load_pair(const Gemm& p, u64 row, u32 n, bool second) {
-    const float* at = p.add + row * p.add_stride + n;
-    if (p.wide && second) return *(const float2*)at;
-    return make_float2(at[0], second ? at[1] : 0.0f);
+// Products of a warp that lie in the matrix, without a bias, at 8-byte pieces.
+template <bool GATED, bool ADD>
+DEVICE void store_inside(const Gemm& p, const float (&acc)[128], u32 row, u32 m, u32 n0) {
+    const u32 PAIRS = GATED ? 16 : 32, TOGETHER = 16;
+#pragma unroll
+    for (u32 h = 0; h < 2; ++h) {
+        float* y = p.y[m] + (u64)(row + 8 * h) * p.y_stride[m] + n0;
+        const float* add = ADD ? p.add + (u64)(row + 8 * h) * p.add_stride + n0 : y;
+#pragma unroll
+        for (u32 first = 0; first < PAIRS; first += TOGETHER) {
+            float2 v[TOGETHER];
+            if (ADD) {
+#pragma unroll
+                for (u32 i = 0; i < TOGETHER; ++i) v[i] = *(const float2*)(add + (first + i) * 8);
+            }
+#pragma unroll
+            for (u32 i = 0; i < TOGETHER; ++i) {
+                const u32 at = (first + i) * 4 + 2 * h;
+                float x = acc[at], z = acc[at + 1];
+                if (GATED) {
+                    x = quick_silu(x) * acc[at + 64];
+                    z = quick_silu(z) * acc[at + 65];
+                }
+                if (ADD) {
+                    x += v[i].x;
+                    z += v[i].y;
+                }
+                *(float2*)(y + (first + i) * 8) = make_float2(x, z);
+            }
+        }
+    }
 }
 
 template <bool GATED>
 DEVICE void store_tile(const Gemm& p, const float (&acc)[128], u32 row0, u32 m, u32 n0, u32 rows) {
     const u32 lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const u32 width = GATED ? 128 : 256, n1 = min(p.n[m], n0 + width);
+    if (p.wide && row0 + 16 <= rows && n0 + width <= p.n[m] && !p.bias[m] && !(GATED && p.bias[1])) {
+        if (p.add) {
+            store_inside<GATED, true>(p, acc, row0 + g, m, n0 + t * 2);
+        } else {
+            store_inside<GATED, false>(p, acc, row0 + g, m, n0 + t * 2);
+        }
+        return;
+    }
 #pragma unroll
-    for (u32 h = 0; h < 2; ++h) {
-        const u32 row = row0 + g + 8 * h;
-        if (row >= rows) continue;
-#pragma unroll
-        for (u32 part = 0; part < width / 64; ++part) {
-            float2 added[8];
-#pragma unroll
-            for (u32 i = 0; i < 8; ++i) {
-                const u32 n = n0 + part * 64 + i * 8 + t * 2;
-                added[i] = p.add && n < n1 ? load_pair(p, row, n, n + 1 < n1) : make_float2(0.0f, 0.0f);
-            }
-#pragma unroll
-            for (u32 i = 0; i < 8; ++i) {
-                const u32 n = n0 + part * 64 + i * 8 + t * 2, at = (part * 8 + i) * 4 + 2 * h;
-                const u32 other = GATED ? at + 64 : at;
-                if (n < n1) {
-                    store_pair<GATED>(p, m, row, n, make_float2(acc[at], acc[at + 1]),
-                                      make_float2(acc[other], acc[other + 1]), added[i]);
-                }
-            }
+    for (u32 i = 0; i < width / 4; ++i) {
+        const u32 row = row0 + g + 8 * (i % 2), n = n0 + i / 2 * 8 + t * 2, at = i * 2;
+        if (row < rows && n < n1) {
+            const u32 other = GATED ? at + 64 : at;
+            store_pair<GATED>(p, m, row, n, make_float2(acc[at], acc[at + 1]), make_float2(acc[other], acc[other + 1]));
         }
     }
 }
@@ -272,7 +338,18 @@ DEVICE void gemm(const Gemm& p) {
         const u32 lane = threadIdx.x & 31, own = (group - 1) * 64;
         float acc[128];
         for (u32 i = blockIdx.x / 2; i < all; i += step) {
-            u32 last = 0;
+            u32 last = 0, pair, tile, m, n0;
+            tile_of(i, pairs, tiles, pair, tile);
+            columns_of<WIDTH>(p, tile, m, n0);
+            const u32 row0 = pair * 2 * ROWS + rank * ROWS + own;
+            if (!GATED && p.add) {
+                // What is added will be near when it is asked for: 8 lines of each row.
+                const u32 row = row0 + (threadIdx.x >> 1 & 63), n = n0 + (threadIdx.x & 1) * 128;
+#pragma unroll
+                for (u32 j = 0; j < 4; ++j) {
+                    if (row < rows && n + j * 32 < p.n[m]) prefetch(p.add + (u64)row * p.add_stride + n + j * 32);
+                }
+            }
             for (u32 k = 0; k < steps; ++k) {
                 barrier_wait(full + stage * 8, parity);
                 const u32 at = base + stage * STAGE;
@@ -289,10 +366,7 @@ DEVICE void gemm(const Gemm& p) {
             }
             wgmma_wait<0>();
             if (lane < 2) barrier_arrive_at(empty + last * 8, lane);
-            u32 pair, tile, m, n0;
-            tile_of(i, pairs, tiles, pair, tile);
-            columns_of<WIDTH>(p, tile, m, n0);
-            store_tile<GATED>(p, acc, pair * 2 * ROWS + rank * ROWS + own + (threadIdx.x >> 5 & 3) * 16, m, n0, rows);
+            store_tile<GATED>(p, acc, row0 + (threadIdx.x >> 5 & 3) * 16, m, n0, rows);
         }
     }
     // No block leaves while the other still writes to it.

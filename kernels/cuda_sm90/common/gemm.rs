@@ -6,6 +6,7 @@ use cuda_sm86::common::args::Args;
 use cuda_sm86::common::launch::{Fits, Plain, Ptx, Result, Step, blocks};
 use cuda_sm86::common::layout::{COLUMNS, MMA16, ROWS, chunks};
 use cuda_sm86::common::linears::{self, Form, Operands, x_aligned};
+use graph::Op;
 use hal::cuda::{MapFormat, Matrix};
 use registry::{Act, Operand, Pattern, Problem, ROW_MAJOR, Scheme, TensorRef};
 
@@ -30,7 +31,7 @@ const MOST_UNPACKED: u64 = 1 << 30;
 
 /// A matrix of a use.
 fn matrix(problem: &Problem, i: usize) -> Option<&Operand> {
-    Some(problem.input(i, 1)?.1)
+    Some(problem.input(Form::of(problem).first + i, 1)?.1)
 }
 
 /// Rows and columns of a block-quantised matrix in bf16; none for a plain one.
@@ -61,7 +62,7 @@ fn workspace(problem: &Problem) -> u64 {
 }
 
 fn fits(problem: &Problem) -> Fits {
-    linears::fits(problem, 0)?;
+    linears::fits(problem, usize::MAX)?;
     let rows = linears::rows(problem);
     if rows < LEAST_ROWS {
         return Err(format!("for {LEAST_ROWS} rows and more, not {rows}"));
@@ -79,18 +80,33 @@ fn fits(problem: &Problem) -> Fits {
     Ok(())
 }
 
-/// Makes bf16 of x.
+/// Makes bf16 of x, or of its norm.
 fn round(step: &mut Step<'_>, to: &TensorRef, bytes: u64) -> Result<()> {
     let x = step.operand(0, 0)?;
     let k = linears::columns(step.problem);
     let mut args = Args::default();
-    let at = args.tensor(step, x)?;
+    let aligned = x_aligned(args.tensor(step, x)?, x.row_stride());
+    let norm = match step.problem.ops[0].op {
+        Op::RmsNorm { eps, weight_offset } => Some((eps, weight_offset)),
+        _ => None,
+    };
+    if norm.is_some() {
+        args.tensor(step, step.operand(0, 1)?)?;
+    }
     args.part(step, to, 0, bytes)?;
     args.count(step, step.rows_from())?;
-    let aligned = usize::from(x_aligned(at, x.row_stride()));
-    args.u32s(step, &[k, x.row_stride(), aligned])?;
-    let grid = [blocks(k, 8 * 256), step.max_rows(), 1];
-    step.launch("round_bf16", &args, grid, 256)
+    args.u32s(step, &[k, x.row_stride(), usize::from(aligned)])?;
+    match norm {
+        None => {
+            let grid = [blocks(k, 8 * 256), step.max_rows(), 1];
+            step.launch("round_bf16", &args, grid, 256)
+        }
+        Some((eps, offset)) => {
+            args.f32(eps);
+            args.f32(offset);
+            step.launch("norm_bf16", &args, [step.max_rows(), 1, 1], 256)
+        }
+    }
 }
 
 /// Makes bf16 of a block-quantised matrix, `at` bytes into the scratch.
@@ -121,6 +137,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let to = step.scratch()?;
     let parts = scratch(step.problem);
     let k = linears::columns(step.problem);
+    let first = Form::of(step.problem).first;
     round(step, to, parts[0])?;
     let mut args = Args::default();
     let x = Matrix {
@@ -137,7 +154,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     for i in 0..3 {
         // Behind the last, the first again: a place must hold a map.
         let own = if i + 1 < parts.len() { i } else { 0 };
-        let w = step.operand(own, 1)?;
+        let w = step.operand(first + own, 1)?;
         let of = matrix(step.problem, own).and_then(unpacked);
         let (buffer, offset, stride) = match of {
             None => (&w.buffer, w.offset, w.row_stride()),
@@ -170,7 +187,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         wide &= address.is_multiple_of(8) && o.y_stride[i].is_multiple_of(2);
     }
     if o.form.add {
-        let added = step.operand(o.form.count, 0)?;
+        let added = step.operand(o.form.first + o.form.count, 0)?;
         let address = (step.recorder).address(&added.buffer, added.offset, added.bytes)?;
         wide &= address.is_multiple_of(8) && o.add_stride.is_multiple_of(2);
     }
@@ -200,16 +217,26 @@ pub const fn plain(pattern: &'static Pattern) -> Plain {
     kernel(pattern, &["bf16"]).with_layouts(&[ROW_MAJOR])
 }
 
-/// Registers the kernels of a pattern for each scheme alone.
+/// The same behind a norm, whose last bits turn roundings of x.
+pub const fn normed(kernel: Plain) -> Plain {
+    kernel.with_tolerance(4e-3)
+}
+
+pub const fn alone(kernel: Plain) -> Plain {
+    kernel
+}
+
+/// Registers the kernels of a pattern for each scheme alone; `$of` is `alone`, or
+/// `normed` where a norm is ahead.
 macro_rules! register_all {
-    ($pattern:expr) => {
-        use $crate::common::gemm::{kernel, plain};
-        static BF16: cuda_sm86::common::launch::Plain = plain($pattern);
-        static Q4_0: cuda_sm86::common::launch::Plain = kernel($pattern, &["q4_0"]);
-        static Q8_0: cuda_sm86::common::launch::Plain = kernel($pattern, &["q8_0"]);
-        static Q4_K: cuda_sm86::common::launch::Plain = kernel($pattern, &["q4_k"]);
-        static Q5_K: cuda_sm86::common::launch::Plain = kernel($pattern, &["q5_k"]);
-        static Q6_K: cuda_sm86::common::launch::Plain = kernel($pattern, &["q6_k"]);
+    ($pattern:expr, $of:ident) => {
+        use $crate::common::gemm::{kernel, plain, $of};
+        static BF16: cuda_sm86::common::launch::Plain = $of(plain($pattern));
+        static Q4_0: cuda_sm86::common::launch::Plain = $of(kernel($pattern, &["q4_0"]));
+        static Q8_0: cuda_sm86::common::launch::Plain = $of(kernel($pattern, &["q8_0"]));
+        static Q4_K: cuda_sm86::common::launch::Plain = $of(kernel($pattern, &["q4_k"]));
+        static Q5_K: cuda_sm86::common::launch::Plain = $of(kernel($pattern, &["q5_k"]));
+        static Q6_K: cuda_sm86::common::launch::Plain = $of(kernel($pattern, &["q6_k"]));
         registry::register!(BF16, Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);
     };
 }

@@ -3,4 +3,4 @@
 use crate::common::gemm::register_all;
 use registry::Pattern;
 
-register_all!(&Pattern::LINEAR);
+register_all!(&Pattern::LINEAR, alone);

@@ -3,4 +3,4 @@
 use crate::common::gemm::register_all;
 use cuda_sm86::common::patterns::ADDED;
 
-register_all!(&ADDED);
+register_all!(&ADDED, alone);

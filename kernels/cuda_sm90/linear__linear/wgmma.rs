@@ -3,4 +3,4 @@
 use crate::common::gemm::register_all;
 use cuda_sm86::common::patterns::TWO;
 
-register_all!(&TWO);
+register_all!(&TWO, alone);
