@@ -30,6 +30,7 @@ pub mod common {
     pub mod split;
     pub mod stacked;
     pub mod state;
+    pub mod tail;
 }
 
 mod add {
@@ -63,6 +64,12 @@ mod expert_linear__expert_linear__silu_mul {
 }
 mod expert_sum {
     mod plain;
+}
+mod expert_sum__add__rms_norm {
+    mod fused;
+}
+mod expert_sum__sigmoid_mul__add__add__rms_norm {
+    mod fused;
 }
 mod gated_delta {
     mod recurrent;
@@ -140,6 +147,9 @@ mod rms_norm__linear__linear__silu_mul {
     mod mma_gemv;
 }
 mod rms_norm__rms_norm__rope__rope__kv_append {
+    mod fused;
+}
+mod rms_norm__silu_mul {
     mod fused;
 }
 mod rope {

@@ -5,7 +5,7 @@
 // its query heads, row, split). D/8 lanes read one token's 16-byte pieces, so a
 // warp holds 32·8/D streams of tokens, each with its own online softmax in f32;
 // streams meet in shared memory and the block writes its maximum, sum and output to
-// the workspace. `combine` joins the splits in order. Tolerance 5e-5.
+// the workspace; the last block joins the splits in order. Tolerance 5e-5.
 #include "../common/reduce.cuh"
 #include "../common/split.cuh"
 
@@ -120,6 +120,7 @@ DEVICE void split(const Args& p) {
         p.outs[slot * D + d] = out;
         if (d == 0) p.tops[slot] = make_float2(best, total);
     }
+    join(p, t, t * gridDim.x + blockIdx.x, head0, min(p.group - in_group, (u32)HEADS), seen.splits);
 }
 
 #define ENTRY(T, D, H) \

@@ -6,7 +6,7 @@
 // the tensor cores, 16 bytes at a time: any order of the dimensions will do, so a lane
 // takes those that lie together. The tensor core's 16 rows are 8 heads as f16 and what
 // that left of them, for q as for the weights of the softmax, so that sums of row g and
-// row g + 8 are as good as f32. Warps meet in shared memory, splits in `combine`.
+// row g + 8 are as good as f32. Warps meet in shared memory, splits in `join`.
 // Tolerance 1e-4.
 #include "../common/mma.cuh"
 #include "../common/split.cuh"
@@ -193,9 +193,10 @@ DEVICE void split(const Args& p) {
         }
         const u64 slot = ((u64)row * p.heads + head0 + h) * p.splits + cut;
         p.outs[slot * D + d] = out;
-        // `combine` counts in powers of e.
+        // `join` counts in powers of e.
         if (d == 0) p.tops[slot] = make_float2(best * 0.69314718f, total);
     }
+    join(p, row, row * gridDim.x + blockIdx.x, head0, have, seen.splits);
 }
 
 KERNEL __launch_bounds__(128) split_64(const Args p) { split<64>(p); }

@@ -7,6 +7,9 @@ use registry::Problem;
 /// More rows make blocks enough by themselves.
 const MOST_ROWS: usize = 64;
 
+/// Groups of heads whose splits can be counted, as in the kernel.
+const MOST_GROUPS: usize = 16384;
+
 /// How a variant cuts its work; fixed by the bucket.
 pub struct Cut {
     /// Splits of a row's positions.
@@ -20,7 +23,12 @@ pub fn fits(problem: &Problem, dims: &[usize]) -> Fits {
     if rows > MOST_ROWS {
         return Err(format!("for up to {MOST_ROWS} rows, not {rows}"));
     }
-    attend::fits_pieces(problem, dims)
+    attend::fits_pieces(problem, dims)?;
+    // A block for each group of heads at most.
+    match rows * heads(problem).0 <= MOST_GROUPS {
+        true => Ok(()),
+        false => Err(format!("for up to {MOST_GROUPS} rows of heads")),
+    }
 }
 
 /// Query heads, and those of each kv head.
@@ -44,7 +52,7 @@ pub fn workspace(problem: &Problem, splits: usize) -> u64 {
     slots(problem, splits) * (8 + 4 * dim)
 }
 
-/// Records `entry` and what joins its splits.
+/// Records `entry`, whose last block of each group joins the splits.
 pub fn record(step: &mut Step<'_>, cut: &Cut, entry: &str) -> Result<()> {
     let scratch = step.scratch()?;
     let slots = slots(step.problem, cut.splits);
@@ -64,11 +72,5 @@ pub fn record(step: &mut Step<'_>, cut: &Cut, entry: &str) -> Result<()> {
     let shift = view.block.trailing_zeros() as usize;
     args.u32s(step, &[heads, cut.splits, head_blocks, shift])?;
     let blocks = (view.kv_heads * head_blocks) as u32;
-    step.launch(entry, &args, [blocks, rows, cut.splits as u32], 128)?;
-    step.launch(
-        "combine",
-        &args,
-        [heads as u32, rows, 1],
-        view.head_dim as u32,
-    )
+    step.launch(entry, &args, [blocks, rows, cut.splits as u32], 128)
 }

@@ -253,7 +253,7 @@ DEVICE void store_inside(const Gemm& p, const float (&acc)[128], u32 row, u32 m,
                     x += v[i].x;
                     z += v[i].y;
                 }
-                *(float2*)(y + (first + i) * 8) = make_float2(x, z);
+                __stcs((float2*)(y + (first + i) * 8), make_float2(x, z));
             }
         }
     }

@@ -32,11 +32,12 @@ DEVICE void barrier_wait(u32 barrier, u32 parity) {
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
         "@done bra OVER;\nbra AGAIN;\nOVER:\n}" ::"r"(barrier), "r"(parity) : "memory");
 }
-// The same barrier of block `rank` of the cluster.
+// The same barrier of block `rank` of the cluster. Releases within the block only, which
+// is enough for who has read: for more, the compiler waits for all of memory.
 DEVICE void barrier_arrive_at(u32 barrier, u32 rank) {
     asm volatile(
         "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier), "r"(rank) : "memory");
 }
 
 // What earlier kernels wrote, for the copy engine to read.
