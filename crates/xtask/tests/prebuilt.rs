@@ -122,5 +122,16 @@ fn includes_are_written_in_once_and_stay_in_the_tree() {
         refused.to_string().contains("leaves the kernel tree"),
         "{refused}"
     );
+    // A parent's sources may be included; this one has none there.
+    let parent = "#include \"../../cuda_sm86/no-such-folder/x.cuh\"\n";
+    fs::write(folder.join("add/plain.comp"), parent).expect("a file");
+    let missing = prebuilt::expand(&folder, "add/plain.comp")
+        .err()
+        .expect("an error")
+        .to_string();
+    assert!(
+        missing.contains("cannot read the kernel source ../cuda_sm86/no-such-folder/x.cuh"),
+        "{missing}"
+    );
     let _ = fs::remove_dir_all(&folder);
 }

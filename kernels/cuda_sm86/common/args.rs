@@ -102,3 +102,25 @@ fn too_large(step: &Step<'_>, value: usize) -> KernelError {
         "{value} does not fit the 32 bits in which kernels count elements"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Args, TensorMap};
+
+    #[test]
+    fn fields_lie_as_the_struct_declares_them() {
+        let mut args = Args {
+            pointers: vec![0x1122_3344_5566_7788],
+            words: vec![9],
+            ..Args::default()
+        };
+        args.f32(1.0);
+        let plain = args.bytes();
+        assert_eq!(plain.len(), 16);
+        assert_eq!((plain[0], plain[8], plain[15]), (0x88, 9, 0x3f));
+        args.maps.push(TensorMap([7; 16]));
+        let mapped = args.bytes();
+        assert_eq!(mapped.len(), 192, "a struct of maps is aligned to 64");
+        assert_eq!((mapped[0], mapped[127], mapped[128]), (7, 0, 0x88));
+    }
+}

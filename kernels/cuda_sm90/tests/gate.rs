@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 #[test]
 fn every_kernel_agrees_with_the_oracle() {
-    let opened = probe_within(90, 90).and_then(|all| CudaDevice::open(all.first().map_or(0, |d| d.index)));
+    let opened =
+        probe_within(90, 90).and_then(|all| CudaDevice::open(all.first().map_or(0, |d| d.index)));
     let device = match opened {
         Ok(device) => Arc::new(device),
         Err(e) => {
