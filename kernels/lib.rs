@@ -5,4 +5,5 @@
 use cpu_reference as _;
 use cpu_simd as _;
 use cuda_sm86 as _;
+use cuda_sm90 as _;
 use vulkan as _;

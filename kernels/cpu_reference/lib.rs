@@ -129,6 +129,7 @@ registry::inventory::submit! {
         auto: false,
         hardware_only: false,
         kv: &["f32", "f16", "bf16"],
+        rows: 512,
         probe: |o| Ok(vec![hal::cpu::probe(&o.cpu())?]),
         open: |o, _| Ok(Arc::new(CpuDevice::open(&o.cpu())?)),
         file: file!(),

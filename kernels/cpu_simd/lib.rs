@@ -212,6 +212,7 @@ registry::inventory::submit! {
         auto: true,
         hardware_only: false,
         kv: &["f16", "f32", "bf16"],
+        rows: 512,
         probe: |o| Ok(vec![hal::cpu::probe(&o.cpu())?]),
         open: |o, _| Ok(Arc::new(CpuDevice::open(&o.cpu())?)),
         file: file!(),

@@ -11,7 +11,8 @@
 // Folders, and so modules, carry their layer's name: ops joined by `__`.
 #![allow(non_snake_case)]
 
-mod common {
+/// What the kernels share, for trees whose declared parent is this one too.
+pub mod common {
     pub mod args;
     pub mod attend;
     pub mod cache;
@@ -26,8 +27,10 @@ mod common {
     pub mod pointwise;
     pub mod rope_append;
     pub mod rounded;
+    pub mod split;
     pub mod stacked;
     pub mod state;
+    pub mod tail;
 }
 
 mod add {
@@ -43,6 +46,7 @@ mod attention {
     mod flash;
     mod paged;
     mod split_kv;
+    mod split_mma;
 }
 mod causal_conv {
     mod plain;
@@ -60,6 +64,12 @@ mod expert_linear__expert_linear__silu_mul {
 }
 mod expert_sum {
     mod plain;
+}
+mod expert_sum__add__rms_norm {
+    mod fused;
+}
+mod expert_sum__sigmoid_mul__add__add__rms_norm {
+    mod fused;
 }
 mod gated_delta {
     mod recurrent;
@@ -139,6 +149,9 @@ mod rms_norm__linear__linear__silu_mul {
 mod rms_norm__rms_norm__rope__rope__kv_append {
     mod fused;
 }
+mod rms_norm__silu_mul {
+    mod fused;
+}
 mod rope {
     mod plain;
 }
@@ -185,6 +198,7 @@ registry::inventory::submit! {
         auto: true,
         hardware_only: true,
         kv: &["f16", "f32", "bf16"],
+        rows: 512,
         probe: |_| probe(CAPABILITY),
         open: |_, index| Ok(Arc::new(CudaDevice::open(index)?)),
         file: file!(),

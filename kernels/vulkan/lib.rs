@@ -137,6 +137,7 @@ registry::inventory::submit! {
         auto: true,
         hardware_only: false,
         kv: &["f16", "f32", "bf16"],
+        rows: 512,
         probe: |_| probe(),
         open: |_, index| {
             Ok(Arc::new(VulkanDevice::open(index, &VulkanOptions::from_env())?))

@@ -68,6 +68,9 @@ pub struct Backend {
     pub hardware_only: bool,
     /// KV cache schemes it has kernels for, the default first.
     pub kv: &'static [&'static str],
+    /// Most tokens of a step unless the user says otherwise: prompts are read in
+    /// chunks of so many.
+    pub rows: usize,
     /// Devices that could be opened, best first. An absent driver is an error
     /// that says so, an empty list means a driver without devices.
     pub probe: fn(&OpenOptions) -> Result<Vec<DeviceInfo>, HalError>,

@@ -67,7 +67,7 @@ macro_rules! backend {
     ($name:literal, $parent:expr) => {
         registry::inventory::submit! {
             Backend {
-                name: $name, api: "fake", parent: $parent, auto: true, kv: &["f32"],
+                name: $name, api: "fake", parent: $parent, auto: true, kv: &["f32"], rows: 512,
                 hardware_only: true, probe: no_devices, open: no_device, file: file!(),
             }
         }

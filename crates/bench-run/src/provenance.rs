@@ -119,7 +119,7 @@ impl Software {
         let git = |args: &[&str]| git(args).filter(|_| ours);
         Software {
             version: env!("CARGO_PKG_VERSION").into(),
-            commit: git(&["rev-parse", "HEAD"]),
+            commit: git(&["rev-parse", "HEAD"]).or_else(|| built(env!("BENCH_COMMIT"))),
             dirty: git(&["status", "--porcelain"]).map(|s| !s.is_empty()),
             compiler: built(env!("BENCH_COMPILER")),
             target: built(env!("BENCH_TARGET")),

@@ -141,7 +141,7 @@ pub fn tune(
     let mut options = LoadOptions::new(&args.device.backend);
     options.open = args.device.open_options();
     options.context = Some(shape.context());
-    options.rows = prompt;
+    options.rows = Some(prompt);
     options.tuned = Some(Tuned::default());
     let (chosen, program) = opened.place(registry, &options)?;
     options.backend = chosen.backend.name.into();

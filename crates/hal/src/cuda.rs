@@ -15,10 +15,12 @@ mod driver;
 mod memory;
 mod module;
 mod record;
+mod tensor_map;
 
 pub use device::CudaDevice;
-pub use driver::{Limits, probe};
+pub use driver::{Limits, probe, probe_within};
 pub use module::{CudaFunction, CudaModule};
 pub use record::{CudaRecorder, Launch};
+pub use tensor_map::{MapFormat, Matrix, TensorMap};
 
 pub(crate) const API: &str = "cuda";

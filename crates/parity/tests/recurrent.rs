@@ -29,7 +29,7 @@ fn load(opened: &Opened, backend: &str) -> Runner {
     options.open.threads = Some(2);
     options.kv = Some("f32".into());
     options.acts = Some(f32_acts(opened));
-    options.rows = 128;
+    options.rows = Some(128);
     options.sequences = 3;
     options.drafts = DRAFTS;
     options.context = Some(160);

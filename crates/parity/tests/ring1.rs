@@ -100,7 +100,7 @@ fn load_ferris(rows: usize, context: usize, all_logits: bool) -> Runner {
     let mut options = LoadOptions::new(ORACLE);
     options.kv = Some("f32".into());
     options.acts = Some(f32_acts(&opened));
-    options.rows = rows;
+    options.rows = Some(rows);
     options.context = Some(context);
     options.all_logits = all_logits;
     let loaded = opened.load(&registry(), &options, &mut |_, _| {});

@@ -28,7 +28,7 @@ fn load(rows: usize, sequences: usize, context: usize) -> Runner {
     let registry = Registry::collect().expect("registered kernels");
     let mut options = LoadOptions::new(ORACLE);
     options.acts = Some(f32_acts(opened()));
-    options.rows = rows;
+    options.rows = Some(rows);
     options.sequences = sequences;
     options.context = Some(context);
     let loaded = opened().load(&registry, &options, &mut |_, _| {});

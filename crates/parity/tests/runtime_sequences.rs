@@ -38,7 +38,7 @@ fn options(opened: &Opened, backend: &str, limits: &Limits) -> LoadOptions {
     options.open.threads = Some(2);
     options.kv = Some("f32".into());
     options.acts = Some(f32_acts(opened));
-    options.rows = limits.rows;
+    options.rows = Some(limits.rows);
     options.sequences = limits.sequences;
     options.context = Some(limits.context);
     options.all_logits = limits.all_logits;

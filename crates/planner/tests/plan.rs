@@ -51,7 +51,7 @@ fn no_device(_: &OpenOptions, _: usize) -> Result<Arc<dyn Device>, HalError> {
 
 registry::inventory::submit! {
     Backend {
-        name: "t", api: "t", parent: None, auto: false, hardware_only: false, kv: &["f32", "f16"],
+        name: "t", api: "t", parent: None, auto: false, hardware_only: false, kv: &["f32", "f16"], rows: 512,
         probe: no_devices, open: no_device, file: file!(),
     }
 }

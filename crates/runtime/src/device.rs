@@ -59,7 +59,13 @@ pub fn auto_candidates(
                 .map(|info| Candidate { backend, info }),
         );
     }
-    found.sort_by_key(|c| (c.info.kind, c.backend.name));
+    // A tree is before its parent, which it was made to surpass.
+    found.sort_by_key(|c| {
+        let chain = registry.chain(c.backend.name).unwrap_or_default();
+        let root = chain.last().map_or(c.backend.name, |b| b.name);
+        let depth = std::cmp::Reverse(chain.len());
+        (c.info.kind, root, depth, c.backend.name)
+    });
     (found, notes)
 }
 

@@ -27,8 +27,8 @@ pub struct LoadOptions {
     /// Tokens of the longest sequence; by default the model's own limit, up to
     /// [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
-    /// Most tokens of one step.
-    pub rows: usize,
+    /// Most tokens of one step; by default what the backend says.
+    pub rows: Option<usize>,
     pub sequences: usize,
     /// Recurrent states kept beside the last one, for draft tokens that may be
     /// taken back.
@@ -48,7 +48,7 @@ impl LoadOptions {
             backend: backend.into(),
             open: OpenOptions::default(),
             context: None,
-            rows: limits.rows,
+            rows: None,
             sequences: limits.sequences,
             drafts: limits.drafts,
             all_logits: limits.all_logits,
@@ -129,6 +129,10 @@ impl Opened {
         options: &LoadOptions,
     ) -> Result<Program, RuntimeError> {
         let context = self.context(options);
+        let rows = match options.rows {
+            Some(rows) => rows,
+            None => registry.backend(backend)?.rows,
+        };
         let tuned = match &options.tuned {
             Some(t) => t.clone(),
             None => Tuned::for_device(&device.name)?,
@@ -139,7 +143,7 @@ impl Opened {
             kv: options.kv.clone(),
             limits: Limits {
                 context,
-                rows: options.rows.min(context).max(options.sequences),
+                rows: rows.min(context).max(options.sequences),
                 sequences: options.sequences,
                 all_logits: options.all_logits,
                 drafts: options.drafts,

@@ -1,4 +1,4 @@
-//! PTX of `kernels/cuda_sm86`.
+//! PTX of `kernels/cuda_sm86` and `kernels/cuda_sm90`.
 //!
 //! NVRTC is opened at run time: `ESPALIER_NVRTC` names the library, else
 //! `libnvrtc.so.12` is looked for as usual. PyPI's `nvidia-cuda-nvrtc-cu12` holds
@@ -13,10 +13,29 @@ use std::path::{Path, PathBuf};
 /// Its PTX is version 8.1: drivers from 530 on read it.
 const VERSION: (c_int, c_int) = (12, 1);
 const COMPILER: &str = "NVRTC 12.1 (nvidia-cuda-nvrtc-cu12 12.1.105)";
-const FLAGS: &[&str] = &["--gpu-architecture=compute_86", "--std=c++17"];
 
-pub fn tree() -> PathBuf {
-    crate::workspace().join("kernels/cuda_sm86")
+/// A tree of CUDA C++ sources.
+pub struct Tree {
+    pub folder: PathBuf,
+    pub flags: &'static [&'static str],
+}
+
+/// The trees, parents first.
+pub fn trees() -> [Tree; 2] {
+    let of = |name: &str, flags| Tree {
+        folder: crate::workspace().join("kernels").join(name),
+        flags,
+    };
+    [
+        of(
+            "cuda_sm86",
+            &["--gpu-architecture=compute_86", "--std=c++17"],
+        ),
+        of(
+            "cuda_sm90",
+            &["--gpu-architecture=compute_90a", "--std=c++17"],
+        ),
+    ]
 }
 
 /// `linear/gemv.cu` is built to `linear.gemv.ptx`.
@@ -32,16 +51,16 @@ pub fn stale(tree: &Path) -> Result<Vec<String>> {
 
 /// Rebuilds every kernel. With `check` nothing is written: the names of the
 /// objects whose bytes differ are returned. Without it, those that were written.
-pub fn prebuild(tree: &Path, check: bool) -> Result<Vec<String>> {
+pub fn prebuild(tree: &Tree, check: bool) -> Result<Vec<String>> {
     let nvrtc = Nvrtc::open()?;
     let recipe = Recipe {
         compiler: COMPILER,
-        flags: FLAGS,
+        flags: tree.flags,
         extension: "cu",
         object_name,
     };
-    rebuild(tree, &recipe, check, |source, text| {
-        nvrtc.compile(source, text)
+    rebuild(&tree.folder, &recipe, check, |source, text| {
+        nvrtc.compile(source, text, tree.flags)
     })
 }
 
@@ -78,7 +97,7 @@ impl Nvrtc {
         Ok(nvrtc)
     }
 
-    fn compile(&self, name: &str, text: &str) -> Result<Vec<u8>> {
+    fn compile(&self, name: &str, text: &str, flags: &[&str]) -> Result<Vec<u8>> {
         type Create = unsafe extern "C" fn(
             *mut Program,
             *const c_char,
@@ -92,7 +111,7 @@ impl Nvrtc {
         type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
         type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
         let (source, file) = (CString::new(text)?, CString::new(name)?);
-        let flags: Vec<CString> = FLAGS
+        let flags: Vec<CString> = flags
             .iter()
             .map(|f| CString::new(*f))
             .collect::<Result<_, _>>()?;

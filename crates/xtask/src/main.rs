@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use std::path::Path;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about)]
@@ -36,25 +37,40 @@ fn main() -> Result<()> {
         check,
         hashes,
     } = Cli::parse().command;
-    let (name, folder) = match tree {
-        Tree::Cuda => ("cuda", xtask::cuda::tree()),
-        Tree::Vulkan => ("vulkan", xtask::vulkan::tree()),
-    };
-    let changed = match (tree, hashes) {
-        (Tree::Cuda, true) => xtask::cuda::stale(&folder)?,
-        (Tree::Cuda, false) => xtask::cuda::prebuild(&folder, check)?,
-        (Tree::Vulkan, true) => xtask::vulkan::stale(&folder)?,
-        (Tree::Vulkan, false) => xtask::vulkan::prebuild(&folder, check)?,
-    };
-    let folder = folder.join("prebuilt");
-    if (check || hashes) && !changed.is_empty() {
+    match tree {
+        Tree::Cuda => {
+            for tree in xtask::cuda::trees() {
+                let changed = match hashes {
+                    true => xtask::cuda::stale(&tree.folder)?,
+                    false => xtask::cuda::prebuild(&tree, check)?,
+                };
+                report("cuda", &tree.folder, check || hashes, &changed)?;
+            }
+            Ok(())
+        }
+        Tree::Vulkan => {
+            let folder = xtask::vulkan::tree();
+            let changed = match hashes {
+                true => xtask::vulkan::stale(&folder)?,
+                false => xtask::vulkan::prebuild(&folder, check)?,
+            };
+            report("vulkan", &folder, check || hashes, &changed)
+        }
+    }
+}
+
+/// What was written; where only looking was asked for, that something differs is an
+/// error.
+fn report(name: &str, tree: &Path, looked: bool, changed: &[String]) -> Result<()> {
+    let folder = tree.join("prebuilt");
+    if looked && !changed.is_empty() {
         bail!(
             "stale in {}: {}; rebuild with `cargo xtask prebuild {name}`",
             folder.display(),
             changed.join("; ")
         );
     }
-    match changed.as_slice() {
+    match changed {
         [] => println!("{} is up to date", folder.display()),
         some => println!("{}: wrote {}", folder.display(), some.join(", ")),
     }

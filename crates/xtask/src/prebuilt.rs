@@ -36,7 +36,8 @@ pub struct Expanded {
 }
 
 /// Writes `#include "file"` lines in, each file once. Paths are relative to the
-/// including file; line directives keep the compiler's messages right.
+/// including file; line directives keep the compiler's messages right. Files of the
+/// tree alone, or of a parent beside it.
 pub fn expand(tree: &Path, source: &str) -> Result<Expanded> {
     let mut out = Expanded {
         text: String::new(),
@@ -75,16 +76,25 @@ fn include(tree: &Path, path: &Path, out: &mut Expanded, depth: usize) -> Result
     Ok(())
 }
 
-/// `a/../b` as `b`, with forward slashes.
+/// Trees that others name as their parent: what their sources share may be included.
+const PARENTS: &[&str] = &["cuda_sm86"];
+
+/// `a/../b` as `b`, with forward slashes. `../<parent>/…` alone leads out of the tree.
 fn normal(path: &Path) -> Result<String> {
+    let leaves = || format!("{} leaves the kernel tree", path.display());
     let mut parts: Vec<&str> = Vec::new();
     for c in path.components() {
         match c {
-            Component::ParentDir if parts.pop().is_some() => {}
+            Component::ParentDir if parts.is_empty() => parts.push(".."),
+            Component::ParentDir if parts != [".."] => drop(parts.pop()),
             Component::CurDir => {}
             Component::Normal(s) => parts.push(s.to_str().context("a path is not UTF-8")?),
-            _ => bail!("{} leaves the kernel tree", path.display()),
+            _ => bail!(leaves()),
         }
+    }
+    let outside = parts.first() == Some(&"..");
+    if outside && !parts.get(1).is_some_and(|tree| PARENTS.contains(tree)) {
+        bail!(leaves());
     }
     Ok(parts.join("/"))
 }

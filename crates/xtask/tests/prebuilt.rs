@@ -15,23 +15,27 @@ fn vulkan_objects_match_their_sources() {
 
 #[test]
 fn cuda_objects_match_their_sources() {
-    let stale = cuda::stale(&cuda::tree()).expect("a manifest");
-    assert!(
-        stale.is_empty(),
-        "stale: {stale:#?}; rebuild with `cargo xtask prebuild cuda`"
-    );
+    for tree in cuda::trees() {
+        let stale = cuda::stale(&tree.folder).expect("a manifest");
+        assert!(
+            stale.is_empty(),
+            "stale: {stale:#?}; rebuild with `cargo xtask prebuild cuda`"
+        );
+    }
 }
 
 /// Drivers from 530 on read this version; a newer compiler would shut them out.
 #[test]
 fn cuda_objects_are_for_the_least_driver() {
-    let folder = cuda::tree().join("prebuilt");
-    let manifest = prebuilt::read_manifest(&cuda::tree()).expect("a manifest");
-    assert!(!manifest.objects.is_empty());
-    for name in manifest.objects.keys() {
-        let text = fs::read_to_string(folder.join(name)).expect("PTX");
-        assert!(text.contains("\n.version 8.1\n"), "{name}");
-        assert!(text.contains("\n.target sm_86\n"), "{name}");
+    for (tree, target) in cuda::trees().iter().zip(["sm_86", "sm_90a"]) {
+        let manifest = prebuilt::read_manifest(&tree.folder).expect("a manifest");
+        assert!(!manifest.objects.is_empty());
+        for name in manifest.objects.keys() {
+            let path = tree.folder.join("prebuilt").join(name);
+            let text = fs::read_to_string(path).expect("PTX");
+            assert!(text.contains("\n.version 8.1\n"), "{name}");
+            assert!(text.contains(&format!("\n.target {target}\n")), "{name}");
+        }
     }
 }
 
@@ -117,6 +121,17 @@ fn includes_are_written_in_once_and_stay_in_the_tree() {
     assert!(
         refused.to_string().contains("leaves the kernel tree"),
         "{refused}"
+    );
+    // A parent's sources may be included; this one has none there.
+    let parent = "#include \"../../cuda_sm86/no-such-folder/x.cuh\"\n";
+    fs::write(folder.join("add/plain.comp"), parent).expect("a file");
+    let missing = prebuilt::expand(&folder, "add/plain.comp")
+        .err()
+        .expect("an error")
+        .to_string();
+    assert!(
+        missing.contains("cannot read the kernel source ../cuda_sm86/no-such-folder/x.cuh"),
+        "{missing}"
     );
     let _ = fs::remove_dir_all(&folder);
 }

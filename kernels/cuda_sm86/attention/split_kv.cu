@@ -5,44 +5,11 @@
 // its query heads, row, split). D/8 lanes read one token's 16-byte pieces, so a
 // warp holds 32·8/D streams of tokens, each with its own online softmax in f32;
 // streams meet in shared memory and the block writes its maximum, sum and output to
-// the workspace. `combine` joins the splits in order. Tolerance 5e-5.
-#include "../common/cache.cuh"
+// the workspace; the last block joins the splits in order. Tolerance 5e-5.
 #include "../common/reduce.cuh"
+#include "../common/split.cuh"
 
-struct Args {
-    const float* q;
-    const float* sinks;
-    float* o;
-    // [T, heads, splits] maxima and sums, then [T, heads, splits, D] outputs.
-    float2* tops;
-    float* outs;
-    const void* cache;
-    const u32* positions;
-    const u32* row_span;
-    const u32* tables;
-    const u32* count;
-    Pages c;
-    u32 dim, group, q_stride, o_stride, window;
-    float scale, cap;
-    u32 heads, splits, head_blocks, shift;
-};
-
-enum { WARPS = 4, LEAST = 64 };
-
-struct Seen {
-    u32 first, end, splits, chunk;
-};
-
-// The positions that a row sees, in chunks that depend on nothing else.
-DEVICE Seen seen_by(const Args& p, u32 position) {
-    Seen s;
-    s.first = p.window && position + 1 > p.window ? position + 1 - p.window : 0;
-    s.end = position + 1;
-    u32 len = s.end - s.first;
-    s.splits = min(p.splits, (len + LEAST - 1) / LEAST);
-    s.chunk = (len + s.splits - 1) / s.splits;
-    return s;
-}
+enum { WARPS = 4 };
 
 template <class S, int D, int HEADS>
 DEVICE void split(const Args& p) {
@@ -153,6 +120,7 @@ DEVICE void split(const Args& p) {
         p.outs[slot * D + d] = out;
         if (d == 0) p.tops[slot] = make_float2(best, total);
     }
+    join(p, t, t * gridDim.x + blockIdx.x, head0, min(p.group - in_group, (u32)HEADS), seen.splits);
 }
 
 #define ENTRY(T, D, H) \
@@ -163,27 +131,3 @@ DEVICE void split(const Args& p) {
     ENTRY(T, 256, 1) ENTRY(T, 256, 2) ENTRY(T, 256, 4)
 ENTRIES(f16)
 ENTRIES(bf16)
-
-// One block of D threads for each (head, row).
-KERNEL combine(const Args p) {
-    start_next();
-    wait_for_previous();
-    const u32 head = blockIdx.x, t = blockIdx.y, d = threadIdx.x;
-    const u32 rows = real_rows(p.count), position = p.positions[t];
-    if (t >= rows) return;
-    const u32 splits = seen_by(p, position).splits;
-    const u64 slot = ((u64)t * p.heads + head) * p.splits;
-    float best = p.sinks ? p.sinks[head] : -3.0e38f;
-#pragma unroll 8
-    for (u32 s = 0; s < splits; ++s) best = fmaxf(best, p.tops[slot + s].x);
-    float total = p.sinks ? expf(p.sinks[head] - best) : 0.0f;
-    float out = 0.0f;
-#pragma unroll 8
-    for (u32 s = 0; s < splits; ++s) {
-        float2 top = p.tops[slot + s];
-        float w = expf(top.x - best);
-        total += w * top.y;
-        out = fmaf(w, p.outs[(slot + s) * p.dim + d], out);
-    }
-    p.o[(u64)t * p.o_stride + head * p.dim + d] = out / total;
-}

@@ -96,6 +96,12 @@ impl Plain {
         }
     }
 
+    /// Puts it into a tree whose declared parent is this one.
+    pub const fn of_tree(mut self, backend: &'static str) -> Self {
+        self.spec.backend = backend;
+        self
+    }
+
     pub const fn with_layouts(mut self, layouts: &'static [&'static str]) -> Self {
         self.spec.layouts = layouts;
         self

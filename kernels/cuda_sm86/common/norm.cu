@@ -1,5 +1,6 @@
-// ops: rms_norm, add+rms_norm. y = x·rsqrt(mean(x²) + eps)·(w + weight_offset)
-// over groups of D elements; with add, x = a + b is an output too.
+// ops: rms_norm, add+rms_norm, rms_norm+silu_mul. y = x·rsqrt(mean(x²) + eps)·(w + weight_offset)
+// over groups of D elements; with add, x = a + b is an output too; with silu_mul, y is
+// multiplied by silu(gate).
 // a, b, x, y f32 [R, groups, D], w f32 [D]; rows strided, contiguous inside.
 // Launch: one block for each (group, row). Tolerance 2e-5.
 #include "reduce.cuh"
@@ -24,6 +25,32 @@ KERNEL rms_norm(const Norm p) {
     for (u32 i = threadIdx.x; i < p.dim; i += blockDim.x) sum += x[i] * x[i];
     float scale = 1.0f / sqrtf(block_sum(sum) / (float)p.dim + p.eps);
     for (u32 i = threadIdx.x; i < p.dim; i += blockDim.x) y[i] = x[i] * scale * (p.w[i] + p.offset);
+}
+
+struct GatedNorm {
+    const float* x;
+    const float* w;
+    const float* gate;
+    float* y;
+    const u32* count;
+    u32 dim, x_stride, gate_stride, y_stride;
+    float eps, offset;
+};
+
+KERNEL gated_rms_norm(const GatedNorm p) {
+    start_next();
+    wait_for_previous();
+    const u32 r = blockIdx.y, from = blockIdx.x * p.dim;
+    if (r >= real_rows(p.count)) return;
+    const float* x = p.x + (u64)r * p.x_stride + from;
+    const float* gate = p.gate + (u64)r * p.gate_stride + from;
+    float* y = p.y + (u64)r * p.y_stride + from;
+    float sum = 0.0f;
+    for (u32 i = threadIdx.x; i < p.dim; i += blockDim.x) sum += x[i] * x[i];
+    const float scale = 1.0f / sqrtf(block_sum(sum) / (float)p.dim + p.eps);
+    for (u32 i = threadIdx.x; i < p.dim; i += blockDim.x) {
+        y[i] = silu(gate[i]) * (x[i] * scale * (p.w[i] + p.offset));
+    }
 }
 
 struct AddNorm {

@@ -71,7 +71,7 @@ pub fn eval(context: &Context, args: &EvalArgs) -> anyhow::Result<Exit> {
         LoadOptions {
             backend: backend.cloned().unwrap_or(global.backend.clone()),
             context: Some(how.chunk),
-            rows: how.chunk.saturating_mul(how.batch),
+            rows: Some(how.chunk.saturating_mul(how.batch)),
             sequences: how.batch,
             all_logits: true,
             ..global

@@ -41,7 +41,7 @@ pub fn logits(context: &Context, args: &LogitsArgs) -> anyhow::Result<Exit> {
     let global = session::load_options(&context.global);
     let options = LoadOptions {
         context: Some(global.context.unwrap_or(ids.len())),
-        rows: args.chunk.unwrap_or(256),
+        rows: Some(args.chunk.unwrap_or(256)),
         all_logits: true,
         ..global
     };
@@ -57,7 +57,7 @@ pub fn logits(context: &Context, args: &LogitsArgs) -> anyhow::Result<Exit> {
         }
         if args.chunk.is_none() {
             let rows = STEP_BYTES / (model.vocab_size * 4).max(1);
-            options.rows = rows.clamp(16, 256);
+            options.rows = Some(rows.clamp(16, 256));
         }
         if let Some(limit) = options.context.filter(|c| ids.len() > *c) {
             return Err(runtime::RuntimeError::PromptTooLong {

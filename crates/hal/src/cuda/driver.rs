@@ -233,6 +233,12 @@ fn hyphenated(bytes: &[u8; 16]) -> String {
 /// # Errors
 /// No driver, too old a driver, or devices of which none is new enough.
 pub fn probe(least: u32) -> Result<Vec<DeviceInfo>> {
+    probe_within(least, u32::MAX)
+}
+
+/// As [`probe`], of devices up to compute capability `most`: some instructions exist
+/// in one architecture only.
+pub fn probe_within(least: u32, most: u32) -> Result<Vec<DeviceInfo>> {
     init()?;
     let mut count = 0;
     // SAFETY: fills a number.
@@ -242,10 +248,10 @@ pub fn probe(least: u32) -> Result<Vec<DeviceInfo>> {
     let mut refused = Vec::new();
     for index in 0..usize::try_from(count).unwrap_or(0) {
         let found = describe(index)?;
-        if found.limits.capability >= least {
+        if (least..=most).contains(&found.limits.capability) {
             usable.push(found.info);
         } else {
-            refused.push(too_old(&found, least));
+            refused.push(refusal(&found, least, most));
         }
     }
     if usable.is_empty() && !refused.is_empty() {
@@ -258,15 +264,17 @@ pub fn probe(least: u32) -> Result<Vec<DeviceInfo>> {
     Ok(usable)
 }
 
-fn too_old(found: &Described, least: u32) -> String {
-    let c = found.limits.capability;
+fn refusal(found: &Described, least: u32, most: u32) -> String {
+    let dotted = |c: u32| format!("{}.{}", c / 10, c % 10);
+    let up_to = match most {
+        u32::MAX => String::new(),
+        most => format!(" to {}", dotted(most)),
+    };
     format!(
-        "{} has compute capability {}.{}, the kernels need {}.{}: use another backend",
+        "{} has compute capability {}, the kernels need {}{up_to}: use another backend",
         found.info.name,
-        c / 10,
-        c % 10,
-        least / 10,
-        least % 10
+        dotted(found.limits.capability),
+        dotted(least),
     )
 }
 

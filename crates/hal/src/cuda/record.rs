@@ -76,6 +76,10 @@ impl CudaRecorder {
         &self.shared.limits
     }
 
+    pub(super) fn device_shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Address of byte `offset` of a buffer, for a parameter that may reach
     /// `bytes` bytes from there.
     pub fn address(&self, buffer: &Buffer, offset: u64, bytes: u64) -> Result<u64> {

@@ -107,9 +107,10 @@ pub fn acts_key(program: &Program) -> String {
 pub fn fit<'s>(options: &mut LoadOptions, scripts: impl Iterator<Item = &'s Script> + Clone) {
     let most = |f: fn(&Script) -> usize| scripts.clone().map(f).max().unwrap_or(1).max(1);
     options.all_logits = true;
-    options.rows = most(Script::max_rows);
+    let rows = most(Script::max_rows);
+    options.rows = Some(rows);
     options.sequences = most(Script::sequences);
-    options.context = Some(most(Script::context).max(options.rows));
+    options.context = Some(most(Script::context).max(rows));
 }
 
 /// A candidate that any of the scripts fits, planned as the options say.
@@ -156,7 +157,7 @@ pub fn load_oracle(
     let limits = &candidate.limits;
     let mut options = LoadOptions::new(ORACLE);
     options.context = Some(limits.context);
-    options.rows = limits.rows;
+    options.rows = Some(limits.rows);
     options.sequences = limits.sequences;
     options.all_logits = limits.all_logits;
     options.kv = Some(candidate.cache.scheme.0.into());

@@ -1,9 +1,12 @@
-//! Peer trees do not depend on each other, and only the facade knows them all.
+//! Peer trees do not depend on each other, and only the facade knows them all. A tree
+//! may use what its declared parent shares.
 
 /// A tree's manifest: its folder and its text.
 pub struct Manifest {
     pub tree: String,
     pub toml: String,
+    /// The tree's declared parent.
+    pub parent: Option<String>,
 }
 
 /// Dependencies between trees. In their tests trees may link the facade, to be
@@ -20,6 +23,7 @@ pub fn check(trees: &[Manifest]) -> Vec<String> {
         };
         for (section, name) in dependencies(&toml) {
             let peer = trees.iter().any(|t| t.tree == name && t.tree != m.tree);
+            let peer = peer && m.parent.as_ref() != Some(&name);
             let facade = name == "kernels" && section != "dev-dependencies";
             if peer || facade {
                 found.push(format!(

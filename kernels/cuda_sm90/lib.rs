@@ -1,0 +1,62 @@
+//! `cuda_sm90`: what gains from the tensor cores and the copy engine of Hopper.
+//!
+//! Everything else, and all that the kernels here share, comes from the declared
+//! parent, `cuda_sm86`. Its PTX is for compute capability 9.0a: no other device runs
+//! it, newer ones neither.
+
+// Folders, and so modules, carry their layer's name: ops joined by `__`.
+#![allow(non_snake_case)]
+
+mod common {
+    pub mod gemm;
+}
+
+mod linear {
+    mod wgmma;
+}
+mod linear__add {
+    mod wgmma;
+}
+mod linear__linear {
+    mod wgmma;
+}
+mod linear__linear__linear {
+    mod wgmma;
+}
+mod linear__linear__silu_mul {
+    mod wgmma;
+}
+mod rms_norm__linear__linear {
+    mod wgmma;
+}
+mod rms_norm__linear__linear__linear {
+    mod wgmma;
+}
+mod rms_norm__linear__linear__silu_mul {
+    mod wgmma;
+}
+
+use hal::cuda::{CudaDevice, probe_within};
+use registry::Backend;
+use std::sync::Arc;
+
+/// The tree's name on the backend axis.
+pub const BACKEND: &str = "cuda_sm90";
+
+/// The one compute capability, 10·major + minor.
+const CAPABILITY: u32 = 90;
+
+registry::inventory::submit! {
+    Backend {
+        name: BACKEND,
+        api: "cuda",
+        parent: Some(cuda_sm86::BACKEND),
+        auto: true,
+        hardware_only: true,
+        kv: &["f16", "f32", "bf16"],
+        rows: 4096,
+        probe: |_| probe_within(CAPABILITY, CAPABILITY),
+        open: |_, index| Ok(Arc::new(CudaDevice::open(index)?)),
+        file: file!(),
+    }
+}

@@ -1,0 +1,6 @@
+//! op: linear+linear+silu_mul, many rows. See `common/gemm.cu`.
+
+use crate::common::gemm::register_all;
+use cuda_sm86::common::patterns::GATED;
+
+register_all!(&GATED, alone);
