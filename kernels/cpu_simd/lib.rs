@@ -1,4 +1,4 @@
-//! The fast CPU tree: AVX2, AVX-512 and AMX, chosen at run time.
+//! The fast CPU tree: AVX2, AVX-512 and AMX, or NEON, chosen at run time.
 //!
 //! Kernel bodies are written once over [`common::simd`]'s sixteen lanes and run
 //! with the best instruction set that the device lists, plain arrays included,
@@ -10,6 +10,8 @@
 #![allow(non_snake_case)]
 
 mod common {
+    #[cfg(test)]
+    pub mod agrees;
     pub mod append;
     pub mod attend;
     #[cfg(target_arch = "x86_64")]
@@ -25,8 +27,12 @@ mod common {
     pub mod experts_sizes;
     pub mod gated;
     pub mod int;
+    #[cfg(target_arch = "aarch64")]
+    pub mod int_neon;
     #[cfg(target_arch = "x86_64")]
     pub mod int_x86;
+    #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+    pub mod intrinsics;
     pub mod layout;
     pub mod math;
     pub mod matmul;
@@ -39,6 +45,8 @@ mod common {
     pub mod matmul_kernels;
     pub mod matmul_q8;
     pub mod matmul_sink;
+    #[cfg(target_arch = "aarch64")]
+    pub mod neon;
     pub mod parts;
     pub mod plumbing;
     pub mod pointwise;

@@ -82,7 +82,7 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     pub ctx: Option<usize>,
 
-    /// Use no CPU instructions beyond this level (portable, avx2, avx512, avx512bf16, amx)
+    /// Use no CPU instructions beyond this level (portable; x86: avx2, avx512, avx512bf16, amx; ARM: neon, dotprod, i8mm)
     #[arg(long, global = true, value_name = "LEVEL")]
     pub cpu_isa: Option<IsaLevel>,
 

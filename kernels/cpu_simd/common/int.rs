@@ -123,23 +123,34 @@ impl Level {
     /// As [`Level::run`]; byte products in one instruction where the CPU has it.
     #[inline]
     pub fn run_int<B: IntBody>(self, body: &B, ctx: &TaskCtx) {
+        #[cfg(target_arch = "aarch64")]
+        use super::int_neon as neon;
         #[cfg(target_arch = "x86_64")]
-        {
-            use super::int_x86 as x86;
-            use std::arch::is_x86_feature_detected as has;
-            // SAFETY: `Level::of` gives these levels only where the CPU has them,
-            // and the further features are asked for.
-            unsafe {
-                match self {
-                    Level::Avx512 if has!("avx512vnni") => x86::run_avx512_vnni(body, ctx),
-                    Level::Avx512 => x86::run_avx512(body, ctx),
-                    Level::Avx2 if has!("avxvnni") => x86::run_avx2_vnni(body, ctx),
-                    Level::Avx2 => x86::run_avx2(body, ctx),
-                    Level::Portable => body.run(Portable, ctx),
-                }
-            }
+        use {super::int_x86 as x86, std::arch::is_x86_feature_detected as has};
+        match self {
+            Level::Portable => body.run(Portable, ctx),
+            // SAFETY: here and below, `Level::of` gives a level only where the
+            // CPU has it, and further features are asked for.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if has!("avx512vnni") => unsafe { x86::run_avx512_vnni(body, ctx) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { x86::run_avx512(body, ctx) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 if has!("avxvnni") => unsafe { x86::run_avx2_vnni(body, ctx) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { x86::run_avx2(body, ctx) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { neon::run_neon(body, ctx) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => unsafe { neon::run_dotprod(body, ctx) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mm => unsafe { neon::run_i8mm(body, ctx) },
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        body.run(Portable, ctx)
     }
 }

@@ -290,85 +290,8 @@ pub unsafe fn run_avx512_vnni<B: IntBody>(body: &B, ctx: &TaskCtx) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::common::simd::{LANES, Portable};
+    use crate::common::agrees;
     use std::arch::is_x86_feature_detected as has;
-
-    /// Bytes of every size, the extremes first.
-    fn bytes(seed: u32) -> [u8; 64] {
-        let mut x = seed | 1;
-        std::array::from_fn(|i| {
-            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            match i {
-                0..16 => 255,
-                16..24 => 0,
-                _ => (x >> 24) as u8,
-            }
-        })
-    }
-
-    /// A vector's 64 bytes.
-    fn out<S: IntSimd>(s: S, v: S::B) -> [u8; 64] {
-        let mut to = [0; 64];
-        // SAFETY: 64 bytes of an array.
-        unsafe { s.store_bytes(to.as_mut_ptr(), v) };
-        to
-    }
-
-    fn agrees<S: IntSimd>(s: S) {
-        let p = Portable;
-        for seed in 0..50 {
-            let w = bytes(seed);
-            // Activations are never −128.
-            let x = bytes(seed + 77).map(|b| if b == 128 { 129 } else { b });
-            let x = if seed == 0 { [129; 64] } else { x };
-            for narrow in [false, true] {
-                let w = if narrow { w.map(|b| b & 127) } else { w };
-                // SAFETY: 64 bytes of arrays.
-                let (got, want) = unsafe {
-                    let acc = s.splat_i32(-7);
-                    let sums = s.dot(
-                        acc,
-                        s.load_bytes(w.as_ptr()),
-                        s.load_bytes(x.as_ptr()),
-                        narrow,
-                    );
-                    let exact = p.dot(p.splat_i32(-7), w, x, narrow);
-                    (s.to_array(s.to_f32(sums)), p.to_f32(exact))
-                };
-                assert_eq!(got, want, "narrow {narrow}");
-            }
-            // SAFETY: 64 bytes of an array, of which some are read.
-            unsafe {
-                let v = s.load_bytes(w.as_ptr());
-                let pair = |a, b| (out(s, a), b);
-                for (got, want) in [
-                    pair(s.field::<4, 4, 0>(v), p.field::<4, 4, 0>(w)),
-                    pair(s.field::<0, 4, 0>(v), p.field::<0, 4, 0>(w)),
-                    pair(s.field::<1, 1, 4>(v), p.field::<1, 1, 4>(w)),
-                    pair(s.field::<7, 1, 2>(v), p.field::<7, 1, 2>(w)),
-                    pair(s.field::<6, 2, 4>(v), p.field::<6, 2, 4>(w)),
-                    pair(s.field::<0, 2, 4>(v), p.field::<0, 2, 4>(w)),
-                    pair(s.repeat(w[30..].as_ptr()), p.repeat(w[30..].as_ptr())),
-                    pair(s.or(v, s.repeat(w.as_ptr())), p.or(w, p.repeat(w.as_ptr()))),
-                ] {
-                    assert_eq!(got, want);
-                }
-                let table = std::array::from_fn(|i| (200 - 9 * i) as u8);
-                let low = w.map(|b| b & 15);
-                let found = s.lookup(&table, s.load_bytes(low.as_ptr()));
-                assert_eq!(out(s, found), p.lookup(&table, low));
-                let from = w[20..].as_ptr();
-                assert_eq!(s.to_array(s.load_u8(from)), p.load_u8(from));
-                assert_eq!(s.to_array(s.load_i8(from)), p.load_i8(from));
-                let whole: [f32; LANES] = std::array::from_fn(|i| i as f32 * 16.9 - 127.0);
-                let whole = whole.map(f32::round);
-                let (mut a, mut b) = ([0u8; LANES], [0u8; LANES]);
-                s.store_i8(a.as_mut_ptr(), s.load(whole.as_ptr()));
-                p.store_i8(b.as_mut_ptr(), whole);
-                assert_eq!(a, b);
-            }
-        }
-    }
 
     #[test]
     fn every_instruction_set_gives_the_portable_bytes() {
@@ -376,16 +299,16 @@ mod tests {
         // SAFETY: each is made where the CPU has its instructions.
         unsafe {
             if have >= hal::cpu::IsaLevel::Avx2 {
-                agrees(Avx2::<false>::new());
+                agrees::bytes(Avx2::<false>::new());
             }
             if have >= hal::cpu::IsaLevel::Avx2 && has!("avxvnni") {
-                agrees(Avx2::<true>::new());
+                agrees::bytes(Avx2::<true>::new());
             }
             if have >= hal::cpu::IsaLevel::Avx512 {
-                agrees(Avx512::new());
+                agrees::bytes(Avx512::new());
             }
             if have >= hal::cpu::IsaLevel::Avx512 && has!("avx512vnni") {
-                agrees(Avx512Vnni::new());
+                agrees::bytes(Avx512Vnni::new());
             }
         }
     }

@@ -255,7 +255,7 @@ pub trait Body: Send + Sync + 'static {
     fn run<S: Simd>(&self, s: S, ctx: &TaskCtx);
 }
 
-/// The f32 instruction set that a device offers.
+/// The instruction set that a device offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Portable,
@@ -263,6 +263,14 @@ pub enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// The f32 instructions of NEON; products of bytes by SDOT.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// The f32 instructions of NEON; products of bytes by USDOT.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
 }
 
 impl Level {
@@ -279,6 +287,19 @@ impl Level {
                 return Level::Avx2;
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        {
+            let have = hal::cpu::detect();
+            for (isa, level) in [
+                (hal::cpu::IsaLevel::I8mm, Level::NeonI8mm),
+                (hal::cpu::IsaLevel::Dotprod, Level::NeonDotprod),
+                (hal::cpu::IsaLevel::Neon, Level::Neon),
+            ] {
+                if info.has(isa.name()) && have >= isa {
+                    return level;
+                }
+            }
+        }
         let _ = info;
         Level::Portable
     }
@@ -293,6 +314,11 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { super::x86::run_avx512(body, ctx) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon | Level::NeonDotprod | Level::NeonI8mm => unsafe {
+                super::neon::run_neon(body, ctx)
+            },
         }
     }
 }

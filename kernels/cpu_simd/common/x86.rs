@@ -1,35 +1,9 @@
 //! [`Simd`] with AVX2 (two registers a vector) and AVX-512 (one).
 
+use super::intrinsics::{intrinsics, memory_intrinsics};
 use super::simd::{Body, LANES, Simd};
 use hal::cpu::TaskCtx;
 use std::arch::x86_64::*;
-
-/// Methods whose bodies are intrinsics.
-macro_rules! intrinsics {
-    ($($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {
-        $(
-            #[inline(always)]
-            fn $name(self $(, $arg: $ty)*) $(-> $ret)? {
-                // SAFETY: `self` exists only where the CPU has the instructions.
-                unsafe { $body }
-            }
-        )*
-    };
-}
-
-/// As [`intrinsics`], for those that follow a pointer.
-macro_rules! memory_intrinsics {
-    ($($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {
-        $(
-            #[inline(always)]
-            unsafe fn $name(self $(, $arg: $ty)*) $(-> $ret)? {
-                // SAFETY: the CPU has the instructions, and the caller vouches
-                // for the memory.
-                unsafe { $body }
-            }
-        )*
-    };
-}
 
 /// AVX-512 F, BW, VL, DQ.
 #[derive(Clone, Copy)]
@@ -360,32 +334,19 @@ pub unsafe fn run_avx512<B: Body>(body: &B, ctx: &TaskCtx) {
     body.run(Avx512(()), ctx);
 }
 
-/// Keeps the two folds in step: vector sums must equal the portable order.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::common::simd::fold;
+    use crate::common::agrees;
 
     #[test]
-    fn sums_fold_in_the_portable_order() {
-        let a: [f32; LANES] = std::array::from_fn(|i| 1.0 / (i as f32 + 1.0));
-        if hal::cpu::detect() >= hal::cpu::IsaLevel::Avx2 {
-            let s = Avx2::<false>(());
-            // SAFETY: sixteen lanes of an array.
-            assert_eq!(s.sum(unsafe { s.load(a.as_ptr()) }), fold(a));
+    fn every_instruction_set_gives_the_portable_bits() {
+        let have = hal::cpu::detect();
+        if have >= hal::cpu::IsaLevel::Avx2 {
+            agrees::lanes(Avx2::<false>(()));
         }
-        if hal::cpu::detect() >= hal::cpu::IsaLevel::Avx512 {
-            let s = Avx512(());
-            // SAFETY: sixteen lanes of an array.
-            let v = unsafe { s.load(a.as_ptr()) };
-            assert_eq!(s.sum(v), fold(a));
-            for i in 0..LANES {
-                let mut all = [s.zero(); LANES];
-                all[i] = v;
-                let sums = s.to_array(s.sums(all));
-                assert!((sums[i] - fold(a)).abs() < 1e-6);
-                assert_eq!(sums.iter().filter(|x| **x != 0.0).count(), 1);
-            }
+        if have >= hal::cpu::IsaLevel::Avx512 {
+            agrees::lanes(Avx512(()));
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use super::API;
 use crate::{HalError, Result};
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-/// Instruction-set tiers, each including the ones before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Instruction-set tiers, each including the ones before it of its architecture.
+/// Tiers of two architectures do not compare: neither includes the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IsaLevel {
     Portable,
     /// AVX2, FMA, F16C.
@@ -18,16 +20,37 @@ pub enum IsaLevel {
     Avx512Bf16,
     /// AMX tiles with BF16 dot products.
     Amx,
+    /// Advanced SIMD, which every AArch64 CPU has.
+    Neon,
+    /// NEON with dot products of signed bytes.
+    Dotprod,
+    /// NEON with dot products of unsigned by signed bytes, too.
+    I8mm,
 }
 
 impl IsaLevel {
-    pub const ALL: &[IsaLevel] = &[
+    const X86: &[IsaLevel] = &[
         IsaLevel::Portable,
         IsaLevel::Avx2,
         IsaLevel::Avx512,
         IsaLevel::Avx512Bf16,
         IsaLevel::Amx,
     ];
+    const ARM: &[IsaLevel] = &[
+        IsaLevel::Portable,
+        IsaLevel::Neon,
+        IsaLevel::Dotprod,
+        IsaLevel::I8mm,
+    ];
+
+    /// Those of the architecture that this was built for, from low to high.
+    pub const ALL: &[IsaLevel] = if cfg!(target_arch = "x86_64") {
+        Self::X86
+    } else if cfg!(target_arch = "aarch64") {
+        Self::ARM
+    } else {
+        &[IsaLevel::Portable]
+    };
 
     /// The name in [`crate::DeviceInfo::features`] and on the command line.
     pub fn name(self) -> &'static str {
@@ -37,7 +60,19 @@ impl IsaLevel {
             IsaLevel::Avx512 => "avx512",
             IsaLevel::Avx512Bf16 => "avx512bf16",
             IsaLevel::Amx => "amx",
+            IsaLevel::Neon => "neon",
+            IsaLevel::Dotprod => "dotprod",
+            IsaLevel::I8mm => "i8mm",
         }
+    }
+}
+
+impl PartialOrd for IsaLevel {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        [Self::X86, Self::ARM].into_iter().find_map(|tiers| {
+            let place = |level: &IsaLevel| tiers.iter().position(|l| l == level);
+            Some(place(self)?.cmp(&place(other)?))
+        })
     }
 }
 
@@ -85,6 +120,21 @@ pub fn detect() -> IsaLevel {
         }
         if avx2 {
             return IsaLevel::Avx2;
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        use std::arch::is_aarch64_feature_detected as has;
+        let neon = has!("neon");
+        let dotprod = neon && has!("dotprod");
+        if dotprod && has!("i8mm") {
+            return IsaLevel::I8mm;
+        }
+        if dotprod {
+            return IsaLevel::Dotprod;
+        }
+        if neon {
+            return IsaLevel::Neon;
         }
     }
     IsaLevel::Portable
@@ -154,11 +204,23 @@ pub(crate) fn features_up_to(level: IsaLevel) -> BTreeSet<&'static str> {
 pub(crate) fn cpu_name() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
         .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|l| l.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_string())
-        })
+        .and_then(|text| parse_name(&text))
         .unwrap_or_else(|| std::env::consts::ARCH.to_string())
+}
+
+/// The model's name; on ARM, where Linux gives none, the numbers that stand for
+/// the maker and the core.
+fn parse_name(cpuinfo: &str) -> Option<String> {
+    let field = |name: &str| -> Option<&str> {
+        let mut lines = cpuinfo.lines().filter_map(|l| l.split_once(':'));
+        let (_, value) = lines.find(|(key, _)| key.trim() == name)?;
+        Some(value.trim())
+    };
+    if let Some(name) = field("model name") {
+        return Some(name.to_string());
+    }
+    let (maker, core) = (field("CPU implementer")?, field("CPU part")?);
+    Some(format!("ARM implementer {maker} part {core}"))
 }
 
 /// Cores that this process may use: affinity and cgroup quota through the
@@ -180,5 +242,59 @@ pub fn physical_threads() -> usize {
         logical
     } else {
         logical.min(cores.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_a_cpu_of_either_architecture() {
+        let x86 = "processor\t: 0\nmodel\t\t: 7\nmodel name\t: Some CPU @ 2 GHz\n";
+        assert_eq!(parse_name(x86).as_deref(), Some("Some CPU @ 2 GHz"));
+        let arm = "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n";
+        let name = parse_name(arm);
+        assert_eq!(name.as_deref(), Some("ARM implementer 0x41 part 0xd0c"));
+        assert_eq!(parse_name("processor\t: 0\n"), None);
+    }
+
+    #[test]
+    fn tiers_compare_within_an_architecture_only() {
+        for tiers in [IsaLevel::X86, IsaLevel::ARM] {
+            assert!(tiers.is_sorted_by(|a, b| a < b));
+        }
+        for (x86, arm) in [
+            (IsaLevel::Avx2, IsaLevel::Neon),
+            (IsaLevel::Amx, IsaLevel::I8mm),
+        ] {
+            assert_eq!(x86.partial_cmp(&arm), None);
+        }
+        assert!(IsaLevel::ALL.contains(&detect()));
+    }
+
+    #[test]
+    fn the_other_architectures_tiers_are_refused() {
+        let foreign = if cfg!(target_arch = "aarch64") {
+            IsaLevel::Avx2
+        } else {
+            IsaLevel::Neon
+        };
+        let e = choose(Some(foreign)).unwrap_err().to_string();
+        assert!(
+            e.contains(foreign.name()) && e.contains(detect().name()),
+            "{e}"
+        );
+        let e = foreign.name().parse::<IsaLevel>().unwrap_err();
+        assert!(e.contains("portable"), "{e}");
+    }
+
+    #[test]
+    fn features_are_the_tiers_up_to_the_chosen_one() {
+        for (n, level) in IsaLevel::ALL.iter().enumerate() {
+            let features = features_up_to(*level);
+            assert_eq!(features.len(), n + 1);
+            assert!(features.contains(level.name()));
+        }
     }
 }

@@ -217,7 +217,7 @@ pub fn available_memory() -> u64 {
         let used = std::fs::read_to_string("/proc/self/statm")
             .ok()
             .and_then(|s| s.split_whitespace().next()?.parse::<u64>().ok())
-            .map_or(0, |pages| pages * 4096);
+            .map_or(0, |pages| pages * rustix::param::page_size() as u64);
         free = free.min(limit.saturating_sub(used));
     }
     free

@@ -184,7 +184,8 @@ pub(super) fn describe(index: usize) -> Result<Described> {
         index,
         name,
         driver: format!("CUDA {}", dotted(version)),
-        uuid: Some(hyphenated(&uuid.bytes.map(|b| b as u8))),
+        // `c_char` has a sign on x86 and none on ARM.
+        uuid: Some(hyphenated(&uuid.bytes.map(|b| b.to_ne_bytes()[0]))),
         kind: match integrated {
             true => DeviceKind::Integrated,
             false => DeviceKind::Discrete,
