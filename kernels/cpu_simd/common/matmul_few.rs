@@ -129,10 +129,11 @@ unsafe fn few<W: BlockScheme, S: IntSimd, const M: usize>(
                             *acc = s.splat_i32(-W::ZERO * bytes);
                         }
                     }
-                    for q in part * each..(part + 1) * each {
+                    let first = part * each;
+                    for (i, codes) in quads[first..first + each].iter().enumerate() {
                         for (m, acc) in acc.iter_mut().enumerate() {
-                            let four = s.repeat(x.add(m).cast::<u8>().add(4 * q));
-                            *acc = s.dot(*acc, quads[q], four, W::NARROW);
+                            let four = s.repeat(x.add(m).cast::<u8>().add(4 * (first + i)));
+                            *acc = s.dot(*acc, *codes, four, W::NARROW);
                         }
                     }
                     let i = j * parts + part;
