@@ -18,8 +18,6 @@ const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) ->
     plain.fits = few_rounded_rows;
     plain.spec.rank = 10;
     plain.spec.act = Act::Q8_32;
-    // As the variant in f32 of these schemes.
-    plain.spec.tolerance = 1e-3;
     plain
 }
 
