@@ -20,6 +20,7 @@ pub struct Sink<S: Simd> {
 
 impl<S: Simd> Sink<S> {
     /// Whether every output of two panels is a whole aligned vector.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     #[inline(always)]
     pub fn is_whole(&self) -> bool {
         let aligned = |p: &*mut f32| (*p as usize).is_multiple_of(4 * LANES);

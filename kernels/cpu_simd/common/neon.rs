@@ -172,8 +172,7 @@ fn round_f16(low: float32x4_t, high: float32x4_t) -> uint16x8_t {
 }
 
 /// 64 bytes of f32.
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 unsafe fn read_f32(p: *const f32) -> Four {
     // SAFETY: as the caller promises.
     unsafe {
@@ -186,8 +185,7 @@ unsafe fn read_f32(p: *const f32) -> Four {
     }
 }
 
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 unsafe fn write_f32(p: *mut f32, v: Four) {
     // SAFETY: as the caller promises.
     unsafe {
@@ -199,15 +197,13 @@ unsafe fn write_f32(p: *mut f32, v: Four) {
 }
 
 /// Sixteen 16-bit numbers.
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 unsafe fn read_u16(p: *const u16) -> [uint16x8_t; 2] {
     // SAFETY: as the caller promises.
     unsafe { [vld1q_u16(p), vld1q_u16(p.add(8))] }
 }
 
-#[inline]
-#[target_feature(enable = "neon")]
+#[inline(always)]
 unsafe fn write_u16(p: *mut u16, v: [uint16x8_t; 2]) {
     // SAFETY: as the caller promises.
     unsafe {
