@@ -1,9 +1,8 @@
 //! `vulkan`: GLSL compute shaders, compiled ahead of time to SPIR-V.
 //!
-//! A plain tree that runs on any Vulkan 1.3 device with 16-bit storage and
-//! subgroup arithmetic: `linear` for f32, f16 and bf16 weights in the file's own
-//! order, paged attention over f32, f16 and bf16 caches, and the small ops. It
-//! multiplies f32 activations and adds in f32.
+//! It runs on any Vulkan 1.3 device with 16-bit storage and subgroup arithmetic.
+//! Few rows are multiplied in int8 where products of bytes are fast, many rows by
+//! cooperative matrices where there are any; everything else is f32.
 //!
 //! Each kernel is a pair `<layer>/<variant>.{comp,rs}`. `prebuilt/` holds the
 //! SPIR-V that is built into the binary; `cargo xtask prebuild vulkan`
@@ -16,12 +15,14 @@
 mod common {
     pub mod args;
     pub mod cache;
+    pub mod coopmat;
     pub mod gate_up;
     pub mod gated;
     pub mod grouped;
     pub mod launch;
     pub mod linear;
     pub mod pointwise;
+    pub mod products_q8;
     pub mod stacked;
     pub mod state;
     pub mod stored;
@@ -37,6 +38,7 @@ mod argmax {
     mod plain;
 }
 mod attention {
+    mod flash;
     mod paged;
     mod split;
 }
@@ -50,16 +52,29 @@ mod kv_append {
     mod plain;
 }
 mod linear {
+    mod coopmat;
+    mod coopmat_f16;
     mod gemv;
     mod gemv_q8;
     mod tiled;
 }
+mod linear__add {
+    mod gemv_q8;
+}
 mod linear__linear__silu_mul {
+    mod coopmat;
+    mod coopmat_f16;
     mod gemv;
     mod gemv_q8;
 }
 mod rms_norm {
     mod plain;
+}
+mod rms_norm__linear__linear__linear {
+    mod gemv_q8;
+}
+mod rms_norm__linear__linear__silu_mul {
+    mod gemv_q8;
 }
 mod rms_norm__rms_norm__rope__rope__kv_append {
     mod fused;

@@ -11,6 +11,7 @@
 //! under the Khronos validation layer with synchronization validation, and
 //! [`VulkanDevice::validation`] holds what it said.
 
+mod coopmat;
 mod device;
 mod instance;
 mod memory;
@@ -18,9 +19,10 @@ mod physical;
 mod pipeline;
 mod record;
 
+pub use coopmat::{Coopmat, CoopmatShape};
 pub use device::{VulkanDevice, VulkanOptions, probe};
 pub use instance::ValidationLog;
-pub use physical::Limits;
+pub use physical::{COOPMAT_BF16, COOPMAT_F16, Limits, OPTIONAL_FEATURES};
 pub use pipeline::{PipelineDesc, VulkanPipeline};
 pub use record::{StorageBind, VulkanRecorder};
 

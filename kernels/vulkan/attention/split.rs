@@ -74,15 +74,7 @@ fn fits(problem: &Problem) -> std::result::Result<(), String> {
             "for up to {MOST_ROWS} rows and heads of up to {MOST_DIM}"
         ));
     }
-    let all = [
-        view.head_dim,
-        view.offset,
-        view.page_stride,
-        view.kv_stride,
-        view.head_stride,
-        view.token_stride,
-    ];
-    match all.iter().all(|n| n.is_multiple_of(PIECE)) {
+    match cache::in_pieces(view) {
         true => Ok(()),
         false => Err(format!("for heads of whole {PIECE} elements")),
     }

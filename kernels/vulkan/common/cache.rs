@@ -32,6 +32,19 @@ pub fn view(step: &Step<'_>, i: usize) -> Result<CacheView> {
     found.ok_or_else(|| step.refuse(format!("input {i} is not a cache")))
 }
 
+/// Whether all heads of a 16-bit cache are whole pieces of 16 bytes.
+pub fn in_pieces(view: &CacheView) -> bool {
+    let all = [
+        view.head_dim,
+        view.offset,
+        view.page_stride,
+        view.kv_stride,
+        view.head_stride,
+        view.token_stride,
+    ];
+    all.iter().all(|n| n.is_multiple_of(8))
+}
+
 /// Whether all heads of a 16-bit cache whose layer begins at element `at` are whole
 /// words.
 pub fn in_pairs(at: usize, view: &CacheView) -> bool {

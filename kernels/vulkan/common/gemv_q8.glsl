@@ -2,14 +2,21 @@
 // 32 elements (act q8_32). A workgroup rounds ROWS rows of x into shared memory;
 // its teams then multiply bytes, four at a time. Sums of bytes are exact.
 //
+// Weights come from far: the first of them are asked for before x is rounded, and
+// AHEAD groups of a row at once.
+//
 // The shader declares x and x4 over the activations, p with k and aligned, and
-// X_ROW(j) and W_ROW(c) as `gemv.glsl` wants them. Constant 8 is the room for a
-// row: K or more.
+// X_ROW(j) as `gemv.glsl` wants it.
 
 #extension GL_EXT_integer_dot_product : require
 
+// Room for a row: K or more.
 layout(constant_id = 8) const uint WIDTH = 256;
 const uint WIDTH_GROUPS = WIDTH / 32;
+layout(constant_id = 9) const uint AHEAD = 1;
+
+// Whether elements are more than scale·code.
+const bool HAS_REST = SCHEME != Q8_0 && !TABLE;
 
 // Of each group 32 bytes, then its scale and scale·Σ of both halves. Three pieces
 // for each, so that neighbouring lanes meet different banks.
@@ -31,42 +38,77 @@ precise float divide(float a, float b) {
     return q + rest_of(a, q, b) / b;
 }
 
-#define ROUND_X_GROUP(X_AT)                                                       \
-    {                                                                             \
-        vec4 v[8];                                                                \
-        vec4 top4 = vec4(0.0);                                                    \
-        [[unroll]] for (uint q = 0; q < 8; ++q) {                                 \
-            v[q] = X_AT(j, 8 * g + q);                                            \
-            top4 = max(top4, abs(v[q]));                                          \
-        }                                                                         \
-        float scale = divide(max(max(top4.x, top4.y), max(top4.z, top4.w)), 127.0); \
+int dot_bytes(uint a, uint b) {
+    return dotPacked4x8EXT(int(a), int(b));
+}
+
+uint max_of(uvec4 v) {
+    return max(max(v.x, v.y), max(v.z, v.w));
+}
+
+// The place of quad q of row j: a word of pieces 0 and 1 of its group.
+uint group_place(uint j, uint g) {
+    return (j * WIDTH_GROUPS + g) * 3;
+}
+
+#define QUAD_WORD(j, q) rounded[group_place(j, (q) / 8) + ((q) & 7u) / 4][(q) & 3u]
+
+// For each j and q of the rows' quads, divided among the lanes.
+#define EACH(j, q, COUNT)                                                         \
+    for (uint i = gl_LocalInvocationID.x, j = 0, q = 0; i < ROWS * (COUNT); i += WG) \
+        if (j = ROWS == 1 ? 0 : i / (COUNT), q = i - j * (COUNT), true)
+
+#define RAW_QUAD(v, j, q)                                                         \
+    vec4 v;                                                                       \
+    if (p.aligned != 0) v = X_ALIGNED(j, q);                                      \
+    else v = X_SINGLE(j, q);
+
+// What is done to a quad of x before it is rounded.
+#ifndef PREPARED
+#define PREPARED(v, j, q)
+#endif
+
+#define LOAD_QUAD(v, j, q) \
+    RAW_QUAD(v, j, q)      \
+    PREPARED(v, j, q)
+
+// First the largest of each quad, then scales, then bytes, then sums: neighbouring
+// lanes load neighbouring quads.
+#define ROUND_X()                                                                 \
+    EACH(j, q, p.k / 4) {                                                         \
+        LOAD_QUAD(v, j, q)                                                        \
+        QUAD_WORD(j, q) = max_of(floatBitsToUint(abs(v)));                        \
+    }                                                                             \
+    workgroup_sync();                                                             \
+    EACH(j, g, p.k / 32) {                                                        \
+        uint at = group_place(j, g);                                              \
+        uint top = max_of(max(rounded[at], rounded[at + 1]));                     \
+        float scale = divide(uintBitsToFloat(top), 127.0);                        \
         float inverse = scale >= 1.17549435e-38 ? divide(1.0, scale) : 0.0;       \
-        uvec4 bytes[2];                                                           \
-        ivec2 sums = ivec2(0);                                                    \
-        [[unroll]] for (uint q = 0; q < 8; ++q) {                                 \
-            ivec4 n = ivec4(roundEven(v[q] * inverse));                           \
-            sums[q / 4] += n.x + n.y + n.z + n.w;                                 \
-            uvec4 u = uvec4(n) & 255u;                                            \
-            bytes[q / 4][q & 3u] = u.x | (u.y << 8) | (u.z << 16) | (u.w << 24);  \
+        rounded[at + 2] = uvec4(floatBitsToUint(vec2(scale, inverse)), 0, 0);     \
+    }                                                                             \
+    workgroup_sync();                                                             \
+    EACH(j, q, p.k / 4) {                                                         \
+        LOAD_QUAD(v, j, q)                                                        \
+        float inverse = uintBitsToFloat(rounded[group_place(j, q / 8) + 2].y);    \
+        uvec4 u = uvec4(ivec4(roundEven(v * inverse))) & 255u;                    \
+        QUAD_WORD(j, q) = u.x | (u.y << 8) | (u.z << 16) | (u.w << 24);           \
+    }                                                                             \
+    workgroup_sync();                                                             \
+    if (HAS_REST) {                                                               \
+        EACH(j, g, p.k / 32) {                                                    \
+            uint at = group_place(j, g);                                          \
+            float scale = uintBitsToFloat(rounded[at + 2].x);                     \
+            vec2 s = scale * vec2(sum_of(rounded[at]), sum_of(rounded[at + 1]));  \
+            rounded[at + 2].yz = floatBitsToUint(s);                              \
         }                                                                         \
-        uint to = (j * WIDTH_GROUPS + g) * 3;                                     \
-        vec2 s = scale * vec2(sums);                                              \
-        rounded[to] = bytes[0];                                                   \
-        rounded[to + 1] = bytes[1];                                               \
-        rounded[to + 2] = uvec4(floatBitsToUint(scale), floatBitsToUint(s), 0);   \
+        workgroup_sync();                                                         \
     }
 
-#define ROUND_X()                                                                 \
-    for (uint i = gl_LocalInvocationID.x; i < ROWS * (p.k / 32); i += WG) {       \
-        uint j = i / (p.k / 32);                                                  \
-        uint g = i % (p.k / 32);                                                  \
-        if (p.aligned != 0) {                                                     \
-            ROUND_X_GROUP(X_ALIGNED)                                              \
-        } else {                                                                  \
-            ROUND_X_GROUP(X_SINGLE)                                               \
-        }                                                                         \
-    }                                                                             \
-    workgroup_sync();
+int sum_of(uvec4 bytes) {
+    const uint ones = 0x01010101u;
+    return dot_bytes(bytes.x, ones) + dot_bytes(bytes.y, ones) + dot_bytes(bytes.z, ones) + dot_bytes(bytes.w, ones);
+}
 
 // The codes of a quad as signed bytes: all but q8_0's and the tables' are below 64.
 uint quad_bytes(Group b, uint q) {
@@ -80,29 +122,38 @@ uint quad_bytes(Group b, uint q) {
     return c;
 }
 
-int dot_bytes(uint a, uint b) {
-    return dotPacked4x8EXT(int(a), int(b));
-}
+// b = groups from + lane, from + lane + TEAM, … of the weight rows that
+// begin at ROW(c).
+#define FETCH(b, READ, ROW, from)                                                 \
+    [[unroll]] for (uint i = 0; i < AHEAD; ++i) {                                 \
+        [[unroll]] for (uint c = 0; c < COLS; ++c) {                              \
+            uint g = min((from) + i * TEAM + lane, p.k / 32 - 1);                 \
+            b[i * COLS + c] = READ(ROW(c), p.k / 32, g);                          \
+        }                                                                         \
+    }
 
-// acc[c * ROWS + j] = this lane's share of x[j]·w[c].
-#define GEMV_Q8(acc, READ)                                                        \
-    for (uint i = 0; i < ROWS * COLS; ++i) acc[i] = 0.0;                          \
-    for (uint g = lane; g < p.k / 32; g += TEAM) {                                \
-        for (uint c = 0; c < COLS; ++c) {                                         \
-            Group b = READ(W_ROW(c), p.k / 32, g);                                \
+// Adds the products of what `FETCH` loaded: acc[c * ROWS + j] is this lane's share of
+// x[j]·w[c].
+#define MULTIPLY(acc, b, from)                                                    \
+    [[unroll]] for (uint i = 0; i < AHEAD; ++i) {                                 \
+        uint g = (from) + i * TEAM + lane;                                        \
+        if (g >= p.k / 32) continue;                                              \
+        [[unroll]] for (uint c = 0; c < COLS; ++c) {                              \
             uint code[8];                                                         \
-            [[unroll]] for (uint q = 0; q < 8; ++q) code[q] = quad_bytes(b, q);   \
-            vec2 rest = b.low - b.scale * b.zero;                                 \
+            [[unroll]] for (uint q = 0; q < 8; ++q) code[q] = quad_bytes(b[i * COLS + c], q); \
+            vec2 scale = b[i * COLS + c].scale;                                   \
+            vec2 rest = b[i * COLS + c].low - scale * b[i * COLS + c].zero;       \
             for (uint j = 0; j < ROWS; ++j) {                                     \
-                uint from = (j * WIDTH_GROUPS + g) * 3;                           \
-                uvec4 lo = rounded[from];                                         \
-                uvec4 hi = rounded[from + 1];                                     \
-                vec3 s = uintBitsToFloat(rounded[from + 2].xyz);                  \
+                uint at = group_place(j, g);                                      \
+                uvec4 lo = rounded[at];                                           \
+                uvec4 hi = rounded[at + 1];                                       \
+                vec3 s = uintBitsToFloat(rounded[at + 2].xyz);                    \
                 int a = dot_bytes(code[0], lo.x) + dot_bytes(code[1], lo.y)       \
                     + dot_bytes(code[2], lo.z) + dot_bytes(code[3], lo.w);        \
                 int z = dot_bytes(code[4], hi.x) + dot_bytes(code[5], hi.y)       \
                     + dot_bytes(code[6], hi.z) + dot_bytes(code[7], hi.w);        \
-                acc[c * ROWS + j] += s.x * dot(b.scale, vec2(a, z)) + dot(rest, s.yz); \
+                acc[c * ROWS + j] += s.x * dot(scale, vec2(a, z));                \
+                if (HAS_REST) acc[c * ROWS + j] += dot(rest, s.yz);               \
             }                                                                     \
         }                                                                         \
     }

@@ -195,18 +195,19 @@ impl Kernel for Plain {
             })
         };
         let first = pipeline(&self.shader, &spec)?;
-        let second = match &self.second {
+        let (second, second_constants) = match &self.second {
             Some(second) => {
                 let spec = (second.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
-                Some(pipeline(&second.shader, &spec)?)
+                (Some(pipeline(&second.shader, &spec)?), spec)
             }
-            None => None,
+            None => (None, Vec::new()),
         };
         Ok(Box::new(PlainPrepared {
             problem: problem.clone(),
             constants: spec,
             pipeline: first,
             second,
+            second_constants,
             workspace: (self.workspace)(problem),
             record: self.record,
             key,
@@ -220,6 +221,7 @@ struct PlainPrepared {
     constants: Vec<u32>,
     pipeline: Arc<VulkanPipeline>,
     second: Option<Arc<VulkanPipeline>>,
+    second_constants: Vec<u32>,
     workspace: u64,
     record: fn(&mut Step<'_>) -> Result<()>,
 }
@@ -242,6 +244,7 @@ impl Prepared for PlainPrepared {
             constants: &self.constants,
             pipeline: &self.pipeline,
             second: self.second.as_ref(),
+            second_constants: &self.second_constants,
             recorder,
         })
     }
@@ -253,6 +256,8 @@ pub struct Step<'a> {
     pub binds: &'a Binds,
     /// Specialization constants of the pipeline.
     pub constants: &'a [u32],
+    /// Those of the second, if there is one.
+    pub second_constants: &'a [u32],
     key: &'a str,
     pipeline: &'a Arc<VulkanPipeline>,
     second: Option<&'a Arc<VulkanPipeline>>,

@@ -4,11 +4,12 @@
 use crate::common::args::Args;
 use crate::common::launch::{Gpu, Result, Step};
 use crate::common::stored::{Matrix, is_plain, scheme_constant};
+use graph::OpKind;
 use hal::DeviceKind;
-use registry::{Problem, Scheme};
+use registry::{Operand, Problem, Scheme};
 
-/// Above this the tiled kernel reads each weight more seldom.
-const MOST_ROWS: usize = 16;
+/// Above this kernels in tiles read each weight more seldom.
+pub const MOST_FEW_ROWS: usize = 16;
 
 /// Rows that share a weight load in a gemv; more of them spill registers.
 const SHARED_ROWS: usize = 4;
@@ -17,7 +18,13 @@ const SHARED_ROWS: usize = 4;
 const SUBGROUPS: u32 = 4;
 
 /// Subgroups of a workgroup that rounds activations for all of them.
-const ROUNDING_SUBGROUPS: u32 = 8;
+const ROUNDING_SUBGROUPS: u32 = 16;
+
+/// Groups of 32 weights that a lane loads at once.
+const MOST_AHEAD: usize = 4;
+
+/// Most workgroups that round activations for themselves.
+const MOST_ROUNDING: u32 = 512;
 
 /// Most activations that a workgroup keeps in int8: 24 KiB with their scales.
 const MOST_ROUNDED: usize = 16384;
@@ -38,49 +45,7 @@ pub fn gemv_constants(
     gpu: Gpu,
 ) -> std::result::Result<Vec<u32>, String> {
     let rows = if rows <= 1 { 1 } else { SHARED_ROWS };
-    team_constants(scheme, rows, n, SUBGROUPS, gpu)
-}
-
-/// Constants of the gemv shaders that round rows of `k` activations to int8.
-pub fn gemv_q8_constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
-    let (_, w) = problem.input(0, 1).ok_or("a linear has a weight")?;
-    let (n, k) = (w.shape[0], w.shape[1]);
-    let width = k.next_power_of_two().max(LEAST_WIDTH);
-    let rows = match problem.outputs[0].shape[0] {
-        rows if rows > 1 => (MOST_ROUNDED / width).min(SHARED_ROWS),
-        _ => 1,
-    };
-    let mut all = team_constants(w.scheme, rows, n, ROUNDING_SUBGROUPS, gpu)?;
-    all.push(width as u32);
-    Ok(all)
-}
-
-/// Whether a gemv in int8 is meant for the problem: few rows, and a device that
-/// multiplies bytes at least as fast as floats (or one for tests).
-pub fn few_rounded_rows(problem: &Problem) -> std::result::Result<(), String> {
-    few_rows(problem)?;
-    let device = &problem.device;
-    if device.kind != DeviceKind::Software && !device.features.contains("integer_dot_accelerated") {
-        return Err("the device does not accelerate products of bytes".into());
-    }
-    match problem.input(0, 1).map(|(_, w)| w.shape[1]) {
-        Some(k) if k <= MOST_ROUNDED => Ok(()),
-        _ => Err(format!("for K up to {MOST_ROUNDED}")),
-    }
-}
-
-fn team_constants(
-    scheme: Scheme,
-    rows: usize,
-    n: usize,
-    subgroups: u32,
-    gpu: Gpu,
-) -> std::result::Result<Vec<u32>, String> {
-    let subgroup = gpu.info.subgroup;
-    let teams = gpu.limits.whole_subgroups;
     let software = gpu.info.kind == DeviceKind::Software;
-    let most = (gpu.limits.workgroup_invocations / subgroup).clamp(1, subgroups);
-    let subgroups = if teams && !software { most } else { 1 };
     // More columns share each x; fewer keep more lanes busy.
     let columns = match (is_plain(scheme), n) {
         (true, _) => 2,
@@ -89,6 +54,75 @@ fn team_constants(
         (false, 2049..=8192) => 2,
         (false, _) => 4,
     };
+    team_constants(scheme, rows, columns, SUBGROUPS, gpu)
+}
+
+/// Constants of the gemv shaders that round rows of activations to int8.
+pub fn gemv_q8_constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
+    let (_, w) = problem.input(0, 1).ok_or("a linear has a weight")?;
+    let matrices = problem.ops.iter().filter(|o| o.op.kind() == OpKind::Linear);
+    let rows = problem.outputs[0].shape[0];
+    // More columns share the rounded rows; one alone is rather read ahead.
+    let columns = if rows > 1 { 2 } else { 1 };
+    rounded_constants(w, rows, columns, matrices.count(), gpu)
+}
+
+/// As [`gemv_q8_constants`], of teams that take so many columns of `matrices` that
+/// are like `w` at once.
+pub fn rounded_constants(
+    w: &Operand,
+    rows: usize,
+    columns: u32,
+    matrices: usize,
+    gpu: Gpu,
+) -> std::result::Result<Vec<u32>, String> {
+    let k = w.shape[1];
+    let width = k.next_power_of_two().max(LEAST_WIDTH);
+    let (rows, most_ahead) = match rows {
+        rows if rows > 1 => ((MOST_ROUNDED / width).min(SHARED_ROWS), 1),
+        _ => (1, MOST_AHEAD / matrices.max(1)),
+    };
+    let of_a_lane = (k / 32).div_ceil(gpu.info.subgroup as usize);
+    let ahead = of_a_lane.clamp(1, most_ahead.max(1));
+    let mut all = team_constants(w.scheme, rows, columns, ROUNDING_SUBGROUPS, gpu)?;
+    all.extend([width as u32, ahead as u32]);
+    Ok(all)
+}
+
+/// Whether a gemv in int8 is meant for the problem: few rows, and a device that
+/// multiplies bytes at least as fast as floats (or one for tests).
+pub fn few_rounded_rows(problem: &Problem) -> std::result::Result<(), String> {
+    match problem.input(0, 1) {
+        Some((_, w)) => few_rounded(problem, w.shape[1]),
+        None => Err("a linear has a weight".into()),
+    }
+}
+
+/// As [`few_rounded_rows`], of rows of `k` activations.
+pub fn few_rounded(problem: &Problem, k: usize) -> std::result::Result<(), String> {
+    few_rows(problem)?;
+    let device = &problem.device;
+    if device.kind != DeviceKind::Software && !device.features.contains("integer_dot_accelerated") {
+        return Err("the device does not accelerate products of bytes".into());
+    }
+    match k {
+        k if k <= MOST_ROUNDED => Ok(()),
+        _ => Err(format!("for K up to {MOST_ROUNDED}")),
+    }
+}
+
+fn team_constants(
+    scheme: Scheme,
+    rows: usize,
+    columns: u32,
+    subgroups: u32,
+    gpu: Gpu,
+) -> std::result::Result<Vec<u32>, String> {
+    let subgroup = gpu.info.subgroup;
+    let teams = gpu.limits.whole_subgroups;
+    let software = gpu.info.kind == DeviceKind::Software;
+    let most = (gpu.limits.workgroup_invocations / subgroup).clamp(1, subgroups);
+    let subgroups = if teams && !software { most } else { 1 };
     let mut all = gpu.lanes(subgroups * subgroup);
     all.push(scheme_constant(scheme)?);
     all.extend([rows as u32, columns, u32::from(teams), subgroup]);
@@ -106,15 +140,15 @@ pub fn gemv_groups(step: &Step<'_>, n: usize) -> u32 {
 pub fn gemv_q8_groups(step: &Step<'_>, n: usize) -> u32 {
     match step.constants[0] == step.constants[7] {
         true => (n as u32).div_ceil(SOFTWARE_COLUMNS),
-        false => gemv_groups(step, n),
+        false => gemv_groups(step, n).min(MOST_ROUNDING),
     }
 }
 
 /// Whether a gemv is meant for the problem.
 pub fn few_rows(problem: &Problem) -> std::result::Result<(), String> {
     match problem.outputs[0].shape[0] {
-        rows if rows <= MOST_ROWS => Ok(()),
-        rows => Err(format!("for up to {MOST_ROWS} rows, not {rows}")),
+        rows if rows <= MOST_FEW_ROWS => Ok(()),
+        rows => Err(format!("for up to {MOST_FEW_ROWS} rows, not {rows}")),
     }
 }
 

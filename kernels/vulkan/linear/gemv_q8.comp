@@ -40,13 +40,25 @@ GROUP_READER(read_w, w, w4)
 void main() {
     uint rows = REAL_ROWS(p.rows);
     uint lane = team_lane();
+    uint step = team_count() * COLS;
     for (uint r0 = 0; r0 < rows; r0 += ROWS) {
+        uint n0 = team_index() * COLS;
+        Group b[AHEAD * COLS];
+        FETCH(b, read_w, W_ROW, 0)
         ROUND_X()
-        for (uint n0 = team_index() * COLS; n0 < p.n; n0 += team_count() * COLS) {
+        while (n0 < p.n) {
             float acc[ROWS * COLS];
-            GEMV_Q8(acc, read_w)
+            for (uint i = 0; i < ROWS * COLS; ++i) acc[i] = 0.0;
+            for (uint from = 0; from < p.k / 32; from += AHEAD * TEAM) {
+                MULTIPLY(acc, b, from)
+                uint next = from + AHEAD * TEAM;
+                if (next < p.k / 32) FETCH(b, read_w, W_ROW, next)
+            }
+            uint first = n0;
+            n0 += step;
+            if (n0 < p.n) FETCH(b, read_w, W_ROW, 0)
             for (uint c = 0; c < COLS; ++c) {
-                uint n = n0 + c;
+                uint n = first + c;
                 for (uint j = 0; j < ROWS; ++j) {
                     float sum = team_sum(acc[c * ROWS + j]);
                     if (p.has_bias != 0) sum += bias[p.bias_at + min(n, p.n - 1)];

@@ -44,21 +44,42 @@ GROUP_READER(read_up, up, up4)
 #define GATE_ROW(c) (p.gate_at + min(n0 + (c), p.n - 1) * p.w_stride)
 #define UP_ROW(c) (p.up_at + min(n0 + (c), p.n - 1) * p.w_stride)
 
+#define FETCH_BOTH(from)                     \
+    FETCH(gates, read_gate, GATE_ROW, from)  \
+    FETCH(ups, read_up, UP_ROW, from)
+
 void main() {
     uint rows = REAL_ROWS(p.rows);
     uint lane = team_lane();
+    uint step = team_count() * COLS;
     for (uint r0 = 0; r0 < rows; r0 += ROWS) {
+        uint n0 = team_index() * COLS;
+        Group gates[AHEAD * COLS];
+        Group ups[AHEAD * COLS];
+        FETCH_BOTH(0)
         ROUND_X()
-        for (uint n0 = team_index() * COLS; n0 < p.n; n0 += team_count() * COLS) {
+        while (n0 < p.n) {
             float acc_gate[ROWS * COLS];
             float acc_up[ROWS * COLS];
-#define W_ROW GATE_ROW
-            GEMV_Q8(acc_gate, read_gate)
-#undef W_ROW
-#define W_ROW UP_ROW
-            GEMV_Q8(acc_up, read_up)
+            for (uint i = 0; i < ROWS * COLS; ++i) {
+                acc_gate[i] = 0.0;
+                acc_up[i] = 0.0;
+            }
+            for (uint from = 0; from < p.k / 32; from += AHEAD * TEAM) {
+                MULTIPLY(acc_gate, gates, from)
+                MULTIPLY(acc_up, ups, from)
+                uint next = from + AHEAD * TEAM;
+                if (next < p.k / 32) {
+                    FETCH_BOTH(next)
+                }
+            }
+            uint first = n0;
+            n0 += step;
+            if (n0 < p.n) {
+                FETCH_BOTH(0)
+            }
             for (uint c = 0; c < COLS; ++c) {
-                uint n = n0 + c;
+                uint n = first + c;
                 uint last = min(n, p.n - 1);
                 for (uint j = 0; j < ROWS; ++j) {
                     float a = team_sum(acc_gate[c * ROWS + j]);

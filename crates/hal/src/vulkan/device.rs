@@ -1,5 +1,6 @@
 //! An opened device: its queue, memory, transfers.
 
+use super::coopmat::Bfloat16Features;
 use super::instance::{Instance, ValidationLog};
 use super::memory::{Heap, Memory, Place, RawBuffer, VulkanMailbox};
 use super::physical::{Limits, Physical};
@@ -27,13 +28,16 @@ pub struct VulkanOptions {
     pub staging: bool,
     /// In place of [`Limits::reduce_lanes`], to try what other devices do.
     pub reduce_lanes: Option<u32>,
+    /// In place of [`Limits::coopmat_tile`].
+    pub coopmat_tile: Option<[u32; 3]>,
     /// In place of [`Limits::matrix_range`].
     pub matrix_range: Option<u64>,
 }
 
 impl VulkanOptions {
     /// `ESPALIER_VULKAN_VALIDATION` and `ESPALIER_VULKAN_STAGING`, each `1` for on,
-    /// and `ESPALIER_VULKAN_LANES`, a number.
+    /// `ESPALIER_VULKAN_LANES`, a number, and `ESPALIER_VULKAN_COOPMAT`, three of them
+    /// with commas between.
     pub fn from_env() -> Self {
         let on = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
         VulkanOptions {
@@ -42,6 +46,10 @@ impl VulkanOptions {
             reduce_lanes: std::env::var("ESPALIER_VULKAN_LANES")
                 .ok()
                 .and_then(|v| v.parse().ok()),
+            coopmat_tile: std::env::var("ESPALIER_VULKAN_COOPMAT").ok().and_then(|v| {
+                let all: Vec<u32> = v.split(',').filter_map(|n| n.parse().ok()).collect();
+                all.try_into().ok()
+            }),
             matrix_range: None,
         }
     }
@@ -316,6 +324,7 @@ impl VulkanDevice {
         if let Some(range) = options.matrix_range {
             physical.limits.matrix_range = physical.limits.storage_range.min(range);
         }
+        physical.limits.coopmat_tile = options.coopmat_tile;
         if !physical.missing.is_empty() {
             return Err(none(lacks(&physical)));
         }
@@ -329,13 +338,18 @@ impl VulkanDevice {
             vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(true);
         let mut f12 = vk::PhysicalDeviceVulkan12Features::default()
             .timeline_semaphore(true)
-            .scalar_block_layout(true);
+            .scalar_block_layout(true)
+            .shader_float16(physical.limits.coopmat.f16.is_some())
+            .vulkan_memory_model(physical.limits.coopmat.any());
         let mut f13 = vk::PhysicalDeviceVulkan13Features::default()
             .synchronization2(true)
             .shader_integer_dot_product(physical.info.features.contains("integer_dot"))
             .subgroup_size_control(physical.choose_subgroup)
             .compute_full_subgroups(physical.limits.whole_subgroups);
-        let mut extensions = Vec::new();
+        let coopmat = physical.limits.coopmat;
+        let mut extensions: Vec<_> = coopmat.extensions().iter().map(|e| e.as_ptr()).collect();
+        let mut matrices = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
+        let mut brain = Bfloat16Features::default();
         if physical.memory_budget {
             extensions.push(ash::ext::memory_budget::NAME.as_ptr());
         }
@@ -345,6 +359,7 @@ impl VulkanDevice {
             .push_next(&mut f11)
             .push_next(&mut f12)
             .push_next(&mut f13);
+        let info = coopmat.enable(info, &mut matrices, &mut brain);
         // SAFETY: everything asked for was found by the query above, and all
         // pointers outlive the call.
         let raw = unsafe { instance.raw.create_device(handle, &info, None) };

@@ -45,7 +45,7 @@ unsafe extern "system" fn collect(
 }
 
 pub(super) struct Instance {
-    _entry: ash::Entry,
+    pub entry: ash::Entry,
     pub raw: ash::Instance,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     /// Held for the callback, which has its address.
@@ -125,13 +125,13 @@ impl Instance {
             e => no_driver(format!("vkCreateInstance answers {e:?}")),
         })?;
         let mut instance = Instance {
-            _entry: entry,
+            entry,
             raw,
             messenger: None,
             log,
         };
         if validation {
-            let loader = ash::ext::debug_utils::Instance::new(&instance._entry, &instance.raw);
+            let loader = ash::ext::debug_utils::Instance::new(&instance.entry, &instance.raw);
             let info = messenger_info();
             // SAFETY: the instance is alive and enabled the extension.
             let handle =

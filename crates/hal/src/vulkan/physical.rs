@@ -1,10 +1,18 @@
 //! What a physical device offers, and what it lacks of what is demanded.
 
 use super::API;
+use super::coopmat::Coopmat;
 use super::instance::Instance;
 use crate::{DeviceInfo, DeviceKind};
 use ash::vk;
 use std::collections::BTreeSet;
+
+/// Features of devices that multiply cooperative matrices of f16 or bf16.
+pub const COOPMAT_F16: &str = "coopmat_f16";
+pub const COOPMAT_BF16: &str = "coopmat_bf16";
+
+/// Features that some kernels demand and not every device has.
+pub const OPTIONAL_FEATURES: &[&str] = &["integer_dot_accelerated", COOPMAT_F16, COOPMAT_BF16];
 
 /// Limits that geometry and bindings must respect.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +36,11 @@ pub struct Limits {
     pub whole_subgroups: bool,
     /// Largest single allocation, bytes.
     pub allocation: u64,
+    /// Products of cooperative matrices.
+    pub coopmat: Coopmat,
+    /// Rows, columns and rows of subgroups of the tiles of such products, in place of
+    /// the kernels' own: to try others.
+    pub coopmat_tile: Option<[u32; 3]>,
     /// Nanoseconds of a timestamp tick; 0 if the queue has no timestamps.
     pub timestamp_period: f32,
 }
@@ -99,7 +112,7 @@ impl Physical {
                     .unwrap_or_default(),
             )
         };
-        let has_extension = |name| {
+        let has_extension = |name: &std::ffi::CStr| {
             extensions
                 .iter()
                 .any(|e| e.extension_name_as_c_str() == Ok(name))
@@ -137,6 +150,16 @@ impl Physical {
             missing.push("Vulkan 1.3");
         }
 
+        let choose_subgroup = f13.subgroup_size_control != 0
+            && sizes
+                .required_subgroup_size_stages
+                .contains(vk::ShaderStageFlags::COMPUTE);
+        let one_size = sizes.min_subgroup_size == sizes.max_subgroup_size;
+        let whole_subgroups = f13.compute_full_subgroups != 0 && (choose_subgroup || one_size);
+        let coopmat = match modern && whole_subgroups {
+            true => Coopmat::query(instance, handle, &has_extension, &f12),
+            false => Coopmat::default(),
+        };
         let mut features = BTreeSet::new();
         for (present, name) in [
             (f12.shader_float16 != 0, "shader_float16"),
@@ -147,10 +170,8 @@ impl Physical {
                 dot.integer_dot_product4x8_bit_packed_signed_accelerated != 0,
                 "integer_dot_accelerated",
             ),
-            (
-                has_extension(c"VK_KHR_cooperative_matrix"),
-                "cooperative_matrix",
-            ),
+            (coopmat.f16.is_some(), COOPMAT_F16),
+            (coopmat.bf16.is_some(), COOPMAT_BF16),
             (
                 has_extension(ash::ext::memory_budget::NAME),
                 "memory_budget",
@@ -160,12 +181,6 @@ impl Physical {
                 features.insert(name);
             }
         }
-        let choose_subgroup = f13.subgroup_size_control != 0
-            && sizes
-                .required_subgroup_size_stages
-                .contains(vk::ShaderStageFlags::COMPUTE);
-        let one_size = sizes.min_subgroup_size == sizes.max_subgroup_size;
-        let whole_subgroups = f13.compute_full_subgroups != 0 && (choose_subgroup || one_size);
         let limits = &base.limits;
         let ticks = queue_family.map_or(0, |f| families[f].timestamp_valid_bits);
         let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
@@ -224,6 +239,8 @@ impl Physical {
                     0 => u64::MAX,
                     n => n,
                 },
+                coopmat,
+                coopmat_tile: None,
                 timestamp_period: if ticks == 0 {
                     0.0
                 } else {

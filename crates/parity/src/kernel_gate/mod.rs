@@ -225,5 +225,6 @@ fn with_every_feature(info: &DeviceInfo) -> DeviceInfo {
     if info.kind == hal::DeviceKind::Cpu {
         info.features.extend(IsaLevel::ALL.iter().map(|l| l.name()));
     }
+    info.features.extend(hal::vulkan::OPTIONAL_FEATURES);
     info
 }

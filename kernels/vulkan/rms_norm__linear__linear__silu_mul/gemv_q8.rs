@@ -1,0 +1,12 @@
+//! op: rms_norm+linear+linear+silu_mul, few rows, activations in int8. See `common/products_q8.comp`.
+
+use crate::common::launch::Plain;
+use crate::common::products_q8::{NORM_GATED, kernel};
+use crate::common::stored::{for_each_block_scheme, register_schemes};
+
+// The norm's last bit may turn a rounding of x, in both factors.
+const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
+    kernel(&NORM_GATED, quant, layouts, 8e-3)
+}
+
+for_each_block_scheme!(register_schemes);
