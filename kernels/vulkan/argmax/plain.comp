@@ -20,6 +20,9 @@ layout(push_constant, scalar) uniform Push {
 
 shared uint lowest[WG];
 
+// Logits that a lane loads before it looks at the first.
+const uint AHEAD = 8;
+
 #define NONE uintBitsToFloat(0xff800000u)
 
 void main() {
@@ -28,11 +31,17 @@ void main() {
     uint lane = gl_LocalInvocationID.x;
     float best = NONE;
     uint id = 0xffffffffu;
-    for (uint i = lane; i < p.len; i += WG) {
-        float v = x[p.x_at + r * p.x_stride + i];
-        if (v > best) {
-            best = v;
-            id = i;
+    for (uint i = lane; i < p.len; i += AHEAD * WG) {
+        float v[AHEAD];
+        [[unroll]] for (uint n = 0; n < AHEAD; ++n) {
+            v[n] = x[p.x_at + r * p.x_stride + min(i + n * WG, p.len - 1)];
+        }
+        // What is past the end repeats the last, which its own lane meets, too.
+        [[unroll]] for (uint n = 0; n < AHEAD; ++n) {
+            if (v[n] > best) {
+                best = v[n];
+                id = min(i + n * WG, p.len - 1);
+            }
         }
     }
     float top = workgroup_max(best);

@@ -1,6 +1,6 @@
 //! op: argmax. See `plain.comp`.
 
-use crate::common::launch::{Plain, Result, Step, shader};
+use crate::common::launch::{Gpu, Plain, Result, Step, shader};
 use registry::Pattern;
 
 fn record(step: &mut Step<'_>) -> Result<()> {
@@ -15,6 +15,16 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     step.dispatch(&args, [1, step.max_rows(), 1])
 }
 
+/// Lanes of the one workgroup of a row: a vocabulary is long.
+fn lanes(gpu: Gpu) -> u32 {
+    let subgroup = gpu.info.subgroup;
+    let most = (gpu.limits.workgroup_invocations).min(1024);
+    match gpu.limits.reduce_lanes > subgroup {
+        true => most / subgroup * subgroup,
+        false => subgroup,
+    }
+}
+
 static F32: Plain = Plain::new(
     &Pattern::ARGMAX,
     &["f32"],
@@ -22,5 +32,5 @@ static F32: Plain = Plain::new(
     shader!("argmax.plain", 3, 6),
     record,
 )
-.with_constants(|problem, gpu| Ok(gpu.reduce(problem.inputs[0].row_len())));
+.with_constants(|_, gpu| Ok(gpu.lanes(lanes(gpu))));
 registry::register!(F32);

@@ -18,8 +18,8 @@ layout(constant_id = 5) const uint HEADS = 1;
 // Pieces of a key, and positions whose values are taken at once.
 const uint PIECES = DIM / 8;
 const uint SUBSETS = WG / PIECES;
-// Pieces that are loaded before the first is used.
-const uint AHEAD = 4;
+// Pieces of keys or values that are loaded before the first is used.
+const uint AHEAD = 8;
 
 layout(set = 0, binding = 0, scalar) readonly buffer Q { float q[]; };
 layout(set = 0, binding = 1, scalar) readonly buffer Cache { uvec4 cache[]; };
@@ -119,14 +119,20 @@ void main() {
         workgroup_sync();
         uint n = min(WG, to - at);
         if (subset < SUBSETS) {
-            for (uint j = subset; j < n; j += SUBSETS) {
-                uvec4 words = cache[value_at[j] + piece];
-                vec4 a = vec4(decode16x2(words.x), decode16x2(words.y));
-                vec4 b = vec4(decode16x2(words.z), decode16x2(words.w));
-                for (uint h = 0; h < HEADS; ++h) {
-                    float e = weight[h * WG + j];
-                    own[2 * h] += e * a;
-                    own[2 * h + 1] += e * b;
+            for (uint j = subset; j < n; j += AHEAD * SUBSETS) {
+                uvec4 next[AHEAD];
+                [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
+                    next[i] = cache[value_at[min(j + i * SUBSETS, n - 1)] + piece];
+                }
+                [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
+                    if (j + i * SUBSETS >= n) break;
+                    vec4 a = vec4(decode16x2(next[i].x), decode16x2(next[i].y));
+                    vec4 b = vec4(decode16x2(next[i].z), decode16x2(next[i].w));
+                    for (uint h = 0; h < HEADS; ++h) {
+                        float e = weight[h * WG + j + i * SUBSETS];
+                        own[2 * h] += e * a;
+                        own[2 * h + 1] += e * b;
+                    }
                 }
             }
         }

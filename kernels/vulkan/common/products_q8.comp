@@ -1,7 +1,7 @@
 // Products of up to three matrices with the same few rows, activations in int8, and
 // what stands around them: an rms_norm ahead, silu(first)·second or an add behind.
 // x f32 [R, K], norm f32 [K], w [Nᵢ, K] of one block scheme in the layout `grouped`,
-// added f32 [R, N], yᵢ f32 [R, Nᵢ].
+// biases f32 [Nᵢ], added f32 [R, N], yᵢ f32 [R, Nᵢ].
 // Launch: each workgroup norms and rounds x for itself; its teams take one output
 // column each, of all matrices in turn, striding over them.
 // Tolerance 2e-5 of a product alone; 4e-3 behind a norm, whose last bit may turn a
@@ -40,6 +40,9 @@ layout(set = 0, binding = 6, scalar) writeonly buffer Y { float y[]; };
 layout(set = 0, binding = 7, scalar) writeonly buffer Z { float z[]; };
 layout(set = 0, binding = 8, scalar) writeonly buffer T { float t[]; };
 STEP_BUFFER(9)
+layout(set = 0, binding = 10, scalar) readonly buffer WBias { float w_bias[]; };
+layout(set = 0, binding = 11, scalar) readonly buffer VBias { float v_bias[]; };
+layout(set = 0, binding = 12, scalar) readonly buffer UBias { float u_bias[]; };
 
 layout(push_constant, scalar) uniform Push {
     uint rows;
@@ -55,6 +58,9 @@ layout(push_constant, scalar) uniform Push {
     uint t_at, t_stride;
     uint aligned;
     float eps, weight_offset;
+    uint w_bias_at, v_bias_at, u_bias_at;
+    // A bit for each matrix that has a bias.
+    uint biased;
 } p;
 
 GROUP_READER(read_w, w, w4)
@@ -103,16 +109,27 @@ void norm_rows(uint r0, uint rows) {
     workgroup_sync();
 }
 
+float w_bias_of(uint n) {
+    return (p.biased & 1u) != 0 ? w_bias[p.w_bias_at + n] : 0.0;
+}
+
+float v_bias_of(uint n) {
+    return (p.biased & 2u) != 0 ? v_bias[p.v_bias_at + n] : 0.0;
+}
+
 void store(uint n, uint r, float v) {
     if (COUNT > 1 && !GATED && n >= p.w_n) {
         n -= p.w_n;
         if (COUNT > 2 && n >= p.v_n) {
-            t[p.t_at + r * p.t_stride + n - p.v_n] = v;
+            n -= p.v_n;
+            if ((p.biased & 4u) != 0) v += u_bias[p.u_bias_at + n];
+            t[p.t_at + r * p.t_stride + n] = v;
         } else {
-            z[p.z_at + r * p.z_stride + n] = v;
+            z[p.z_at + r * p.z_stride + n] = v + v_bias_of(n);
         }
         return;
     }
+    if (!GATED) v += w_bias_of(n);
     if (ADDED) v += added[p.added_at + r * p.added_stride + n];
     y[p.y_at + r * p.y_stride + n] = v;
 }
@@ -151,7 +168,7 @@ void main() {
             }
             for (uint j = 0; j < ROWS; ++j) {
                 float v = team_sum(acc[j]);
-                if (GATED) v = silu(v) * team_sum(acc_up[j]);
+                if (GATED) v = silu(v + w_bias_of(n)) * (team_sum(acc_up[j]) + v_bias_of(n));
                 if (lane == 0 && r0 + j < rows) store(n, r0 + j, v);
             }
         }

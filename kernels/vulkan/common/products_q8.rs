@@ -88,9 +88,6 @@ fn fits(problem: &Problem) -> std::result::Result<(), String> {
     let form = Form::of(problem);
     let w = form.weight(problem)?;
     few_rounded(problem, w.shape[1])?;
-    if form.linears().any(|op| problem.input(op, 2).is_some()) {
-        return Err("it adds no bias".into());
-    }
     if form.added {
         let y = problem.outputs[0].row_len();
         match problem.input(form.first + form.count, 0) {
@@ -156,6 +153,15 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         *y = args.rows(&outputs[i.min(outputs.len() - 1)])?;
     }
     let meta = args.step(&step.binds.step)?;
+    let mut biased = 0;
+    let mut biases = [0; 3];
+    for (i, at) in biases.iter_mut().enumerate() {
+        let op = form.first + i;
+        let has = i < form.count && step.problem.input(op, 2).is_some();
+        let bias = if has { step.operand(op, 2)? } else { x };
+        biased |= usize::from(has) << i;
+        *at = args.words(bias)? as usize;
+    }
     let n = |i: usize| matrices.get(i).map_or(0, |m| m.n);
     let all = if form.gated { n(0) } else { n(0) + n(1) + n(2) };
     args.count(meta, step.problem.outputs[0].rows)?;
@@ -170,6 +176,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let (eps, weight_offset) = norm.unwrap_or_default();
     args.f32(eps);
     args.f32(weight_offset);
+    args.u32s(&biases)?;
+    args.u32(biased)?;
     let groups = gemv_q8_groups(step, all);
     step.dispatch(&args, [groups, 1, 1])
 }
@@ -181,7 +189,7 @@ pub const fn kernel(
     layouts: &'static [&'static str],
     tolerance: f32,
 ) -> Plain {
-    let shader: Shader = shader!("common.products_q8", 10, 23);
+    let shader: Shader = shader!("common.products_q8", 13, 27);
     let mut plain = Plain::new(pattern, quant, "gemv_q8", shader, record)
         .with_matrix(layouts)
         .with_constants(constants);
