@@ -77,8 +77,7 @@ impl Coopmat {
         if has_extension(BFLOAT16) {
             features = features.push_next(&mut brain);
         }
-        let loaded =
-            ash::khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
+        let loaded = ash::khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
         // SAFETY: plain queries of a device of this instance; the chain holds
         // structures of extensions that it offers.
         let shapes = unsafe {
@@ -95,7 +94,9 @@ impl Coopmat {
                 (p.a_type, p.b_type) == (factor, factor)
                     && (p.c_type, p.result_type) == (sum, sum)
                     && p.scope == vk::ScopeKHR::SUBGROUP
-                    && [p.m_size, p.n_size, p.k_size].iter().all(|s| [8, 16].contains(s))
+                    && [p.m_size, p.n_size, p.k_size]
+                        .iter()
+                        .all(|s| [8, 16].contains(s))
             };
             // Of those that tiles are cut for, the largest.
             let found = shapes.iter().filter(fits);

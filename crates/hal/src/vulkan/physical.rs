@@ -141,8 +141,8 @@ impl Physical {
                 ),
                 (queue_family.is_some(), "a compute queue"),
                 (
-                    base.limits.max_per_stage_descriptor_storage_buffers >= 10,
-                    "10 storage buffers in one shader",
+                    base.limits.max_per_stage_descriptor_storage_buffers >= 13,
+                    "13 storage buffers in one shader",
                 ),
             ];
             missing.extend(demands.iter().filter(|(ok, _)| !ok).map(|(_, name)| *name));
