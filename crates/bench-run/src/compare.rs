@@ -94,8 +94,17 @@ pub fn compare(before: &Artifact, after: &Artifact) -> Compared {
         may("profile", text(&s.profile), text(&t.profile));
     }
     for (name, a) in [("the first", before), ("the second", after)] {
-        if a.status != Status::Accepted {
-            differing.push(format!("{name} is {:?}: {}", a.status, a.decision.reason));
+        let state = format!("{name} is {:?}: {}", a.status, a.decision.reason);
+        match a.status {
+            Status::Accepted => {}
+            // What computes something else, or nothing, has no speed.
+            Status::RejectedCorrectness | Status::Blocked => unlike.push(state),
+            _ => differing.push(state),
+        }
+    }
+    for name in before.measurements.keys() {
+        if !after.measurements.contains_key(name) {
+            unlike.push(format!("the second has no {name}"));
         }
     }
     Compared {

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result};
 use graph::{Op, OpKind};
 use parity::kernel_gate::{ChainOracle, GateError, gate_problem};
 use parity::model_gate::{
-    Bounds, EvalOptions, Evaluation, ORACLE, Script, VERIFY_TEXT, act_cost_bound, compare,
-    evaluate, f32_acts, fit, forgets, load_candidate, load_on, load_oracle, matrix, play, text_ids,
+    Bounds, EvalOptions, Evaluation, ORACLE, Reference, Script, VERIFY_TEXT, act_cost_bound,
+    compare, evaluate, f32_acts, fit, forgets, load_candidate, load_on, load_oracle, matrix, play,
+    text_ids,
 };
 use parity::stats::{Summary, Tally, sigma};
 use planner::Program;
@@ -534,7 +535,14 @@ pub fn quality(
             Some(load(base, &options)?)
         }
     };
-    let e = evaluate(&mut own, reference.as_mut(), &ids, &how, &mut |_, _| {})?;
+    let e = evaluate(
+        &mut own,
+        reference.as_mut().map(Reference::Runner),
+        None,
+        &ids,
+        &how,
+        &mut |_, _| {},
+    )?;
     Ok(Quality::of(name.into(), against.map(|(n, _)| n.into()), &e))
 }
 

@@ -414,3 +414,35 @@ fn chunks_do_not_change_the_oracles_logits() {
         assert!(whole.f32() == cut.f32(), "chunks of {chunk}");
     }
 }
+
+#[test]
+fn a_saved_base_stands_for_its_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let base = folder.path().join("base.safetensors");
+    let (base, text) = (base.to_str().unwrap(), fixtures().join("eval.txt"));
+    let eval = |chunk: &str, extra: &[&str]| {
+        let model = ferris_arg();
+        let text = text.to_str().unwrap();
+        let args = [
+            "eval",
+            "-m",
+            &model,
+            "--text",
+            text,
+            "--backend",
+            "cpu_simd",
+        ];
+        let sizes = ["--chunk", chunk, "--chunks", "3", "--batch", "2", "--json"];
+        run(args.iter().chain(&sizes).chain(extra))
+    };
+    let alone = json(eval("48", &["--save-base", base]));
+    assert!(alone["against"].is_null());
+    let same = json(eval("48", &["--base", base]));
+    assert_eq!(same["perplexity"], alone["perplexity"]);
+    assert_eq!(same["reference_perplexity"], alone["perplexity"]);
+    assert_eq!(same["against"]["max_kl"].as_f64(), Some(0.0), "{same}");
+    assert_eq!(same["against"]["top1_raw"].as_f64(), Some(1.0), "{same}");
+    let other = eval("32", &["--base", base]);
+    assert!(!other.status.success());
+    assert!(stderr(&other).contains("--chunk"), "{}", stderr(&other));
+}

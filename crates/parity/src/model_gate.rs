@@ -2,6 +2,7 @@
 //! and of a backend against the oracle (ring 3), on the developer's machine or on
 //! the user's ([`verify`]).
 
+mod base;
 mod eval;
 mod fault;
 mod golden;
@@ -10,7 +11,8 @@ mod ring3;
 mod script;
 mod verify;
 
-pub use eval::{EvalOptions, Evaluation, evaluate};
+pub use base::{BaseReader, BaseWriter};
+pub use eval::{EvalOptions, Evaluation, Reference, evaluate};
 pub use fault::{Fault, break_composites, break_kernel};
 pub use golden::{Golden, GoldenPrompt};
 pub use ring1::{Feed, PromptReport, RING1_TOLERANCE, Ring1Report, ring1};
@@ -45,6 +47,8 @@ pub enum GateError {
     Script { script: String, reason: String },
     #[error("nothing was compared: {0}")]
     Empty(String),
+    #[error("the base {}: {reason}", path.display())]
+    Base { path: PathBuf, reason: String },
 }
 
 impl From<RuntimeError> for GateError {

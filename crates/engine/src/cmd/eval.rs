@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use crate::session::{self, Need};
 use anyhow::Context as _;
 use clap::Args;
-use parity::model_gate::{EvalOptions, Evaluation, evaluate};
+use parity::model_gate::{BaseReader, BaseWriter, EvalOptions, Evaluation, Reference, evaluate};
 use runtime::LoadOptions;
 use std::path::PathBuf;
 
@@ -28,6 +28,14 @@ pub struct EvalArgs {
     /// Backend of the model compared with [default: that of --backend]
     #[arg(long, value_name = "NAME", requires = "against")]
     pub against_backend: Option<String>,
+
+    /// Compare with logits that --save-base wrote: same text, chunks and vocabulary
+    #[arg(long, value_name = "FILE", conflicts_with = "against")]
+    pub base: Option<PathBuf>,
+
+    /// Keep this model's logits for --base: f32, vocabulary × 4 bytes for each scored position
+    #[arg(long, value_name = "FILE.safetensors", conflicts_with = "base")]
+    pub save_base: Option<PathBuf>,
 
     /// Tokens of a chunk; chunks know nothing of each other
     #[arg(long, value_name = "N", default_value = "512", value_parser = at_least_one)]
@@ -108,15 +116,29 @@ pub fn eval(context: &Context, args: &EvalArgs) -> anyhow::Result<Exit> {
             Some(placed.load(term)?)
         }
     };
+    let vocab = candidate.runner.vocab();
+    let against = match (&mut reference, &args.base) {
+        (Some(r), _) => Some(Reference::Runner(&mut r.runner)),
+        (None, Some(path)) => Some(Reference::Base(BaseReader::open(path, &ids, &how, vocab)?)),
+        (None, None) => None,
+    };
+    let mut save = match &args.save_base {
+        Some(path) => Some(BaseWriter::create(path, &ids, &how, vocab)?),
+        None => None,
+    };
     let mut bar = Progress::count(term, "chunks");
     let found = evaluate(
         &mut candidate.runner,
-        reference.as_mut().map(|r| &mut r.runner),
+        against,
+        save.as_mut(),
         &ids,
         &how,
         &mut |done, total| bar.update(done as u64, total as u64),
     )?;
     drop(bar);
+    if let Some(base) = save {
+        base.finish()?;
+    }
     let said = match args.json {
         true => format!("{}\n", serde_json::to_string_pretty(&found)?),
         false => describe(&found),

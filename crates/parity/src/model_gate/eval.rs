@@ -1,7 +1,7 @@
 //! How well a model predicts a text, and how far from another: perplexity and KL
 //! over chunks of it.
 
-use super::GateError;
+use super::{BaseReader, BaseWriter, GateError};
 use crate::stats::{Summary, Tally, compare_row, log_sum_exp};
 use runtime::{Forward, Runner, Span, Want};
 
@@ -97,14 +97,31 @@ impl Nll {
     }
 }
 
+/// What a candidate is compared with, position by position.
+pub enum Reference<'a> {
+    Runner(&'a mut Runner),
+    Base(BaseReader),
+}
+
+impl Reference<'_> {
+    fn logits(&mut self, batch: &[&[u32]], options: &EvalOptions) -> Result<Vec<f32>, GateError> {
+        match self {
+            Reference::Runner(runner) => logits(runner, batch, options),
+            Reference::Base(base) => base.next(batch.len()),
+        }
+    }
+}
+
 /// Scores `ids` on `runner` and compares with `reference` position by position,
-/// where there is one. `progress` hears of chunks done and chunks in all.
+/// where there is one. `save` takes the runner's logits to be a reference later;
+/// `progress` hears of chunks done and chunks in all.
 ///
 /// The runners need room for `batch` sequences of `chunk` tokens, steps of
 /// `batch·chunk` rows, and all logits.
 pub fn evaluate(
     runner: &mut Runner,
-    mut reference: Option<&mut Runner>,
+    mut reference: Option<Reference<'_>>,
+    mut save: Option<&mut BaseWriter>,
     ids: &[u32],
     options: &EvalOptions,
     progress: &mut dyn FnMut(usize, usize),
@@ -117,9 +134,12 @@ pub fn evaluate(
         progress(done, chunks.len());
         let rows = logits(runner, batch, options)?;
         let against = match &mut reference {
-            Some(r) => Some(logits(r, batch, options)?),
+            Some(r) => Some(r.logits(batch, options)?),
             None => None,
         };
+        if let Some(base) = &mut save {
+            base.append(&rows)?;
+        }
         let vocab = runner.vocab();
         for (i, row) in rows.chunks_exact(vocab).enumerate() {
             // Each chunk gave its scored positions and the last one.
