@@ -8,8 +8,8 @@ use crate::common::stored::{for_each_scheme, register_schemes};
 const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
     let shader = shader!("linear__linear__silu_mul.coopmat_f16", 7, 14);
     let mut plain = coopmat::kernel(&PATTERN, quant, layouts, Factor::F16, shader);
-    // An error of one sum counts as many times as the other is large.
-    plain.spec.tolerance = 1e-2;
+    // As for the matrices alone: weights are rounded to f16.
+    plain.spec.tolerance = 2e-3;
     plain
 }
 
