@@ -25,6 +25,7 @@ pub struct Limits {
     /// Offsets of bindings are multiples of this, bytes.
     pub storage_alignment: u64,
     pub workgroups: [u32; 3],
+    /// Lanes of a workgroup.
     pub workgroup_invocations: u32,
     /// Shared memory of a workgroup, bytes.
     pub shared_memory: u32,
@@ -225,9 +226,15 @@ impl Physical {
                 matrix_range: u64::from(limits.max_storage_buffer_range),
                 storage_alignment: limits.min_storage_buffer_offset_alignment.max(4),
                 workgroups: limits.max_compute_work_group_count,
+                // A workgroup of subgroups whose size was asked for has no more of
+                // them than this.
                 workgroup_invocations: limits
                     .max_compute_work_group_invocations
-                    .min(limits.max_compute_work_group_size[0]),
+                    .min(limits.max_compute_work_group_size[0])
+                    .min(match sizes.max_compute_workgroup_subgroups {
+                        0 => u32::MAX,
+                        n => n.saturating_mul(subgroup.subgroup_size.max(1)),
+                    }),
                 shared_memory: limits.max_compute_shared_memory_size,
                 push_constants: limits.max_push_constants_size,
                 reduce_lanes: match kind {
