@@ -143,7 +143,9 @@ impl Opened {
             kv: options.kv.clone(),
             limits: Limits {
                 context,
-                rows: rows.min(context).max(options.sequences),
+                rows: rows
+                    .min(context.saturating_mul(options.sequences.max(1)))
+                    .max(options.sequences),
                 sequences: options.sequences,
                 all_logits: options.all_logits,
                 drafts: options.drafts,
