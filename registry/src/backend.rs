@@ -12,6 +12,8 @@ pub struct OpenOptions {
     pub device: Option<String>,
     pub threads: Option<usize>,
     pub isa: Option<IsaLevel>,
+    /// Pins CPU threads to cores.
+    pub pin: bool,
 }
 
 impl OpenOptions {
@@ -20,6 +22,7 @@ impl OpenOptions {
         CpuOptions {
             threads: self.threads,
             isa: self.isa,
+            pin: self.pin,
         }
     }
 

@@ -111,6 +111,9 @@ pub struct DeviceArgs {
     /// Pretend that the CPU has no more than this instruction set
     #[arg(long)]
     pub isa: Option<hal::cpu::IsaLevel>,
+    /// Pin every CPU thread to a core of its own
+    #[arg(long)]
+    pub pin: bool,
 }
 
 impl DeviceArgs {
@@ -119,6 +122,7 @@ impl DeviceArgs {
             device: self.device.clone(),
             threads: self.threads,
             isa: self.isa,
+            pin: self.pin,
         }
     }
 }

@@ -108,8 +108,38 @@ pub struct Comparison {
     pub ours: f64,
     pub theirs: f64,
     pub ratio: f64,
+    /// The ratio turn by turn, each sample of ours over the peer's right after it:
+    /// what other users of the machine cost both alike is not in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turns: Option<Turns>,
     /// Which of the baselines was the best, by index.
     pub baseline: usize,
+}
+
+/// Ratios of single turns.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Turns {
+    pub lowest: f64,
+    pub highest: f64,
+}
+
+impl Turns {
+    /// `None` if the samples do not belong together.
+    fn of(ours: &Stat, theirs: &Stat) -> Option<Self> {
+        if ours.samples.is_empty() || ours.samples.len() != theirs.samples.len() {
+            return None;
+        }
+        let pairs = ours.samples.iter().zip(&theirs.samples);
+        let none = Turns {
+            lowest: f64::INFINITY,
+            highest: f64::NEG_INFINITY,
+        };
+        Some(pairs.map(|(a, b)| a / b).fold(none, |t, r| Turns {
+            lowest: t.lowest.min(r),
+            highest: t.highest.max(r),
+        }))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -238,6 +268,9 @@ impl Artifact {
             );
             if let Some(c) = self.comparison.iter().find(|c| c.metric == *name) {
                 out += &format!("   peer {:>12.3}   {:.2}x", c.theirs, c.ratio);
+                if let Some(t) = c.turns {
+                    out += &format!("  (turns {:.2} to {:.2})", t.lowest, t.highest);
+                }
             }
             out.push('\n');
         }
@@ -304,17 +337,18 @@ fn compare(ours: &Measurements, baselines: &[Baseline]) -> Vec<Comparison> {
     let mut all = Vec::new();
     for (name, own) in ours {
         let theirs = baselines.iter().enumerate();
-        let theirs = theirs.filter_map(|(i, b)| Some((i, b.measurements.get(name)?.median)));
-        let better = |a: &(usize, f64), b: &(usize, f64)| match own.higher_is_better {
-            true => a.1.total_cmp(&b.1),
-            false => b.1.total_cmp(&a.1),
+        let theirs = theirs.filter_map(|(i, b)| Some((i, b.measurements.get(name)?)));
+        let better = |a: &(usize, &Stat), b: &(usize, &Stat)| match own.higher_is_better {
+            true => a.1.median.total_cmp(&b.1.median),
+            false => b.1.median.total_cmp(&a.1.median),
         };
         if let Some((baseline, theirs)) = theirs.max_by(better) {
             all.push(Comparison {
                 metric: name.clone(),
                 ours: own.median,
-                theirs,
-                ratio: own.median / theirs,
+                theirs: theirs.median,
+                ratio: own.median / theirs.median,
+                turns: Turns::of(own, theirs),
                 baseline,
             });
         }

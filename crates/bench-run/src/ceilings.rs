@@ -230,6 +230,7 @@ mod tests {
             let options = CpuOptions {
                 threads: Some(1),
                 isa: Some(*isa),
+                ..Default::default()
             };
             let Ok(device) = CpuDevice::open(&options) else {
                 continue;

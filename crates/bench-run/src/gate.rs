@@ -3,6 +3,10 @@
 //! that is ring 3; where it is too large, or its weights are random, the plan is
 //! held against its plain chain.
 
+mod slice;
+
+pub use slice::{Slice, first_layers, slice};
+
 use anyhow::{Context as _, Result};
 use graph::{Op, OpKind};
 use parity::kernel_gate::{ChainOracle, GateError, gate_problem};
@@ -69,6 +73,9 @@ pub struct Correctness {
     pub act_kl_mean: Option<f64>,
     /// Root mean square of a row's error over the spread of its logits, the worst.
     pub logit_error: Option<f64>,
+    /// The first layers against the oracle, where it could not run the whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slice: Option<Slice>,
     pub quality: Option<Quality>,
 }
 
@@ -123,6 +130,18 @@ impl Correctness {
         let top1 = self.top1.map(|t| format!(" top-1 {:.2} %,", t * 100.0));
         out += &top1.unwrap_or_default();
         let mut out = out.trim_end_matches([',', ':']).to_string() + "\n";
+        if let Some(s) = &self.slice {
+            out += &format!(
+                "  gate     first {} layers, {} positions against {}: KL mean {:.1e}, max {:.1e}, top-1 {:.2} %, {} keys not met\n",
+                s.layers,
+                s.positions,
+                self.oracle,
+                s.kl_mean,
+                s.kl_max,
+                s.top1 * 100.0,
+                s.keys_left_out.len()
+            );
+        }
         for failure in &self.failures {
             out += &format!("  FAILED   {failure}\n");
         }
@@ -176,6 +195,9 @@ pub fn climb(gated: &Gated<'_>) -> Result<Correctness> {
     match (gated.synthetic, positions >= FEWEST_IDS) {
         (false, true) => ring3(gated, positions, &mut c)?,
         _ => chain(gated, &mut c)?,
+    }
+    if c.chain != ORACLE {
+        slice(gated, &mut c)?;
     }
     ring2(gated, &mut c)?;
     c.passed = c.failures.is_empty();

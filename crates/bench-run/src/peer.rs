@@ -1,6 +1,6 @@
 //! Running llama-bench between our own runs.
 
-use crate::artifact::{Baseline, Measurements, metric};
+use crate::artifact::{Artifact, Baseline, Measurements, metric};
 use crate::measure::Shape;
 use crate::provenance::short;
 use crate::stat::{Stat, Unit, median};
@@ -13,6 +13,10 @@ use std::process::Command;
 /// llama-bench repeats each test so often where its command does not say; the median
 /// counts as one sample.
 const REPEATS: &str = "3";
+
+/// How far two counts of one model's parameters or bytes may be apart: what is counted
+/// (padding, tables of rotations) differs a little.
+const SIZE_SLACK: f64 = 0.1;
 
 /// A peer and what it did so far.
 pub struct Peer {
@@ -104,6 +108,48 @@ impl Peer {
                     let value = value.as_str().map_or(value.to_string(), String::from);
                     self.details.insert(name.to_string(), value);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a peer that measures something other than we do: another model,
+    /// scheme, KV cache or number of threads, as far as it says.
+    pub fn must_match(&self, ours: &Artifact) -> Result<()> {
+        let said = |name: &str| self.details.get(name).map(String::as_str);
+        let number = |name: &str| said(name)?.parse::<f64>().ok().filter(|n| *n > 0.0);
+        let near = |a: f64, b: f64| (a / b - 1.0).abs() <= SIZE_SLACK;
+        let w = &ours.workload;
+        let parameters = w.parameters as f64;
+        if let Some(theirs) = number("model_n_params").filter(|n| !near(*n, parameters)) {
+            bail!(
+                "the peer's model has {theirs} parameters, ours {parameters}: give both one file"
+            );
+        }
+        let bytes = parameters * w.bits_per_weight / 8.0;
+        if let Some(theirs) = number("model_size").filter(|n| !near(*n, bytes)) {
+            bail!(
+                "the peer's weights are {theirs:.0} bytes, ours {bytes:.0}: give both one storage scheme"
+            );
+        }
+        let threads = ours.hardware.as_ref().filter(|h| h.kind == "cpu");
+        if let (Some(h), Some(theirs)) = (threads, number("n_threads"))
+            && theirs != h.threads as f64
+        {
+            bail!(
+                "the peer runs on {theirs} threads, ours on {}: add -t {} to its command",
+                h.threads,
+                h.threads
+            );
+        }
+        let kv = w.kv.as_deref().unwrap_or_default();
+        for (name, flag) in [("type_k", "-ctk"), ("type_v", "-ctv")] {
+            let theirs = said(name).map(|t| if t == "q8_0" { "int8_kv" } else { t });
+            if let Some(theirs) = theirs.filter(|t| *t != kv) {
+                bail!(
+                    "the peer's KV cache is in {theirs} ({name}), ours in {kv}: \
+                     add {flag} to its command, or --kv to ours"
+                );
             }
         }
         Ok(())

@@ -183,6 +183,7 @@ fn measure_loaded(
         }
         for peer in &mut peers {
             peer.turn(shape, counted).context("the peer's run")?;
+            peer.must_match(artifact)?;
         }
     }
     artifact.measurements = samples.stats();

@@ -1,9 +1,10 @@
 //! Whole runs of bench-run, as small as they can be: what they state, and that they
 //! refuse. No test asserts a speed.
 
-use bench_run::args::{Cli, MeasureArgs};
+use bench_run::args::{Cli, MeasureArgs, Source};
 use bench_run::artifact::{Artifact, Measurements, Status, metric};
 use bench_run::compare::compare;
+use bench_run::gate::{Correctness, Gated, first_layers};
 use bench_run::report::report;
 use bench_run::stat::{Stat, Unit};
 use bench_run::{run, schema};
@@ -11,9 +12,11 @@ use clap::Parser as _;
 use graph::OpKind;
 use parity::model_gate::{Fault, break_kernel};
 use registry::Registry;
+use runtime::LoadOptions;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -184,6 +187,41 @@ fn a_broken_kernel_is_rejected() {
     assert_eq!(a.status, Status::RejectedCorrectness);
 }
 
+/// What stands in for the whole model where the oracle would take too long.
+#[test]
+fn the_first_layers_are_held_to_the_oracle() {
+    let source = Source::Synthetic {
+        what: "tiny:q4_k".into(),
+        layers: None,
+    };
+    let opened = run::open(&source).expect("a model");
+    let options = LoadOptions::new("cpu_simd");
+    let hold = |registry: &Registry, layers: usize, seconds: u64| {
+        let (_, program) = opened.place(registry, &options).expect("a plan");
+        let gated = Gated {
+            opened: &opened,
+            registry,
+            options: &options,
+            timed: &program,
+            synthetic: true,
+            limit: Duration::from_secs(seconds),
+        };
+        let mut c = Correctness::default();
+        first_layers(&gated, layers, &mut c).expect("layers");
+        c
+    };
+    let whole = Registry::collect().expect("kernels");
+    let held = hold(&whole, 1, 600);
+    assert_eq!(held.failures, Vec::<String>::new());
+    let s = held.slice.expect("time enough");
+    assert!(opened.model.layers == 2 && s.layers == 1, "{s:?}");
+    assert!(s.positions > 80, "{s:?}");
+    assert_eq!(s.keys_left_out, Vec::<String>::new());
+    assert_eq!(hold(&whole, 1, 0).slice, None, "there is no time");
+    let broken = break_kernel("cpu_simd", OpKind::RmsNorm, Fault::Scale(1.05)).expect("a fault");
+    assert_eq!(hold(&broken, 2, 600).failures.len(), 1);
+}
+
 #[test]
 fn random_weights_need_no_file_and_claim_no_kl() {
     for what in ["tiny:bf16", "tiny:f32"] {
@@ -279,10 +317,43 @@ fn a_peer_runs_in_turn_and_both_are_kept() {
     assert_eq!(b.measurements[metric::PREFILL].samples, [11.0, 11.0]);
     assert_eq!(b.details["build_commit"], "abc");
     let c = a.comparison.iter().find(|c| c.metric == metric::DECODE);
-    assert!(c.is_some_and(|c| c.theirs == 5.0 && c.ratio == c.ours / 5.0));
+    let c = c.expect("a comparison");
+    assert!(c.theirs == 5.0 && c.ratio == c.ours / 5.0, "{c:?}");
+    let own = &a.measurements[metric::DECODE];
+    let turns = c.turns.expect("as many samples of each");
+    assert_eq!(
+        (turns.lowest, turns.highest),
+        (own.min / 5.0, own.max / 5.0)
+    );
     let calls = std::fs::read_to_string(&log).expect("the peer ran");
     assert_eq!(calls.lines().count(), 2);
     assert!(calls.contains("-p 20 -n 2 -d 0"), "{calls}");
+    // What it says of itself must be what we measure.
+    let says = |details: &str| {
+        let text = format!(
+            "#!/bin/sh\n\
+             echo '{{\"n_prompt\": 20, \"n_gen\": 0, \"avg_ts\": 10.0, {details}}}'\n\
+             echo '{{\"n_prompt\": 0, \"n_gen\": 2, \"avg_ts\": 5.0}}'\n"
+        );
+        std::fs::write(&script, text).expect("a script");
+        let args = args(&["--synthetic", "tiny:bf16", "--no-gate", "--peer", &peer]);
+        run::measure(&Registry::collect().expect("kernels"), &args).map_err(|e| e.to_string())
+    };
+    let like = format!(
+        "\"model_n_params\": {}, \"n_threads\": {}, \"type_k\": \"f16\", \"type_v\": \"f16\"",
+        a.workload.parameters,
+        a.hardware.as_ref().expect("a device").threads
+    );
+    assert!(says(&like).is_ok_and(|a| a.baselines[0].details["type_k"] == "f16"));
+    for (other, named) in [
+        ("\"model_n_params\": 77", "parameters"),
+        ("\"model_size\": 77", "bytes"),
+        ("\"n_threads\": 77", "threads"),
+        ("\"type_v\": \"bf16\"", "-ctv"),
+    ] {
+        let refused = says(other).err().unwrap_or_default();
+        assert!(refused.contains(named), "{other}: {refused}");
+    }
     // A peer on an unnamed file of a model that is none would measure something else.
     let registry = Registry::collect().expect("kernels");
     let unnamed = args(&["--synthetic", "tiny:bf16", "--peer", "llama-bench"]);

@@ -86,6 +86,10 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "LEVEL")]
     pub cpu_isa: Option<IsaLevel>,
 
+    /// Pin every CPU thread to a core of its own
+    #[arg(long, global = true)]
+    pub cpu_pin: bool,
+
     /// Run primitive kernels only, no fused ones
     #[arg(long, global = true)]
     pub no_fusion: bool,
@@ -109,6 +113,7 @@ impl GlobalArgs {
             device: self.device.clone(),
             threads: self.threads,
             isa: self.cpu_isa,
+            pin: self.cpu_pin,
         }
     }
 

@@ -1,13 +1,13 @@
 //! The CPU device: recordings, threads, failures, memory.
 
-use hal::cpu::{CpuDevice, CpuOptions, CpuRecorder, IsaLevel, probe};
+use hal::cpu::{CpuDevice, CpuOptions, CpuRecorder, IsaLevel, physical_threads, probe};
 use hal::{Access, Buffer, Device, HalError, HostRegion, Recorder};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 fn device(threads: usize) -> CpuDevice {
     CpuDevice::open(&CpuOptions {
         threads: Some(threads),
-        isa: None,
+        ..CpuOptions::default()
     })
     .unwrap()
 }
@@ -155,18 +155,57 @@ fn imported_memory_is_used_in_place_and_not_written() {
     assert!(d.upload(&b, 0, &[1]).is_err());
 }
 
+/// In a thread of its own, which is left pinned.
+#[test]
+fn pinned_threads_keep_to_a_core_each() {
+    let cores = physical_threads();
+    let places = std::thread::spawn(move || {
+        let options = CpuOptions {
+            threads: Some(cores),
+            pin: true,
+            ..CpuOptions::default()
+        };
+        let d = CpuDevice::open(&options).unwrap();
+        let b = d.alloc(4, "x").unwrap();
+        let found = Arc::new(Mutex::new(vec![Vec::new(); cores]));
+        let mut r = d.recorder("test").unwrap();
+        let cpu = r.as_any_mut().downcast_mut::<CpuRecorder>().unwrap();
+        let out = found.clone();
+        cpu.task("where", &[Access::write(&b, all(&b))], move |ctx| {
+            let set = rustix::thread::sched_getaffinity(None).unwrap();
+            let of = |cpu: &usize| set.is_set(*cpu);
+            let may = (0..rustix::thread::CpuSet::MAX_CPU).filter(of).collect();
+            out.lock().unwrap()[ctx.thread] = may;
+        });
+        r.finish().unwrap().run().unwrap();
+        found.lock().unwrap().clone()
+    });
+    let mut places = places.join().unwrap();
+    assert!(places.iter().all(|p| p.len() == 1), "{places:?}");
+    places.sort();
+    places.dedup();
+    assert_eq!(places.len(), cores);
+    let more = CpuOptions {
+        threads: Some(1024),
+        pin: true,
+        ..CpuOptions::default()
+    };
+    let refused = CpuDevice::open(&more).err().unwrap().to_string();
+    assert!(refused.contains("1024 threads"), "{refused}");
+}
+
 #[test]
 fn absurd_options_are_refused() {
     let threads = |n| CpuOptions {
         threads: Some(n),
-        isa: None,
+        ..CpuOptions::default()
     };
     assert!(probe(&threads(0)).is_err());
     assert!(probe(&threads(100_000)).is_err());
     assert!("sse9".parse::<IsaLevel>().is_err());
     let portable = CpuOptions {
-        threads: None,
         isa: Some(IsaLevel::Portable),
+        ..CpuOptions::default()
     };
     let info = probe(&portable).unwrap();
     assert!(info.has("portable") && !info.has("avx2"));

@@ -220,7 +220,7 @@ fn objects_of_another_device_are_refused() {
     assert!(wrong(device.upload(&theirs, 0, &[0])));
     let cpu = hal::cpu::CpuDevice::open(&hal::cpu::CpuOptions {
         threads: Some(1),
-        isa: None,
+        ..Default::default()
     })
     .expect("a CPU");
     let host = cpu.alloc(64, "host").expect("memory");

@@ -56,6 +56,19 @@ impl Model {
         Ok(())
     }
 
+    /// The model cut to its first `layers` (one at least) between its embedding and its last norm
+    /// and head: what a comparison can afford where the whole is too large.
+    ///
+    /// Errors: none that building the whole did not have.
+    pub fn first_layers(&self, layers: usize) -> Result<Model> {
+        let mut model = self.clone();
+        model.spec.layers.truncate(layers.max(1));
+        model.layers = model.spec.layers.len();
+        model.parameters = u64::try_from(model.spec.parameters()).unwrap_or(self.parameters);
+        model.rewire()?;
+        Ok(model)
+    }
+
     /// The forward pass for sequences of up to `context` positions: [`graph`](Self::graph) with
     /// other constants.
     ///

@@ -8,9 +8,10 @@ use fixture_gguf::convert_each;
 use formats::StoredType;
 use hal::cpu::{CpuOptions, IsaLevel};
 use kernels as _;
-use models::{ferris, fixtures};
+use models::{ferris, fixtures, model};
 use parity::model_gate::{
-    Bounds, Script, Trace, compare_traces, f32_acts, load_candidate, load_oracle, text_ids,
+    Bounds, Script, Trace, act_cost_bound, compare_traces, f32_acts, load_candidate, load_oracle,
+    matrix, pseudo_random_ids, text_ids,
 };
 use parity::stats::{Summary, Tally};
 use planner::ActMap;
@@ -26,20 +27,19 @@ fn registry() -> &'static Registry {
     REGISTRY.get_or_init(|| Registry::collect().expect("registered kernels"))
 }
 
-fn plain() -> &'static Opened {
-    static OPENED: OnceLock<Opened> = OnceLock::new();
-    OPENED.get_or_init(|| Opened::open(&ferris()).expect("ferris-9m"))
-}
-
-/// Every row bucket, alone and in a batch.
-fn scripts() -> Vec<Script> {
+/// Every row bucket, alone and in a batch, in the tokens of this model.
+fn scripts_of(opened: &Opened) -> Vec<Script> {
     let text = std::fs::read_to_string(fixtures().join("eval.txt")).expect("eval.txt");
-    let ids = text_ids(plain(), &text[..4000]);
+    let ids = text_ids(opened, &text[..4000]);
     vec![
         Script::whole(&[ids[..200].to_vec()]),
         Script::chunked(&[ids[200..300].to_vec()], &[66, 1, 18, 1, 2]),
         Script::batched(&[ids[300..330].to_vec(), ids[330..350].to_vec()], &[7, 1]),
     ]
+}
+
+fn scripts() -> Vec<Script> {
+    scripts_of(&Opened::open(&ferris()).expect("ferris-9m"))
 }
 
 fn options(fusion: bool) -> LoadOptions {
@@ -71,11 +71,12 @@ fn oracle(opened: &Opened, candidate: &Runner, acts: ActMap, scripts: &[Script])
 /// oracle in the plan's activation format, fused and unfused, and in f32 no
 /// farther from it than a default may be.
 fn holds(what: &str, stored: impl Fn(&str) -> StoredType) {
+    let plain = Opened::open(&ferris()).expect("ferris-9m");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("m.gguf");
     convert_each(&ferris(), &path, |t| Some(stored(t)), |_| {}, |_| true);
     let opened = Opened::open(&path).expect("a GGUF model");
-    let scripts = scripts();
+    let scripts = scripts_of(&plain);
     let load = |fusion: bool| {
         let loaded = load_candidate(&opened, registry(), &options(fusion), scripts.iter());
         loaded.unwrap_or_else(|e| panic!("{what}: {e}"))
@@ -116,7 +117,7 @@ fn holds(what: &str, stored: impl Fn(&str) -> StoredType) {
     }
 
     let exact = oracle(&opened, &candidate, f32_acts(&opened), &scripts);
-    let unquantised = oracle(plain(), &candidate, f32_acts(plain()), &scripts);
+    let unquantised = oracle(&plain, &candidate, f32_acts(&plain), &scripts);
     let own = difference(&unquantised, &exact).mean_kl;
     let cost = difference(&exact, &have).mean_kl;
     let cost = cost.max(difference(&exact, &whole).mean_kl);
@@ -171,6 +172,66 @@ fn schemes_of_256_elements_keep_to_the_oracle() {
         "q5_k, q3_k, iq4_xs, q2_k",
         in_turn(&[T::Q5_K, T::Q3_K, T::IQ4_XS, T::Q2_K]),
     );
+}
+
+/// Weights in four bits behind rotations; the checkpoint is a random one, so there is
+/// no unquantised model to be measured against.
+#[test]
+fn w4_paro_keeps_to_the_oracle() {
+    let opened = Opened::open(&model("paro-qwen3")).expect("a fixture");
+    let scripts = matrix(&pseudo_random_ids(opened.model.vocab_size, 200, 5), false);
+    let loaded = load_candidate(&opened, registry(), &options(true), scripts.iter());
+    let mut candidate = loaded.expect("cpu_simd");
+    let acts = candidate.program().acts();
+    assert!(acts.values().any(|a| *a == Act::Q8_32), "{acts:?}");
+    let have = play(&mut candidate, &scripts);
+    let want = oracle(&opened, &candidate, acts.clone(), &scripts);
+    let found = difference(&want, &have);
+    let exact = oracle(&opened, &candidate, f32_acts(&opened), &scripts);
+    let cost = difference(&exact, &have);
+    println!("w4_paro: {found}; activations add {cost}");
+    assert!(Bounds::of(&acts).hold(&found), "{found}");
+    assert!(cost.mean_kl <= act_cost_bound(&acts), "{cost}");
+}
+
+/// A trained mixture of experts with recurrent layers, its routers in f32 as files
+/// have them: to the oracle's bits nearly where nothing is rounded, and in its own
+/// format within the means. A turned rounding that turns a router's near tie is
+/// another expert at one position, so of int8 no largest KL is asked (3e-2 was seen
+/// at one of 350 positions): what the kernels do wrong shows in the other sums.
+#[test]
+fn experts_keep_to_the_oracle() {
+    for stored in [StoredType::Q8_0, StoredType::Q4_0] {
+        let what = format!("experts in {stored}");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("m.gguf");
+        let moe = model("ferris-moe-2.7m");
+        convert_each(&moe, &path, |_| Some(stored), |_| {}, |_| true);
+        let opened = Opened::open(&path).expect("a GGUF model");
+        let scripts = scripts_of(&Opened::open(&moe).expect("a fixture"));
+        let mut exact = None;
+        for acts in [Some(f32_acts(&opened)), None] {
+            let own = acts.is_none();
+            let mut options = options(true);
+            options.acts = acts;
+            let loaded = load_candidate(&opened, registry(), &options, scripts.iter());
+            let mut candidate = loaded.unwrap_or_else(|e| panic!("{what}: {e}"));
+            let acts = candidate.program().acts();
+            assert_eq!(acts.values().any(|a| *a == Act::Q8_32), own, "{what}");
+            let have = play(&mut candidate, &scripts);
+            let want = oracle(&opened, &candidate, acts.clone(), &scripts);
+            let found = difference(&want, &have);
+            println!("{what}, own format {own}: {found}");
+            let mut bounds = Bounds::of(&acts);
+            if own {
+                bounds.max_kl = f64::INFINITY;
+            }
+            assert!(bounds.hold(&found), "{what}: {found}");
+            let exact = exact.get_or_insert(want);
+            let cost = difference(exact, &have);
+            assert!(cost.mean_kl <= act_cost_bound(&acts), "{what}: {cost}");
+        }
+    }
 }
 
 /// As files in mixed schemes have it: q6_k in the embeddings, v and down of some

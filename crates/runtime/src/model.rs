@@ -77,6 +77,16 @@ impl Opened {
     /// Reads a model whose files are open, or whose tensors were made.
     pub fn from_files(mut files: ModelFiles) -> Result<Self, RuntimeError> {
         let model = models::read(&mut files)?;
+        Self::assemble(files, model)
+    }
+
+    /// The same model cut to its first layers, see [`models::Model::first_layers`]; the files are
+    /// shared.
+    pub fn first_layers(&self, layers: usize) -> Result<Self, RuntimeError> {
+        Self::assemble(self.files.clone(), self.model.first_layers(layers)?)
+    }
+
+    fn assemble(files: ModelFiles, model: models::Model) -> Result<Self, RuntimeError> {
         let graph = Arc::new(model.graph.clone());
         let mut schemes = HashMap::new();
         for (id, v) in graph.weights() {

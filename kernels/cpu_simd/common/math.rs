@@ -172,7 +172,7 @@ mod tests {
         check(Portable);
         let device = hal::cpu::CpuDevice::open(&hal::cpu::CpuOptions {
             threads: Some(1),
-            isa: None,
+            ..Default::default()
         })
         .unwrap();
         let mut r = hal::Device::recorder(&device, "test").unwrap();
@@ -187,6 +187,7 @@ mod tests {
             let info = hal::cpu::probe(&hal::cpu::CpuOptions {
                 threads: Some(1),
                 isa: Some(*isa),
+                ..Default::default()
             })
             .unwrap();
             let level = Level::of(&info);

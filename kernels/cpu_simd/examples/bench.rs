@@ -362,6 +362,7 @@ fn main() -> Result<(), Error> {
     let options = CpuOptions {
         threads: args.first().map(|s| s.parse()).transpose()?,
         isa: args.get(1).map(|s| s.parse()).transpose()?,
+        ..CpuOptions::default()
     };
     let keep = args.get(2).cloned().unwrap_or_default();
     for rows in [1, 8, 64, 512] {

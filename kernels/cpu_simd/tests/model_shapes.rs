@@ -26,7 +26,12 @@ fn levels() -> impl Iterator<Item = CpuDevice> {
     levels.map(|isa| {
         let threads = Some(2);
         let isa = Some(isa);
-        CpuDevice::open(&CpuOptions { threads, isa }).expect("the level was detected")
+        CpuDevice::open(&CpuOptions {
+            threads,
+            isa,
+            ..CpuOptions::default()
+        })
+        .expect("the level was detected")
     })
 }
 

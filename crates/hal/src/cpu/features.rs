@@ -245,22 +245,30 @@ fn parse_name(cpuinfo: &str) -> Option<String> {
 /// standard library, hyperthreads counted once.
 pub fn physical_threads() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, |n| n.get());
+    match cores().len() {
+        0 => logical,
+        n => logical.min(n),
+    }
+}
+
+/// The first logical CPU of every core that this process may use; empty where the
+/// system does not say.
+pub(super) fn cores() -> Vec<usize> {
     let allowed = rustix::thread::sched_getaffinity(None).ok();
-    let mut cores = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut first = Vec::new();
     for cpu in 0..rustix::thread::CpuSet::MAX_CPU {
         if allowed.is_none_or(|set| !set.is_set(cpu)) {
             continue;
         }
         let dir = format!("/sys/devices/system/cpu/cpu{cpu}/topology");
         if let Ok(siblings) = std::fs::read_to_string(format!("{dir}/thread_siblings_list")) {
-            cores.insert(siblings.trim().to_string());
+            if seen.insert(siblings.trim().to_string()) {
+                first.push(cpu);
+            }
         }
     }
-    if cores.is_empty() {
-        logical
-    } else {
-        logical.min(cores.len())
-    }
+    first
 }
 
 #[cfg(test)]

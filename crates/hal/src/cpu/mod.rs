@@ -28,6 +28,9 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// Pretends that the CPU has no more than this.
     pub isa: Option<IsaLevel>,
+    /// Keeps every thread, the one that runs recordings too, on a core of its own.
+    /// Not the default: two processes that pin meet on the same cores.
+    pub pin: bool,
 }
 
 /// One process-wide pool of threads over host memory.
@@ -86,10 +89,29 @@ pub fn probe(options: &CpuOptions) -> Result<DeviceInfo> {
     })
 }
 
+/// A core for each thread.
+fn places(threads: usize, mut cores: Vec<usize>) -> Result<Vec<usize>> {
+    if cores.len() < threads {
+        return Err(HalError::NoDevice {
+            api: API,
+            reason: format!(
+                "{threads} threads cannot be pinned to {} cores: use fewer threads, or do not pin",
+                cores.len()
+            ),
+        });
+    }
+    cores.truncate(threads);
+    Ok(cores)
+}
+
 impl CpuDevice {
     pub fn open(options: &CpuOptions) -> Result<Self> {
         let info = probe(options)?;
-        let pool = Arc::new(Pool::start(info.threads)?);
+        let places = match options.pin {
+            true => Some(places(info.threads, features::cores())?),
+            false => None,
+        };
+        let pool = Arc::new(Pool::start(info.threads, places)?);
         Ok(CpuDevice {
             info,
             pool,

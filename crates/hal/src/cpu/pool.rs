@@ -10,6 +10,7 @@ use super::API;
 use super::barrier::Barrier;
 use super::record::{Step, TaskCtx};
 use crate::{HalError, Result, StepTime};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,6 +25,8 @@ pub(crate) struct Pool {
     workers: Vec<JoinHandle<()>>,
     /// One recording at a time; uploads and downloads take it too.
     busy: Mutex<()>,
+    /// The core of the thread that calls [`Pool::run`].
+    first: Option<usize>,
 }
 
 struct Job<'a> {
@@ -44,7 +47,9 @@ struct Shared {
 }
 
 impl Pool {
-    pub fn start(threads: usize) -> Result<Self> {
+    /// `places`: a core for every thread, if they are to be pinned.
+    pub fn start(threads: usize, places: Option<Vec<usize>>) -> Result<Self> {
+        let place = |thread| places.as_ref().map(|p| p[thread]);
         let shared = Arc::new(Shared {
             threads,
             epoch: AtomicU64::new(0),
@@ -54,24 +59,29 @@ impl Pool {
             sleepers: Mutex::new(Vec::new()),
             asleep: AtomicUsize::new(0),
         });
-        let mut workers = Vec::with_capacity(threads.saturating_sub(1));
+        // Whole from the start: if a thread cannot be had, those before it end with it.
+        let mut pool = Pool {
+            shared: shared.clone(),
+            workers: Vec::with_capacity(threads.saturating_sub(1)),
+            busy: Mutex::new(()),
+            first: place(0),
+        };
         for thread in 1..threads {
-            let shared = shared.clone();
+            let (shared, place) = (shared.clone(), place(thread));
             let worker = std::thread::Builder::new()
                 .name(format!("kernel-{thread}"))
-                .spawn(move || shared.work(thread))
+                .spawn(move || {
+                    pin(place);
+                    shared.work(thread);
+                })
                 .map_err(|e| HalError::Driver {
                     api: API,
                     call: "thread spawn",
                     reason: e.to_string(),
                 })?;
-            workers.push(worker);
+            pool.workers.push(worker);
         }
-        Ok(Pool {
-            shared,
-            workers,
-            busy: Mutex::new(()),
-        })
+        Ok(pool)
     }
 
     pub fn threads(&self) -> usize {
@@ -85,6 +95,9 @@ impl Pool {
 
     pub fn run(&self, steps: &[Step], timed: bool) -> Result<Vec<StepTime>> {
         let _busy = self.exclusive();
+        if self.first != PINNED.get() && self.first.is_some() {
+            pin(self.first);
+        }
         let job = Job {
             steps,
             barrier: Barrier::new(self.shared.threads),
@@ -124,6 +137,22 @@ impl Pool {
             .times
             .map(|t| t.into_inner().unwrap_or_else(|e| e.into_inner()))
             .unwrap_or_default())
+    }
+}
+
+thread_local! {
+    /// Where this thread was pinned last.
+    static PINNED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Moves this thread to a core. One that has gone since it was listed costs speed
+/// alone, so that is no error.
+fn pin(core: Option<usize>) {
+    if let Some(core) = core {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(core);
+        let _ = rustix::thread::sched_setaffinity(None, &set);
+        PINNED.set(Some(core));
     }
 }
 
