@@ -262,10 +262,10 @@ pub(super) fn cores() -> Vec<usize> {
             continue;
         }
         let dir = format!("/sys/devices/system/cpu/cpu{cpu}/topology");
-        if let Ok(siblings) = std::fs::read_to_string(format!("{dir}/thread_siblings_list")) {
-            if seen.insert(siblings.trim().to_string()) {
-                first.push(cpu);
-            }
+        if let Ok(siblings) = std::fs::read_to_string(format!("{dir}/thread_siblings_list"))
+            && seen.insert(siblings.trim().to_string())
+        {
+            first.push(cpu);
         }
     }
     first
