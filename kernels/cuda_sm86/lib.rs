@@ -28,6 +28,7 @@ pub mod common {
     pub mod rope_append;
     pub mod rounded;
     pub mod split;
+    pub mod split_mma;
     pub mod stacked;
     pub mod state;
     pub mod tail;
@@ -149,6 +150,9 @@ mod rms_norm__linear__linear__silu_mul {
 mod rms_norm__rms_norm__rope__rope__kv_append {
     mod fused;
 }
+mod rms_norm__rms_norm__rope__rope__kv_append__attention {
+    mod split_mma;
+}
 mod rms_norm__silu_mul {
     mod fused;
 }
@@ -157,6 +161,9 @@ mod rope {
 }
 mod rope__rope__kv_append {
     mod fused;
+}
+mod rope__rope__kv_append__attention {
+    mod split_mma;
 }
 mod rope_table {
     mod plain;

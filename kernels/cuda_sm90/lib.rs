@@ -8,32 +8,41 @@
 #![allow(non_snake_case)]
 
 mod common {
+    pub mod few;
     pub mod gemm;
 }
 
 mod linear {
     mod wgmma;
+    mod wgmma_few;
 }
 mod linear__add {
     mod wgmma;
+    mod wgmma_few;
 }
 mod linear__linear {
     mod wgmma;
+    mod wgmma_few;
 }
 mod linear__linear__linear {
     mod wgmma;
+    mod wgmma_few;
 }
 mod linear__linear__silu_mul {
     mod wgmma;
+    mod wgmma_few;
 }
 mod rms_norm__linear__linear {
     mod wgmma;
+    mod wgmma_few;
 }
 mod rms_norm__linear__linear__linear {
     mod wgmma;
+    mod wgmma_few;
 }
 mod rms_norm__linear__linear__silu_mul {
     mod wgmma;
+    mod wgmma_few;
 }
 
 use hal::cuda::{CudaDevice, probe_within};

@@ -6,9 +6,24 @@ use crate::common::launch::{Fits, Result, Step};
 use graph::Op;
 use registry::{CacheView, Problem};
 
+/// Which op the attention is: the last.
+pub fn place(problem: &Problem) -> usize {
+    problem.ops.len().saturating_sub(1)
+}
+
+/// Op and input of the cache from outside: the attention's own, or that of the append
+/// ahead of it.
+fn cache_input(problem: &Problem) -> (usize, usize) {
+    match place(problem) {
+        0 => (0, 1),
+        at => (at - 1, 2),
+    }
+}
+
 /// The cache of an attention.
 pub fn view(problem: &Problem) -> std::result::Result<CacheView, String> {
-    let found = problem.input(0, 1).and_then(|(_, o)| o.cache);
+    let (op, i) = cache_input(problem);
+    let found = problem.input(op, i).and_then(|(_, o)| o.cache);
     found.ok_or_else(|| "the cache is missing".into())
 }
 
@@ -44,18 +59,28 @@ pub fn args(
     step: &Step<'_>,
     extra: impl FnOnce(&mut Args) -> Result<()>,
 ) -> Result<(Args, CacheView, u64)> {
-    let Op::Attention(spec) = step.problem.ops[0].op else {
+    args_behind(step, Args::default(), extra)
+}
+
+/// The same behind a variant's own pointers.
+pub fn args_behind(
+    step: &Step<'_>,
+    mut args: Args,
+    extra: impl FnOnce(&mut Args) -> Result<()>,
+) -> Result<(Args, CacheView, u64)> {
+    let last = place(step.problem);
+    let Op::Attention(spec) = step.problem.ops[last].op else {
         return Err(step.refuse("not an attention"));
     };
-    let view = cache::view(step, 0, 1)?;
+    let (op, i) = cache_input(step.problem);
+    let view = cache::view(step, op, i)?;
     let (q, o) = (step.input(0)?, step.output());
     let heads = step.row_len() / view.head_dim;
-    let mut args = Args::default();
     args.tensor(step, q)?;
-    args.optional(step, step.optional(0, 2))?;
+    args.optional(step, step.optional(last, 2))?;
     args.tensor(step, o)?;
     extra(&mut args)?;
-    let at = cache::pointers(&mut args, step, step.input(1)?, &view)?;
+    let at = cache::pointers(&mut args, step, step.operand(op, i)?, &view)?;
     args.count(step, step.rows_from())?;
     cache::words(&mut args, step, &view)?;
     args.u32s(step, &[view.head_dim, heads / view.kv_heads])?;

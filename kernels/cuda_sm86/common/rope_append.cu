@@ -30,15 +30,19 @@ enum { MOST = 16 };
 template <class S>
 DEVICE void run(const Args& p) {
     start_next();
-    wait_for_previous();
     u32 t = blockIdx.y;
     u32 lane = threadIdx.x & 31;
     u32 h = blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-    if (h >= p.heads + 2 * p.kv_heads) return;
-    // Asked for together; rows behind the last have words too.
+    // No kernel writes the step buffer; rows behind the last have words too.
     const u32 rows = real_rows(p.count), position = p.positions[t], span = p.row_span[t];
     bool is_q = h < p.heads;
     bool is_v = h >= p.heads + p.kv_heads;
+    if (threadIdx.x * 8 < p.dim) {
+        if (p.q_norm) prefetch(p.q_norm + threadIdx.x * 8);
+        if (p.k_norm) prefetch(p.k_norm + threadIdx.x * 8);
+    }
+    wait_for_previous();
+    if (h >= p.heads + 2 * p.kv_heads) return;
     u32 own = is_q ? h : is_v ? h - p.heads - p.kv_heads : h - p.heads;
     const float* x = is_q ? p.q + (u64)t * p.q_stride : is_v ? p.v + (u64)t * p.v_stride : p.k + (u64)t * p.k_stride;
     x += own * p.dim;

@@ -22,7 +22,7 @@ struct Args {
 };
 
 // Positions of a split, at least.
-enum { LEAST = 64 };
+enum { LEAST = 128 };
 
 struct Seen {
     u32 first, end, splits, chunk;

@@ -1,5 +1,6 @@
 //! Attention whose positions are split over blocks. See `split.cuh`.
 
+use crate::common::args::Args;
 use crate::common::attend;
 use crate::common::launch::{Fits, Result, Step};
 use registry::Problem;
@@ -54,12 +55,23 @@ pub fn workspace(problem: &Problem, splits: usize) -> u64 {
 
 /// Records `entry`, whose last block of each group joins the splits.
 pub fn record(step: &mut Step<'_>, cut: &Cut, entry: &str) -> Result<()> {
+    record_between(step, cut, entry, Args::default(), |_, _| Ok(()))
+}
+
+/// The same with a variant's own pointers ahead and words behind.
+pub fn record_between(
+    step: &mut Step<'_>,
+    cut: &Cut,
+    entry: &str,
+    before: Args,
+    behind: impl FnOnce(&mut Args, &Step<'_>) -> Result<()>,
+) -> Result<()> {
     let scratch = step.scratch()?;
     let slots = slots(step.problem, cut.splits);
     let dim = attend::view(step.problem).map_err(|e| step.refuse(e))?;
     let dim = dim.head_dim as u64;
     let rows = step.max_rows();
-    let (mut args, view, at) = attend::args(step, |args| {
+    let (mut args, view, at) = attend::args_behind(step, before, |args| {
         args.part(step, scratch, 0, slots * 8)?;
         args.part(step, scratch, slots * 8, slots * 4 * dim)?;
         Ok(())
@@ -71,6 +83,7 @@ pub fn record(step: &mut Step<'_>, cut: &Cut, entry: &str) -> Result<()> {
     let head_blocks = group.div_ceil(cut.together);
     let shift = view.block.trailing_zeros() as usize;
     args.u32s(step, &[heads, cut.splits, head_blocks, shift])?;
+    behind(&mut args, step)?;
     let blocks = (view.kv_heads * head_blocks) as u32;
     step.launch(entry, &args, [blocks, rows, cut.splits as u32], 128)
 }

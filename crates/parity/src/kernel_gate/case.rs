@@ -107,6 +107,14 @@ impl Case {
         if spec.pattern.ops.iter().any(|o| latent(o.kind)) {
             d.window = None;
         }
+        let has = |kind| spec.pattern.ops.iter().any(|o| o.kind == kind);
+        if has(OpKind::KvAppend) && has(OpKind::Attention) {
+            // Rows wait for each other's keys, so such kernels take one; heads as in
+            // most models, for they are few.
+            (d.rows, d.bucket) = (1, (1, 1));
+            (d.rotary_parts, d.rotary_last, d.interleaved) = (1, false, false);
+            d.head_dim = if d.head_dim > 64 { 128 } else { 64 };
+        }
         let wired = wire(spec, &d, device)?;
         let mut problem = wired.problem;
         let batch = make_batch(&d, &mut problem, wired.cached, wired.group, &mut dealer.rng);

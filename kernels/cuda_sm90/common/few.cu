@@ -1,0 +1,347 @@
+// ops: linear, two or three of them over one x, gate and up with SiLU, an add behind or
+// an rms_norm ahead; up to 64 rows, block-quantised weights whose scales are whole numbers.
+// yᵢ[r, n] = Σₖ f16(x[r, k])·wᵢ[n, k] (+ biasᵢ[n]) (+ add[r, n]).
+// `lay_rows`, `lay_norm`: x f32 [R, K], or its norm, to f16 as the tensor cores take it:
+// of each chunk of 256 columns four tiles of 64 rows by 64 columns in the order of the
+// weights' fragments, and the sums of each 32 columns. A block for each row.
+// `few_*`: a block has 128 columns of y, or 64 of gate and of up, and a part of K. Per
+// chunk the copy engine brings all rows' x and the weights of eight panels of 16, two
+// chunks ahead; each of two groups of four warps multiplies 64 columns. Weights are the
+// tensor cores' first operand, from registers: numbers times scales are whole numbers,
+// exact in f16; the chunk's factor meets the sums in f32, and the minima the sums of x.
+// Rows of x behind the last are whatever lies there; they meet no other row. Parts of K
+// are joined by the last block of them that is done, in order.
+// Tolerance 1e-4; behind a norm, whose last bits turn roundings, 5e-4.
+#include "../../cuda_sm86/common/quant.cuh"
+#include "../../cuda_sm86/common/reduce.cuh"
+#include "wgmma.cuh"
+
+enum {
+    ROWS = 64,
+    TILE_BYTES = ROWS * 128,
+    // Four tiles, and 16 sums of each row.
+    X_BYTES = 4 * TILE_BYTES + ROWS * 32,
+    STAGES = 2,
+    // Units whose parts can be counted.
+    MOST_UNITS = 16384,
+};
+
+struct Lay {
+    const float* x;
+    u8* out;
+    const u32* count;
+    const float* norm;
+    u32 k, x_stride, chunks, aligned;
+    float eps, offset;
+};
+
+// Eight numbers from column i of row r on. Whole quads call.
+DEVICE void lay8(const Lay& p, u32 r, u32 i, const float (&v)[8]) {
+    const u32 t = i / 8 % 4, sub = i / 32 % 8, tile = sub / 2;
+    u8* chunk = p.out + (u64)(i / 256) * X_BYTES;
+    const uint4 h = rounded8(v);
+    // Of 16 columns that meet a word of the weights, a lane's first two lie in one piece of
+    // 16 bytes and its last two in the next.
+    u8* row = chunk + tile * TILE_BYTES + r * 128 + t * 4;
+    const u32 piece = sub % 2 * 4, turn = r & 7;
+    *(u32*)(row + ((piece ^ turn) << 4)) = h.x;
+    *(u32*)(row + (((piece + 1) ^ turn) << 4)) = h.y;
+    *(u32*)(row + (((piece + 2) ^ turn) << 4)) = h.z;
+    *(u32*)(row + (((piece + 3) ^ turn) << 4)) = h.w;
+    const float e = quad_sum(sum8(h));
+    if (t == 0) {
+        // Eighths of the sums in f16, and what that left, each in a matrix of 8 rows by 8.
+        u16* to = (u16*)(chunk + 4 * TILE_BYTES + r / 8 * 256 + r % 8 * 16) + sub;
+        const u16 high = to_f16(e * 0.125f);
+        to[0] = high;
+        to[64] = to_f16(fmaf(e, 0.125f, -from_f16(high)));
+    }
+}
+
+KERNEL __launch_bounds__(256) lay_rows(const Lay p) {
+    start_next();
+    wait_for_previous();
+    const u32 r = blockIdx.y, i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (i >= p.chunks * 256 || r >= real_rows(p.count)) return;
+    float v[8] = {};
+    if (i < p.k) load8(v, p.x + (u64)r * p.x_stride + i, p.aligned != 0);
+    lay8(p, r, i, v);
+}
+
+KERNEL __launch_bounds__(512) lay_norm(const Lay p) {
+    // Pieces of a row that a thread keeps between the passes.
+    const u32 KEPT = 2;
+    const u32 r = blockIdx.y, first = threadIdx.x * 8, pass = blockDim.x * 8;
+    start_next();
+    wait_for_previous();
+    if (r >= real_rows(p.count)) return;
+    const float* x = p.x + (u64)r * p.x_stride;
+    float v[KEPT][8] = {}, w[KEPT][8] = {}, squares = 0.0f;
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+        const u32 i = first + j * pass;
+        if (i < p.k) {
+            load8(v[j], x + i, p.aligned != 0);
+            load8(w[j], p.norm + i, p.aligned != 0);
+        }
+    }
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) squares = fmaf(v[j][e], v[j][e], squares);
+    }
+    for (u32 i = first + KEPT * pass; i < p.k; i += pass) {
+        float u[8];
+        load8(u, x + i, p.aligned != 0);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) squares = fmaf(u[e], u[e], squares);
+    }
+    const float scale = 1.0f / sqrtf(block_sum(squares) / (float)p.k + p.eps);
+    for (u32 j = 0; first + j * pass < p.chunks * 256; ++j) {
+        const u32 i = first + j * pass;
+        float u[8] = {}, weight[8] = {};
+        if (j < KEPT) {
+#pragma unroll
+            for (u32 h = 0; h < KEPT; ++h) {
+#pragma unroll
+                for (int e = 0; e < 8; ++e) {
+                    u[e] = h == j ? v[h][e] : u[e];
+                    weight[e] = h == j ? w[h][e] : weight[e];
+                }
+            }
+        } else if (i < p.k) {
+            load8(u, x + i, p.aligned != 0);
+            load8(weight, p.norm + i, p.aligned != 0);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; ++e) u[e] = u[e] * scale * (weight[e] + p.offset);
+        lay8(p, r, i, u);
+    }
+}
+
+struct Few {
+    const u8* x;
+    const u8* w[3];
+    const float* bias[3];
+    float* y[3];
+    const u32* count;
+    const float* norm;
+    const float* add;
+    // [units, parts of K, 2, 32, 128].
+    float* sums;
+    u32 n[3], y_stride[3];
+    u32 chunks, parts, add_stride;
+};
+
+__device__ u32 arrived[MOST_UNITS];
+
+// 64 columns by 16 from registers times 64 rows by 16. Lane 4g + t of warp w of the four
+// holds of a rows 16w + g and 16w + g + 8, d[4j + 2h + e]: row 16w + g + 8h, column
+// 8j + 2t + e.
+DEVICE void wgmma_64(float (&d)[32], const u32 (&a)[4], u64 b, u32 add) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+        "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+// 64 rows of 16 numbers in matrices of 8 by 8, the halves of K 128 bytes apart.
+DEVICE u64 rows_of_32(u32 at) { return (u64)(256 >> 4) << 32 | (u64)(128 >> 4) << 16 | (at & 0x3ffff) >> 4; }
+
+// Bytes to shared memory that lie together; they count at the barrier.
+DEVICE void copy_bytes(u32 to, const void* from, u32 bytes, u32 barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+// A lane's share of 64 columns of a chunk in shared memory.
+DEVICE void shared_bits(q4_k_t::Bits& b, const u8* at, u32 tile, u32 lane) {
+    b.q = *(const uint4*)(at + tile * 512 + lane * 16);
+}
+DEVICE void shared_bits(q5_k_t::Bits& b, const u8* at, u32 tile, u32 lane) {
+    b.q = *(const uint4*)(at + tile * 512 + lane * 16);
+    b.h = *(const u32*)(at + 2048 + tile * 128 + lane * 4);
+}
+
+// What of a panel's chunk lies where: scales of 64 columns, factors.
+template <class Q>
+DEVICE uint2 shared_scales(const u8* at, u32 tile, u32 g) {
+    return *(const uint2*)(at + Q::CHUNK - 320 + tile * 64 + g * 8);
+}
+template <class Q>
+DEVICE uint2 shared_factors(const u8* at, u32 g) {
+    return *(const uint2*)(at + Q::CHUNK - 64 + g * 8);
+}
+
+// The matrix of a unit, and which of the matrix's units it is.
+DEVICE u32 matrix_of(const Few& p, u32& unit, u32 width) {
+    u32 m = 0;
+    while (m < 2 && unit >= (p.n[m] + width - 1) / width) {
+        unit -= (p.n[m] + width - 1) / width;
+        ++m;
+    }
+    return m;
+}
+
+DEVICE float quick_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+
+template <class Q, bool GATED>
+DEVICE void few(const Few& p) {
+    extern __shared__ __align__(1024) u8 shared_bytes[];
+    const u32 WIDTH = GATED ? 64 : 128, W_BYTES = 8 * Q::CHUNK;
+    const u32 STAGE = (X_BYTES + W_BYTES + 1023) & ~1023u;
+    const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    const u32 slack = (1024 - (shared_address(shared_bytes) & 1023)) & 1023;
+    u8* const stages = shared_bytes + slack;
+    const u32 base = shared_address(stages), full = base + STAGES * STAGE;
+    u32 unit = blockIdx.x;
+    const u32 m = GATED ? 0 : matrix_of(p, unit, WIDTH);
+    const u32 first = p.chunks * blockIdx.y / p.parts, end = p.chunks * (blockIdx.y + 1) / p.parts;
+
+    // Panels behind the last are the last once more.
+    auto fetch_weights = [&](u32 chunk, u32 stage) {
+        barrier_expect(full + stage * 8, X_BYTES + W_BYTES);
+#pragma unroll 1
+        for (u32 i = 0; i < 8; ++i) {
+            const u32 which = GATED ? i / 4 : m, n = p.n[which];
+            const u32 panel = min(unit * (WIDTH / 16) + (GATED ? i % 4 : i), (n + 15) / 16 - 1);
+            const u8* from = p.w[which] + ((u64)panel * p.chunks + chunk) * Q::CHUNK;
+            copy_bytes(base + stage * STAGE + X_BYTES + i * Q::CHUNK, from, Q::CHUNK, full + stage * 8);
+        }
+    };
+    auto fetch_x = [&](u32 chunk, u32 stage) {
+        copy_bytes(base + stage * STAGE, p.x + (u64)chunk * X_BYTES, X_BYTES, full + stage * 8);
+    };
+    if (threadIdx.x == 0) {
+        for (u32 s = 0; s < STAGES; ++s) barrier_init(full + s * 8, 1);
+        barriers_ready();
+        for (u32 s = 0; s < STAGES && first + s < end; ++s) fetch_weights(first + s, s);
+    }
+    start_next();
+    wait_for_previous();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        fence_for_copies();
+        for (u32 s = 0; s < STAGES && first + s < end; ++s) fetch_x(first + s, s);
+    }
+
+    float acc[32];
+#pragma unroll
+    for (int i = 0; i < 32; ++i) acc[i] = 0.0f;
+    for (u32 chunk = first; chunk < end; ++chunk) {
+        const u32 stage = (chunk - first) % STAGES;
+        barrier_wait(full + stage * 8, (chunk - first) / STAGES & 1);
+        const u8* w = stages + stage * STAGE + X_BYTES + warp * Q::CHUNK;
+        const u32 x = base + stage * STAGE;
+        float c[32], d[2], less[2];
+        u32 a[2][4][4];
+        // Minima first: numbers are unpacked while their product is under way.
+        typename Q::Side side;
+        side.s = shared_scales<Q>(w, t, g);
+        side.d = shared_factors<Q>(w, g);
+        Q::factors(side, d, less);
+        whole_mins(side.s, a[1][0]);
+        wgmma_fence();
+        wgmma_64(c, a[1][0], rows_of_32(x + 4 * TILE_BYTES), 0);
+        wgmma_commit();
+#pragma unroll
+        for (u32 tile = 0; tile < 4; ++tile) {
+            typename Q::Bits bits;
+            shared_bits(bits, w, tile, lane);
+            const uint2 scales = shared_scales<Q>(w, tile, g);
+            // The product before the last has read its operand.
+            if (tile >= 2) wgmma_wait<1>();
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                u32 s[4];
+                whole_scales(scales, h, s);
+                Q::scaled_word(bits, 2 * h, s, a[tile % 2][2 * h]);
+                Q::scaled_word(bits, 2 * h + 1, s, a[tile % 2][2 * h + 1]);
+            }
+            if (tile == 0) {
+                wgmma_wait<0>();
+#pragma unroll
+                for (int i = 0; i < 32; ++i) acc[i] = fmaf(-8.0f * less[i / 2 % 2], c[i], acc[i]);
+            }
+            const u64 b = rows_of_128(x + tile * TILE_BYTES);
+            wgmma_fence();
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) wgmma_64(c, a[tile % 2][i], b + i * 2, tile + i);
+            wgmma_commit();
+        }
+        wgmma_wait<0>();
+#pragma unroll
+        for (int i = 0; i < 32; ++i) acc[i] = fmaf(d[i / 2 % 2], c[i], acc[i]);
+        __syncthreads();
+        if (threadIdx.x == 0 && chunk + STAGES < end) {
+            fetch_weights(chunk + STAGES, stage);
+            fetch_x(chunk + STAGES, stage);
+        }
+    }
+
+    const u32 own = threadIdx.x & 127, group = threadIdx.x >> 7;
+    if (p.parts > 1) {
+        __shared__ u32 last;
+        const u64 part = 2 * 32 * 128;
+        float* all = p.sums + (u64)blockIdx.x * p.parts * part + group * (32 * 128) + own;
+        float* to = all + blockIdx.y * part;
+#pragma unroll
+        for (int i = 0; i < 32; ++i) __stcg(to + i * 128, acc[i]);
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            last = atomicAdd(&arrived[blockIdx.x], 1u) + 1 == p.parts;
+            if (last) arrived[blockIdx.x] = 0;
+        }
+        __syncthreads();
+        if (!last) return;
+        __threadfence();
+#pragma unroll
+        for (int i = 0; i < 32; ++i) acc[i] = 0.0f;
+        for (u32 s = 0; s < p.parts; ++s) {
+#pragma unroll
+            for (int i = 0; i < 32; ++i) acc[i] += __ldcg(all + s * part + i * 128);
+        }
+    }
+    if (GATED) {
+        // All stages have been read.
+        float* ups = (float*)stages + own;
+        if (group == 1) {
+#pragma unroll
+            for (int i = 0; i < 32; ++i) ups[i * 128] = acc[i];
+        }
+        __syncthreads();
+        if (group == 1) return;
+    }
+    const u32 rows = real_rows(p.count);
+#pragma unroll
+    for (u32 h = 0; h < 2; ++h) {
+        const u32 col = unit * WIDTH + (GATED ? 0 : group * 64) + (warp & 3) * 16 + g + 8 * h;
+        if (col >= p.n[m]) continue;
+        const float bias = p.bias[m] ? p.bias[m][col] : 0.0f;
+        const float up_bias = GATED && p.bias[1] ? p.bias[1][col] : 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < 16; ++i) {
+            const u32 row = i / 2 * 8 + t * 2 + i % 2, at = i / 2 * 4 + 2 * h + i % 2;
+            if (row >= rows) continue;
+            float v = acc[at] + bias;
+            if (GATED) v = quick_silu(v) * (((const float*)stages)[at * 128 + own] + up_bias);
+            if (p.add) v += p.add[(u64)row * p.add_stride + col];
+            p.y[m][(u64)row * p.y_stride[m] + col] = v;
+        }
+    }
+}
+
+#define ENTRIES(Q)                                                                                            \
+    KERNEL __launch_bounds__(256, 2) few_##Q(const __grid_constant__ Few p) { few<Q##_t, false>(p); }         \
+    KERNEL __launch_bounds__(256, 2) few_gated_##Q(const __grid_constant__ Few p) { few<Q##_t, true>(p); }
+ENTRIES(q4_k)
+ENTRIES(q5_k)
