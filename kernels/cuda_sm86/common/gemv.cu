@@ -2,13 +2,9 @@
 // rows, plain weights. yᵢ[r, n] = Σₖ x[r, k]·wᵢ[n, k] (+ biasᵢ[n]); with silu_mul
 // y[r, n] = silu(y₀)·y₁.
 // x f32 [R, K], wᵢ [Nᵢ, K] f32, f16 or bf16 row-major, biasᵢ f32, yᵢ f32.
-// Launch: `lone_*`, one row of 16-bit weights: a block for each multiprocessor, whose warps walk over
-// columns; x, times a norm's weights if there is one, lies in shared memory. The first
-// weights of a warp are under way before the kernel ahead has ended, and those of the
-// next column before a column's sum. The others: a block owns a few columns; its threads
-// share K in pieces of 16 bytes, and each weight load serves ROWS rows of x. Sums in
-// f32: a thread's pieces in order, then the warp's tree, then warps in order.
-// Tolerance 2e-5.
+// Launch: a block owns a few columns; its threads share K in pieces of 16 bytes,
+// and each weight load serves ROWS rows of x. Sums in f32: a thread's pieces in
+// order, then the warp's tree, then warps in order. Tolerance 2e-5.
 #include "reduce.cuh"
 #include "stacked.cuh"
 
@@ -27,15 +23,6 @@ struct Args {
     u32 add_stride;
     float eps, offset;
 };
-
-// A load that stays where it stands.
-DEVICE uint4 load_now(const void* at) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(at));
-    return v;
-}
 
 // A norm's weights and the sum of the squares of the x that a thread has met; the
 // norm's scale is applied to the sums of products.
@@ -186,147 +173,6 @@ DEVICE void gemv(const Args& p) {
     }
 }
 
-// Batches behind those that are brought nearer ahead of time.
-enum { FAR = 4 };
-
-// One row. Of a unit, a column of y, a lane has every 32nd piece of 16 bytes of the
-// column's weights, of gate and up each one; BATCH pieces are asked for together and as
-// many again before the first are used.
-// Dynamic shared memory: K rounded up to groups of 32 pieces · 4 bytes.
-template <class S, bool GATED>
-DEVICE void lone(const Args& p) {
-    const u32 C = GATED ? 2 : 1, BATCH = 8 / C, QUADS = S::PIECE / 4, GROUP = 32 * QUADS;
-    extern __shared__ float4 laid[];
-    const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
-    const u32 all = GATED ? p.n[0] : p.n[0] + p.n[1] + p.n[2], stride = gridDim.x * warps;
-    const u32 pieces = p.k / S::PIECE, groups = (pieces + 31) / 32, steps = (groups + BATCH - 1) / BATCH;
-    auto matrix_of = [&](u32& column) {
-        u32 m = 0;
-        while (!GATED && m < 2 && column >= p.n[m]) column -= p.n[m++];
-        return m;
-    };
-    // Where the weights are that will be asked for next.
-    u32 ahead = warp * gridDim.x + blockIdx.x, ahead_step = 0;
-    const u8* from[C];
-    auto find = [&] {
-        u32 column = min(ahead, all - 1);
-        const u32 m = matrix_of(column);
-#pragma unroll
-        for (u32 c = 0; c < C; ++c) from[c] = (const u8*)p.w[GATED ? c : m] + ((u64)column * pieces + lane) * 16;
-    };
-    auto ask = [&](uint4 (&raw)[C][BATCH]) {
-#pragma unroll
-        for (u32 c = 0; c < C; ++c) {
-#pragma unroll
-            for (u32 b = 0; b < BATCH; ++b) {
-                const u32 piece = (ahead_step * BATCH + b) * 32;
-                const bool there = ahead < all && piece + lane < pieces;
-                raw[c][b] = make_uint4(0, 0, 0, 0);
-                if (there) raw[c][b] = load_now(from[c] + (u64)piece * 16);
-            }
-        }
-        if (++ahead_step == steps) {
-            ahead_step = 0;
-            ahead += stride;
-            find();
-        }
-    };
-    uint4 own[C][BATCH], next[C][BATCH];
-    find();
-    ask(own);
-    ask(next);
-    // What follows these is brought nearer, for the memory has nothing else to do.
-    for (u32 f = 0, unit = ahead, step = ahead_step; f < FAR && unit < all; ++f) {
-        u32 column = unit;
-        const u32 m = matrix_of(column);
-#pragma unroll
-        for (u32 j = 0; j < 4; ++j) {
-            const u32 at = (j * 32 + lane) * 32, c = at / (BATCH * 512);
-            const u32 in = step * BATCH * 512 + at % (BATCH * 512);
-            if (in < pieces * 16) prefetch((const u8*)p.w[GATED ? c : m] + (u64)column * pieces * 16 + in);
-        }
-        if (++step == steps) {
-            step = 0;
-            unit += stride;
-        }
-    }
-    if (p.norm) {
-        for (u32 i = threadIdx.x * 8; i < p.k; i += blockDim.x * 8) prefetch(p.norm + i);
-    }
-    start_next();
-    // No kernel writes the step buffer.
-    const u32 rows = real_rows(p.count);
-    wait_for_previous();
-
-    float squares = 0.0f;
-    for (u32 i = threadIdx.x; i < groups * GROUP; i += blockDim.x) {
-        float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (i * 4 < p.k) {
-            v = *(const float4*)(p.x + i * 4);
-            if (p.norm) {
-                Normed n = {p.norm, p.offset, squares};
-                v = weigh(v, i * 4, n);
-                squares = n.squares;
-            }
-        }
-        laid[i / GROUP * GROUP + i % QUADS * 32 + i % GROUP / QUADS] = v;
-    }
-    float scale = 1.0f;
-    if (p.norm) scale = 1.0f / sqrtf(block_sum(squares) / (float)p.k + p.eps);
-    __syncthreads();
-    for (u32 unit = warp * gridDim.x + blockIdx.x; unit < all; unit += stride) {
-        u32 column = unit;
-        const u32 m = matrix_of(column);
-        // What is added to the sum.
-        float beside[C], add = 0.0f;
-#pragma unroll
-        for (u32 c = 0; c < C; ++c) {
-            const float* bias = p.bias[GATED ? c : m];
-            beside[c] = bias ? bias[column] : 0.0f;
-        }
-        if (p.add) add = p.add[column];
-        float acc[C][4];
-#pragma unroll
-        for (u32 c = 0; c < C; ++c) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) acc[c][i] = 0.0f;
-        }
-        for (u32 step = 0; step < steps; ++step) {
-#pragma unroll
-            for (u32 b = 0; b < BATCH; ++b) {
-                const u32 group = step * BATCH + b;
-                if (group >= groups) break;
-                float f[C][S::PIECE];
-#pragma unroll
-                for (u32 c = 0; c < C; ++c) S::piece(own[c][b], f[c]);
-#pragma unroll
-                for (u32 j = 0; j < QUADS; ++j) {
-                    const float4 v = laid[group * GROUP + j * 32 + lane];
-#pragma unroll
-                    for (u32 c = 0; c < C; ++c) {
-                        acc[c][0] = fmaf(f[c][4 * j], v.x, acc[c][0]);
-                        acc[c][1] = fmaf(f[c][4 * j + 1], v.y, acc[c][1]);
-                        acc[c][2] = fmaf(f[c][4 * j + 2], v.z, acc[c][2]);
-                        acc[c][3] = fmaf(f[c][4 * j + 3], v.w, acc[c][3]);
-                    }
-                }
-            }
-#pragma unroll
-            for (u32 c = 0; c < C; ++c) {
-#pragma unroll
-                for (u32 b = 0; b < BATCH; ++b) own[c][b] = next[c][b];
-            }
-            ask(next);
-        }
-        float sum[C];
-#pragma unroll
-        for (u32 c = 0; c < C; ++c) {
-            sum[c] = fmaf(warp_sum((acc[c][0] + acc[c][1]) + (acc[c][2] + acc[c][3])), scale, beside[c]);
-        }
-        if (lane == 0 && rows) p.y[m][column] = (GATED ? silu(sum[0]) * sum[C - 1] : sum[0]) + add;
-    }
-}
-
 // Launch: x over groups of 4 columns, y over (row, part).
 template <class S>
 DEVICE void stacked(const Stacked& s) {
@@ -373,9 +219,3 @@ DEVICE void stacked(const Stacked& s) {
 ENTRIES(f32)
 ENTRIES(f16)
 ENTRIES(bf16)
-
-#define LONE(T)                                                                                          \
-    KERNEL __launch_bounds__(256, 2) lone_##T(const __grid_constant__ Args p) { lone<T##_t, false>(p); } \
-    KERNEL __launch_bounds__(256, 2) lone_gated_##T(const __grid_constant__ Args p) { lone<T##_t, true>(p); }
-LONE(f16)
-LONE(bf16)

@@ -11,12 +11,6 @@ const PTX: Ptx = ptx!("common.gemv");
 /// Above this the tiled kernels read each weight more seldom.
 const MOST_ROWS: usize = 16;
 
-/// Threads of a block whose warps walk over columns of one row.
-const WALKERS: u32 = 256;
-
-/// Most shared memory in which the one row is laid: two kernels find a place together.
-const MOST_LAID: u32 = 96 << 10;
-
 /// Whether a gemv is meant for the problem.
 fn few_rows(problem: &Problem) -> Fits {
     linears::fits(problem, 1)?;
@@ -45,20 +39,13 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.u32(step, o.add_stride)?;
     args.f32(o.eps);
     args.f32(o.weight_offset);
-    let body = if gated { "gated" } else { "gemv" };
-    let laid = (k.next_multiple_of(32 * piece) * 4) as u32;
-    if rows == 1 && aligned && scheme != Scheme::F32 && laid <= MOST_LAID {
-        let units = if gated { n[0] } else { n.iter().sum() };
-        let grid = step.recorder.limits().multiprocessors.min(units as u32);
-        let entry = format!("lone{}_{scheme}", if gated { "_gated" } else { "" });
-        return step.launch_shared(&entry, &args, [grid, 1, 1], WALKERS, laid);
-    }
     let columns = if rows <= 2 { 4 } else { 2 };
     let grid = match gated {
         true => blocks(n[0], columns / 2),
         false => n.iter().map(|n| blocks(*n, columns)).sum(),
     };
     let threads = (k / piece / 4).next_power_of_two().clamp(32, 256) as u32;
+    let body = if gated { "gated" } else { "gemv" };
     let entry = match o.form.normed() {
         true => format!("normed_{body}_{scheme}"),
         false => format!("{body}_{scheme}_{rows}"),
