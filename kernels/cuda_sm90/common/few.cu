@@ -191,8 +191,6 @@ DEVICE u32 matrix_of(const Few& p, u32& unit, u32 width) {
     return m;
 }
 
-DEVICE float quick_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
-
 template <class Q, bool GATED>
 DEVICE void few(const Few& p) {
     extern __shared__ __align__(1024) u8 shared_bytes[];
@@ -333,7 +331,7 @@ DEVICE void few(const Few& p) {
             const u32 row = i / 2 * 8 + t * 2 + i % 2, at = i / 2 * 4 + 2 * h + i % 2;
             if (row >= rows) continue;
             float v = acc[at] + bias;
-            if (GATED) v = quick_silu(v) * (((const float*)stages)[at * 128 + own] + up_bias);
+            if (GATED) v = silu(v) * (((const float*)stages)[at * 128 + own] + up_bias);
             if (p.add) v += p.add[(u64)row * p.add_stride + col];
             p.y[m][(u64)row * p.y_stride[m] + col] = v;
         }
