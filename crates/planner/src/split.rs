@@ -48,8 +48,8 @@ impl Split {
     }
 
     /// Indices of the nodes that lie on the second target as experts: products with
-    /// experts' matrices, their sum, what is between them, and rotations that they
-    /// alone read.
+    /// experts' matrices, their sum, what is between them in a layer, and rotations
+    /// that they alone read.
     fn experts_of(&self, graph: &Graph) -> Vec<usize> {
         let mine = |n: &Node| n.layer.is_some_and(|l| l < self.experts);
         let expert = |n: &Node| {
@@ -59,13 +59,15 @@ impl Split {
         let nodes = graph.nodes();
         let mut behind = vec![false; nodes.len()];
         for (i, n) in nodes.iter().enumerate() {
-            let from = |v: &ValueId| graph.producer(*v).is_some_and(|p| behind[p.index()]);
-            behind[i] = expert(n) || (mine(n) && n.inputs.iter().any(from));
+            let after = |p: NodeId| behind[p.index()] && nodes[p.index()].layer == n.layer;
+            let mut makers = n.inputs.iter().filter_map(|v| graph.producer(*v));
+            behind[i] = expert(n) || makers.any(after);
         }
         let mut before = vec![false; nodes.len()];
         for (i, n) in nodes.iter().enumerate().rev() {
+            let ahead = |c: &NodeId| before[c.index()] && nodes[c.index()].layer == n.layer;
             let mut readers = n.outputs.iter().flat_map(|o| graph.consumers(*o));
-            before[i] = expert(n) || (mine(n) && readers.any(|c| before[c.index()]));
+            before[i] = expert(n) || readers.any(ahead);
         }
         let alone = |n: &Node| {
             let readers = |o: &ValueId| graph.consumers(*o).iter().all(|c| expert(graph.node(*c)));

@@ -34,7 +34,7 @@ pub enum RuntimeError {
         detail: String,
         /// A way to divide the model that would fit, with a comma behind it, or
         /// nothing.
-        instead: String,
+        instead: Box<str>,
     },
     #[error("{0}")]
     Placement(String),

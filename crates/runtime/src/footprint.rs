@@ -1,9 +1,10 @@
 //! What a program takes, known before any of it is loaded.
 
+use crate::edges::Edges;
 use crate::error::{RuntimeError, human};
 use graph::{Dim, ElemType, ValueKind};
 use hal::{Device, DeviceKind};
-use planner::{Place, Plan, Program};
+use planner::{Plan, Program};
 use registry::Prepared;
 use std::sync::Arc;
 
@@ -29,16 +30,6 @@ pub(crate) fn workspace(program: &Program, kernels: &[Kernels], target: usize) -
     here.map(|(_, k)| k.workspace()).max().unwrap_or(0)
 }
 
-/// Host bytes of the mailboxes between segments.
-fn edge_bytes(plan: &Plan) -> u64 {
-    let one = |place: &Place| match place {
-        Place::Arena { bytes, .. } => *bytes,
-        _ => 0,
-    };
-    let copies = plan.copies.iter();
-    copies.fold(0, |n, c| n.saturating_add(one(&c.src) + one(&c.dst)))
-}
-
 /// Host bytes of the buffers that steps are written to and results read from.
 fn host_bytes(program: &Program) -> u64 {
     let out = |plan: &Plan| -> u64 {
@@ -57,7 +48,7 @@ fn host_bytes(program: &Program) -> u64 {
         let outputs = program.graph.outputs().iter().map(per_row);
         outputs.fold(0u64, |n, b| n.saturating_add(b.saturating_mul(rows)))
     };
-    let mailboxes = (program.plans.iter()).map(|p| out(p) + p.step.bytes() + edge_bytes(p));
+    let mailboxes = (program.plans.iter()).map(|p| out(p) + p.step.bytes() + Edges::of(p).bytes());
     // The runner's own copies: bytes as they come, and as numbers.
     let copies = program.plans.iter().map(out).max().unwrap_or(0) * 2;
     mailboxes.fold(copies, u64::saturating_add)
@@ -80,7 +71,7 @@ pub fn check_memory(program: &Program, devices: &[Arc<dyn Device>]) -> Result<()
             needed: human(needed),
             available: human(available),
             detail,
-            instead: String::new(),
+            instead: Box::default(),
         })
     };
     let detail = |target: usize, workspace: u64| {

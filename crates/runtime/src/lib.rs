@@ -11,6 +11,7 @@
 
 mod cache;
 pub mod device;
+mod edges;
 mod error;
 mod footprint;
 mod generate;

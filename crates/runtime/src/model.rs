@@ -212,7 +212,7 @@ impl Opened {
                 let devices = device::with_second(device.clone(), &p, &options.open)?;
                 let mut checked = check_memory(&p, &devices);
                 if let Err(RuntimeError::Memory { instead, .. }) = &mut checked {
-                    *instead = self.fitting(registry, backend, device, options);
+                    *instead = self.fitting(registry, backend, device, options).into();
                 }
                 checked?;
                 placed = Some((p, devices.into_iter().nth(1)));

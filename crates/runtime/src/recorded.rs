@@ -1,6 +1,7 @@
 //! A recorded step: a recording for each segment of its plan, and the mailboxes
 //! between them.
 
+use crate::edges::Edges;
 use crate::error::RuntimeError;
 use crate::footprint::Kernels;
 use crate::part::Part;
@@ -68,10 +69,7 @@ impl Recorded {
         let (offset, bytes) = arena(&wanted.place)?;
         let home = &parts[plan.segments[wanted.segment].target];
         let out = home.device.mailbox(bytes as usize)?;
-        let mut edges = Vec::new();
-        for copy in &plan.copies {
-            edges.push(edge(copy, plan, parts)?);
-        }
+        let edges = edges(plan, parts)?;
         let step_bytes = plan.step.bytes();
         let mut step_in: Vec<Arc<dyn Mailbox>> = Vec::new();
         let mut begun = vec![false; parts.len()];
@@ -163,17 +161,21 @@ impl Recorded {
     }
 }
 
-fn edge(copy: &EdgeCopy, plan: &Plan, parts: &[Part]) -> Result<Edge, RuntimeError> {
-    let mailbox = |segment: usize, place: &Place| -> Result<Arc<dyn Mailbox>, RuntimeError> {
-        let part = &parts[plan.segments[segment].target];
-        Ok(part.device.mailbox(arena(place)?.1 as usize)?)
-    };
-    Ok(Edge {
-        out: mailbox(copy.from, &copy.src)?,
-        into: mailbox(copy.to, &copy.dst)?,
+/// The mailboxes of every edge copy.
+fn edges(plan: &Plan, parts: &[Part]) -> Result<Vec<Edge>, RuntimeError> {
+    let wanted = Edges::of(plan);
+    let mut boxes: Vec<Arc<dyn Mailbox>> = Vec::new();
+    for (target, bytes) in wanted.boxes {
+        boxes.push(parts[target].device.mailbox(bytes as usize)?);
+    }
+    let pairs = plan.copies.iter().zip(wanted.copies);
+    let edge = |(copy, (out, into)): (&EdgeCopy, (usize, usize))| Edge {
+        out: boxes[out].clone(),
+        into: boxes[into].clone(),
         rows: copy.rows,
         row_bytes: copy.row_bytes as usize,
-    })
+    };
+    Ok(pairs.map(edge).collect())
 }
 
 impl Segment {
