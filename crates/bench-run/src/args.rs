@@ -3,7 +3,11 @@
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use registry::OpenOptions;
+use runtime::Placement;
 use std::path::PathBuf;
+
+/// The tree that runs what `--gpu-layers` and `--cpu-experts` leave to the CPU.
+const SECOND: &str = "cpu_simd";
 
 /// Measure a model's speed, with its correctness gate, and keep the evidence.
 #[derive(Debug, Parser)]
@@ -67,6 +71,13 @@ pub struct MeasureArgs {
     /// repeated until it is over
     #[arg(long, default_value_t = 300)]
     pub sample_ms: u64,
+    /// Layers on the GPU, counted from the last; the others stay on the CPU. More than
+    /// the model has takes the output head along
+    #[arg(long)]
+    pub gpu_layers: Option<usize>,
+    /// Keep the experts of so many first layers on the CPU
+    #[arg(long, default_value_t = 0)]
+    pub cpu_experts: usize,
     /// KV scheme, of those that the backend has
     #[arg(long)]
     pub kv: Option<String>,
@@ -114,6 +125,16 @@ pub struct DeviceArgs {
     /// Pin every CPU thread to a core of its own
     #[arg(long)]
     pub pin: bool,
+}
+
+impl MeasureArgs {
+    pub fn placement(&self) -> Placement {
+        Placement {
+            gpu_layers: self.gpu_layers,
+            cpu_experts: self.cpu_experts,
+            ..Placement::new(SECOND)
+        }
+    }
 }
 
 impl DeviceArgs {

@@ -355,6 +355,8 @@ struct Use<'a> {
     key: String,
     kernel: &'static dyn Kernel,
     problem: &'a Problem,
+    /// Of the program's targets, the one that it runs on.
+    target: usize,
     cost: f64,
 }
 
@@ -381,12 +383,13 @@ fn ring2(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
                 key,
                 kernel: step.kernel,
                 problem,
+                target: step.target,
                 cost: cost(problem),
             });
         }
     }
     uses.sort_by(|a, b| a.cost.total_cmp(&b.cost));
-    let device = gated_device(gated)?;
+    let devices = gated_devices(gated)?;
     let start = Instant::now();
     let mut compared: BTreeMap<&str, bool> = BTreeMap::new();
     let mut pace = 0.0;
@@ -403,7 +406,7 @@ fn ring2(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
             continue;
         }
         let begun = Instant::now();
-        let report = match gate_problem(u.kernel, problem, &*device, &oracle, 1) {
+        let report = match gate_problem(u.kernel, problem, &*devices[u.target], &oracle, 1) {
             Ok(report) => report,
             Err(GateError::Case(reason)) => {
                 c.kernels_failed.push(format!("{}: {reason}", u.key));
@@ -430,9 +433,10 @@ fn ring2(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
     Ok(())
 }
 
-fn gated_device(gated: &Gated<'_>) -> Result<std::sync::Arc<dyn hal::Device>> {
-    let backend = gated.timed.backend;
-    Ok(backend.open_device(&gated.options.open)?)
+fn gated_devices(gated: &Gated<'_>) -> Result<Vec<std::sync::Arc<dyn hal::Device>>> {
+    let open = &gated.options.open;
+    let first = gated.timed.backend.open_device(open)?;
+    Ok(runtime::device::with_second(first, gated.timed, open)?)
 }
 
 /// The same problem with fewer output rows or experts, where a matrix is so large,

@@ -51,6 +51,8 @@ pub fn measure(registry: &Registry, args: &MeasureArgs) -> Result<Artifact> {
     options.sequences = shape.sequences();
     options.kv = args.kv.clone();
     options.fusion = !args.no_fusion;
+    options.placement = Some(args.placement());
+    let (mut options, notes) = opened.settle(&options)?;
 
     let mut artifact = Artifact {
         schema: SCHEMA.into(),
@@ -73,7 +75,7 @@ pub fn measure(registry: &Registry, args: &MeasureArgs) -> Result<Artifact> {
             accepted: false,
             reason: String::new(),
         },
-        notes: Vec::new(),
+        notes,
     };
     let busy = artifact.environment.load_before;
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -93,6 +95,7 @@ pub fn measure(registry: &Registry, args: &MeasureArgs) -> Result<Artifact> {
     artifact.notes.extend(chosen.notes.iter().cloned());
     artifact.hardware = Some(Hardware::of(chosen.backend.name, chosen.device.info()));
     describe(&mut artifact.workload, &program);
+    artifact.notes.extend(placement(&program));
     // What follows loads the model itself, on the device that was chosen.
     options.backend = chosen.backend.name.into();
     drop(chosen);
@@ -190,7 +193,8 @@ fn measure_loaded(
     let program = bench.runner.program().clone();
     let memory = program.memory();
     let states = program.cache.states.pool_bytes();
-    let (now, peak) = bench.runner.device().allocated();
+    let allocated = bench.runner.devices().map(|d| d.allocated());
+    let (now, peak) = allocated.fold((0, 0), |(n, p), (now, peak)| (n + now, p + peak));
     artifact.memory = Some(MemoryUse {
         peak_resident_bytes: hal::cpu::peak_resident_memory().filter(|_| alone),
         device_peak_bytes: peak,
@@ -289,6 +293,16 @@ fn workload(source: &Source, opened: &Opened, args: &MeasureArgs) -> Workload {
         batch: args.batch,
         warmup: args.warmup,
         runs: args.runs,
+    }
+}
+
+/// What lies where, if the model is divided.
+fn placement(program: &Program) -> Vec<String> {
+    match program.second {
+        None => Vec::new(),
+        Some(_) => (program.target_reports().iter())
+            .map(|t| t.to_string())
+            .collect(),
     }
 }
 

@@ -4,11 +4,14 @@ use crate::cmd;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use hal::cpu::IsaLevel;
 use registry::OpenOptions;
-use runtime::LoadOptions;
+use runtime::{LoadOptions, Placement};
 use sampling::SamplingParams;
 use std::path::PathBuf;
 
 use crate::output::Usage;
+
+/// The tree that runs what `--gpu-layers` and `--cpu-experts` leave to the CPU.
+pub const SECOND: &str = "cpu_simd";
 
 const AFTER_HELP: &str = "\
 Without a command, the demonstration model answers a default prompt.
@@ -98,6 +101,14 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "SCHEME")]
     pub kv: Option<String>,
 
+    /// Layers on the GPU, counted from the last; the others, and their caches, stay on the CPU. More than the model has, or `all`, takes the output head along [default: all]
+    #[arg(long, global = true, value_name = "N|all", value_parser = layers, allow_negative_numbers = true)]
+    pub gpu_layers: Option<usize>,
+
+    /// Keep the experts of the first N layers on the CPU, everything else on the GPU
+    #[arg(long, global = true, value_name = "N|all", value_parser = layers, allow_negative_numbers = true, default_value = "0", hide_default_value = true)]
+    pub cpu_experts: usize,
+
     /// Say nothing but errors on standard error
     #[arg(short, long, global = true)]
     pub quiet: bool,
@@ -117,12 +128,21 @@ impl GlobalArgs {
         }
     }
 
+    fn placement(&self) -> Placement {
+        Placement {
+            gpu_layers: self.gpu_layers,
+            cpu_experts: self.cpu_experts,
+            ..Placement::new(SECOND)
+        }
+    }
+
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
             open: self.open_options(),
             context: self.ctx,
             fusion: !self.no_fusion,
             kv: self.kv.clone(),
+            placement: Some(self.placement()),
             ..LoadOptions::new(&self.backend)
         }
     }
@@ -278,6 +298,16 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A number of layers; all of them are more than any model has.
+fn layers(text: &str) -> Result<usize, String> {
+    match text {
+        "all" => Ok(usize::MAX),
+        number => number
+            .parse()
+            .map_err(|_| "wanted a number of layers, from 0, or `all`".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,6 +326,25 @@ mod tests {
             ["engine", "doctor", "--ctx", "7"],
         ] {
             assert_eq!(Cli::try_parse_from(line).unwrap().global.ctx, Some(7));
+        }
+    }
+
+    #[test]
+    fn placements_are_read() {
+        let read = |line: &[&str]| Cli::try_parse_from(line).map(|c| c.global.placement());
+        let none = read(&["engine", "doctor"]).unwrap();
+        assert!(!none.is_given() && none.second == SECOND);
+        let some = read(&["engine", "doctor", "--gpu-layers", "20", "--cpu-experts=4"]).unwrap();
+        assert_eq!((some.gpu_layers, some.cpu_experts), (Some(20), 4));
+        let all = read(&["engine", "--gpu-layers", "all", "--cpu-experts", "all"]).unwrap();
+        assert_eq!(
+            (all.gpu_layers, all.cpu_experts),
+            (Some(usize::MAX), usize::MAX)
+        );
+        assert!(read(&["engine", "--gpu-layers", "0"]).unwrap().is_given());
+        for wrong in ["-1", "some", "1.5", ""] {
+            let e = read(&["engine", "--gpu-layers", wrong]).unwrap_err();
+            assert!(e.to_string().contains("or `all`"), "{wrong}: {e}");
         }
     }
 

@@ -1,13 +1,15 @@
 //! From a model's files and the global flags to something that can run.
 
 use crate::args::GlobalArgs;
+use crate::cmd::plan;
 use crate::output::{Term, Usage};
 use crate::progress::Progress;
 use formats::{ModelFiles, Tokenizer};
-use planner::Program;
+use hal::DeviceInfo;
+use planner::{Program, Target};
 use registry::Registry;
 use runtime::device::Chosen;
-use runtime::{LoadOptions, Opened, Runner, RuntimeError};
+use runtime::{LoadOptions, Opened, Placement, Runner, RuntimeError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -70,6 +72,7 @@ pub fn place_with(
     let start = Instant::now();
     let registry = Registry::collect()?;
     registry_knows(&registry, &options.backend)?;
+    check_placement(&registry, &options)?;
     let opened = open(term, path, &options)?;
     adjust(&opened, &mut options)?;
     place_opened(term, &registry, opened, &options, need, start)
@@ -81,6 +84,31 @@ pub fn registry_knows(registry: &Registry, backend: &str) -> anyhow::Result<()> 
         registry
             .backend(backend)
             .map_err(|e| Usage(format!("--backend: {e}")))?;
+    }
+    Ok(())
+}
+
+/// Refuses to divide a model between the CPU and itself. Finds what a load would
+/// choose first; what it does choose may be another device, see [`needs_gpu`].
+pub fn check_placement(registry: &Registry, options: &LoadOptions) -> anyhow::Result<()> {
+    let divided = |p: &Placement| p.is_given() && p.gpu_layers != Some(0);
+    if !options.placement.as_ref().is_some_and(divided) {
+        return Ok(());
+    }
+    match plan::find_device(registry, options) {
+        Ok((backend, device)) => needs_gpu(backend.name, &device),
+        // The load says what is wrong there.
+        Err(_) => Ok(()),
+    }
+}
+
+fn needs_gpu(backend: &str, device: &DeviceInfo) -> anyhow::Result<()> {
+    if device.kind == hal::DeviceKind::Cpu {
+        return Err(Usage(format!(
+            "--gpu-layers and --cpu-experts divide a model between a GPU and the CPU, and {backend} \
+             runs on the CPU: name another --backend (`engine doctor` lists them) or leave them away"
+        ))
+        .into());
     }
     Ok(())
 }
@@ -114,6 +142,12 @@ fn place_opened(
     let (chosen, program) = placed?;
     for line in &chosen.notes {
         term.note(format_args!("note: {line}"));
+    }
+    if program.second.is_some() {
+        needs_gpu(program.backend.name, &program.device)?;
+    }
+    for line in placement(&program) {
+        term.note(line);
     }
     let placed = Placed {
         opened,
@@ -167,8 +201,8 @@ impl Placed {
 
     pub fn load(self, term: &Term) -> anyhow::Result<Session> {
         let mut bar = Progress::bytes(term, "loading");
-        let runner = Runner::load(
-            self.chosen.device,
+        let runner = Runner::load_on(
+            self.chosen.devices(),
             self.program,
             &self.opened.files.tensors,
             &mut |done, total| bar.update(done, total),
@@ -211,12 +245,18 @@ pub fn load_options(global: &GlobalArgs) -> LoadOptions {
     }
 }
 
-/// "117 steps, 52 fused": what one token costs.
+/// "117 steps, 52 fused", and "3 segments" of a model that is divided: what one token
+/// costs.
 pub fn plan_summary(program: &Program) -> String {
     match program.plan_for(1) {
         Some(plan) => {
             let fused = plan.steps.iter().filter(|s| s.key.layer.is_composite());
-            format!("{} steps, {} fused", plan.steps.len(), fused.count())
+            let segments = match plan.segments.len() {
+                0 | 1 => String::new(),
+                n => format!(" in {n} segments"),
+            };
+            let steps = plan.steps.len();
+            format!("{steps} steps{segments}, {} fused", fused.count())
         }
         None => "no plan".into(),
     }
@@ -224,16 +264,40 @@ pub fn plan_summary(program: &Program) -> String {
 
 /// "cpu_simd on Xeon (2 threads)".
 pub fn device_summary(program: &Program) -> String {
-    let device = &program.device;
-    if device.kind == hal::DeviceKind::Cpu {
-        format!(
-            "{} on {} ({} thread{})",
-            program.backend.name,
+    let targets: Vec<String> = program.targets().iter().map(target_summary).collect();
+    targets.join(" and ")
+}
+
+fn target_summary(target: &Target) -> String {
+    let (backend, device) = (target.backend.name, &target.device);
+    match device.kind {
+        hal::DeviceKind::Cpu => format!(
+            "{backend} on {} ({} thread{})",
             device.name,
             device.threads,
             if device.threads == 1 { "" } else { "s" }
-        )
-    } else {
-        format!("{} on {}", program.backend.name, device.name)
+        ),
+        _ => format!("{backend} on {}", device.name),
     }
+}
+
+/// What lies where, a line for each device; nothing for a model that is not divided.
+pub fn placement(program: &Program) -> Vec<String> {
+    if program.second.is_none() {
+        return Vec::new();
+    }
+    let reports = program.target_reports().into_iter();
+    reports
+        .map(|t| {
+            format!(
+                "{} on {}: {}; weights {}, caches {}, activations {}",
+                t.backend,
+                t.device,
+                t.holds,
+                runtime::human(t.memory.weights),
+                runtime::human(t.memory.cache),
+                runtime::human(t.memory.activations)
+            )
+        })
+        .collect()
 }

@@ -257,6 +257,14 @@ fn a_backend_or_device_that_is_not_there() {
     );
     refused(on(&["--backend", ORACLE, "--cpu-isa", "z80"]), USAGE, "z80");
     refused(on(&["--backend", ORACLE, "--kv", "int1"]), FAILED, "int1");
+    // There is nothing to divide between the CPU and itself.
+    for flag in ["--gpu-layers", "--cpu-experts"] {
+        for backend in [ORACLE, "cpu_simd"] {
+            refused(on(&["--backend", backend, flag, "1"]), USAGE, backend);
+        }
+        refused(on(&["--backend", "vulkan", flag, "1"]), FAILED, "vulkan");
+        refused(on(&[flag, "-1"]), USAGE, flag);
+    }
 }
 
 #[test]

@@ -90,6 +90,10 @@ fn plan_explains_every_step() {
         text.contains("embed_tokens") && text.contains("argmax"),
         "{text}"
     );
+    // No layer on the GPU: everything on the CPU tree, whatever the backend.
+    let none = plan(&["--backend", ORACLE, "--gpu-layers", "0"]);
+    assert_eq!(none, all);
+    assert_eq!(all[0]["targets"][0]["holds"], "the whole model");
     refused(
         run([
             "plan",

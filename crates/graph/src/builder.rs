@@ -10,6 +10,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct GraphBuilder {
     name: String,
+    /// Of the nodes to come.
+    layer: Option<usize>,
     nodes: Vec<Node>,
     values: Vec<Value>,
     weights: HashMap<String, ValueId>,
@@ -20,6 +22,7 @@ impl GraphBuilder {
     pub fn new(name: impl Into<String>) -> Self {
         GraphBuilder {
             name: name.into(),
+            layer: None,
             nodes: Vec::new(),
             values: Vec::new(),
             weights: HashMap::new(),
@@ -77,6 +80,11 @@ impl GraphBuilder {
         self.value(name, Shape::fixed(&[]), ValueKind::Cache(spec))
     }
 
+    /// Says which layer the nodes that follow belong to; none at first.
+    pub fn layer(&mut self, layer: Option<usize>) {
+        self.layer = layer;
+    }
+
     /// Applies `op`; its first output.
     pub fn op(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId, GraphError> {
         Ok(self.op_all(name, op, inputs)?[0])
@@ -112,6 +120,7 @@ impl GraphBuilder {
         self.nodes.push(Node {
             op,
             name: name.into(),
+            layer: self.layer,
             inputs: inputs.to_vec(),
             outputs: outputs.clone(),
         });

@@ -32,6 +32,9 @@ pub struct Node {
     pub op: Op,
     /// A dotted path such as `layers.3.attn.q_proj`, for dumps and errors.
     pub name: String,
+    /// The decoder layer that it is part of, counted from 0; `None` before the first
+    /// and behind the last.
+    pub layer: Option<usize>,
     pub inputs: Vec<ValueId>,
     pub outputs: Vec<ValueId>,
 }

@@ -75,8 +75,10 @@ impl<'a> Wiring<'a> {
         x = self.scale("embed_scale", spec.embedding_scale, x)?;
         self.rope_tables()?;
         for (i, layer) in spec.layers.iter().enumerate() {
+            self.b.layer(Some(i));
             x = self.layer(i, layer, x)?;
         }
+        self.b.layer(None);
         let x = self.b.op("gather_rows", Op::GatherRows, &[x])?;
         let x = self.norm("norm", FINAL_NORM, x, spec.hidden_size)?;
         let head = match spec.tied_embeddings {

@@ -191,7 +191,7 @@ fn a_fork_and_its_parent_go_on_as_two_sequences() {
         }
         assert_eq!(got_a, expect[0], "{fixture}: the parent");
         assert_eq!(got_b, expect[1], "{fixture}: the fork");
-        let total = runner.program().cache.pages;
+        let total = runner.program().cache.pages();
         runner.free(a).expect("alive");
         runner.free(b).expect("alive");
         assert_eq!(runner.sequences().free_pages(), total, "{fixture}");
@@ -252,7 +252,7 @@ fn a_window_frees_its_pages_and_still_matches_transformers() {
         ..USUAL
     };
     let mut runner = load(&dir, ORACLE, &limits);
-    let total = runner.program().cache.pages;
+    let total = runner.program().cache.pages();
     let groups = runner.program().cache.groups.len();
     // Window 32 and chunks of 16 over blocks of 32: at most three blocks a group,
     // where 300 tokens would fill ten.
@@ -425,7 +425,7 @@ fn an_exhausted_pool_refuses_the_step_and_recovers() {
         .plan(registry(), ORACLE, device.info(), &options)
         .expect("a plan");
     // Plans have room for every sequence in full; this one has not.
-    program.cache.pages = 5;
+    program.cache.pools[0].pages = 5;
     let loaded = Runner::load(
         device,
         Arc::new(program),

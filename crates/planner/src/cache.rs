@@ -6,9 +6,15 @@
 //! the same number of layers, the size of the rarest kind (as long as that keeps
 //! the number of groups small), and every page is as large as the largest needs.
 //!
+//! Each target has a pool of its own, whose pages its groups draw: a group lies on
+//! one target.
+//!
 //! Recurrent states are not paged: all of a sequence's states form one slot of a
 //! pool of their own, because a state is one piece that a step reads and replaces.
+//! A slot has the same number on every target and there holds the states of the
+//! layers that lie there.
 
+use crate::split::readers;
 use crate::{Limits, PlanError};
 use graph::{CacheEntry, CacheKind, CacheSpec, Graph, ValueId, ValueKind};
 use registry::{CacheView, GroupLayout, Scheme, StateView};
@@ -27,6 +33,7 @@ pub struct LayerSlot {
 
 #[derive(Clone, Debug)]
 pub struct CacheGroup {
+    pub target: usize,
     pub kind: CacheKind,
     pub slots: Vec<LayerSlot>,
 }
@@ -58,17 +65,31 @@ impl CacheGroup {
 /// The pool of recurrent states.
 #[derive(Clone, Debug, Default)]
 pub struct StatePlan {
-    /// Bytes of all states of a sequence.
-    pub slot_bytes: u64,
+    /// Bytes of all states of a sequence on each target.
+    pub slot_bytes: Vec<u64>,
     pub slots: usize,
     /// Where the state of each cache value lies in a slot, every version.
     pub views: HashMap<ValueId, StateView>,
 }
 
 impl StatePlan {
+    /// Bytes of the pools of all targets.
     pub fn pool_bytes(&self) -> u64 {
-        self.slot_bytes.saturating_mul(self.slots as u64)
+        let all = (0..self.slot_bytes.len()).map(|t| self.pool_bytes_on(t));
+        all.fold(0, u64::saturating_add)
     }
+
+    pub fn pool_bytes_on(&self, target: usize) -> u64 {
+        let slot = self.slot_bytes.get(target).copied().unwrap_or(0);
+        slot.saturating_mul(self.slots as u64)
+    }
+}
+
+/// The pages of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PagePool {
+    pub page_bytes: u64,
+    pub pages: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -77,30 +98,84 @@ pub struct CachePlan {
     pub scheme: Scheme,
     /// Tokens of a block.
     pub block: usize,
-    pub page_bytes: u64,
-    pub pages: usize,
+    /// By target.
+    pub pools: Vec<PagePool>,
     /// The view of each cache value of the graph, every version.
     pub views: HashMap<ValueId, CacheView>,
     pub states: StatePlan,
 }
 
 impl CachePlan {
-    /// Bytes of the page pool.
+    /// Bytes of the page pools of all targets.
     pub fn pool_bytes(&self) -> u64 {
-        self.page_bytes.saturating_mul(self.pages as u64)
+        let all = (0..self.pools.len()).map(|t| self.pool_bytes_on(t));
+        all.fold(0, u64::saturating_add)
+    }
+
+    pub fn pool_bytes_on(&self, target: usize) -> u64 {
+        let pool = self.pools.get(target).copied().unwrap_or_default();
+        pool.page_bytes.saturating_mul(pool.pages as u64)
+    }
+
+    /// Pages of all targets.
+    pub fn pages(&self) -> usize {
+        self.pools.iter().map(|p| p.pages).sum()
     }
 }
 
+/// `at` says where each node of the graph runs, of so many targets.
 pub(crate) fn plan_caches(
     graph: &Graph,
     scheme: Scheme,
     limits: &Limits,
+    at: &[usize],
+    targets: usize,
 ) -> Result<CachePlan, PlanError> {
+    let mut groups = Vec::new();
+    let mut pools = Vec::new();
+    for target in 0..targets {
+        let here = (graph.caches())
+            .filter(|(id, _)| readers(graph, at, *id).first() == Some(&target))
+            .map(|(_, spec)| spec);
+        let (mut more, pool) = plan_pool(here, scheme, limits, (target, groups.len()))?;
+        groups.append(&mut more);
+        pools.push(pool);
+    }
+    let slots = groups.iter().flat_map(|g| &g.slots);
+    let by_layer: HashMap<(usize, usize), CacheView> =
+        slots.map(|s| ((s.layer, s.part), s.view)).collect();
+    let views = graph
+        .values()
+        .iter()
+        .enumerate()
+        .filter_map(|(i, v)| match &v.kind {
+            ValueKind::Cache(c) => {
+                let view = by_layer.get(&(c.layer, c.part))?;
+                Some((ValueId(i as u32), *view))
+            }
+            _ => None,
+        })
+        .collect();
+    Ok(CachePlan {
+        groups,
+        scheme,
+        block: limits.block,
+        pools,
+        views,
+        states: plan_states(graph, limits, at, targets)?,
+    })
+}
+
+/// The groups of a target, counted from `first`, and the pages that they need.
+fn plan_pool<'g>(
+    caches: impl Iterator<Item = &'g CacheSpec>,
+    scheme: Scheme,
+    limits: &Limits,
+    (target, first): (usize, usize),
+) -> Result<(Vec<CacheGroup>, PagePool), PlanError> {
     let mut kinds: BTreeMap<CacheKind, Vec<&CacheSpec>> = BTreeMap::new();
-    for (_, spec) in graph.caches() {
-        if spec.kind != CacheKind::Recurrent {
-            kinds.entry(spec.kind).or_default().push(spec);
-        }
+    for spec in caches.filter(|spec| spec.kind != CacheKind::Recurrent) {
+        kinds.entry(spec.kind).or_default().push(spec);
     }
     let rarest = kinds.values().map(Vec::len).min().unwrap_or(1);
     let largest = kinds.values().map(Vec::len).max().unwrap_or(1);
@@ -134,7 +209,6 @@ pub(crate) fn plan_caches(
     let row = |n: usize| scheme.row_bytes(n);
     let page_bytes = row(page_elements).ok_or_else(|| too_large("a page".into()))?;
     let mut groups = Vec::new();
-    let mut by_layer: HashMap<(usize, usize), CacheView> = HashMap::new();
     for (group, (kind, specs)) in drafts.into_iter().enumerate() {
         let mut offset = 0;
         let mut slots = Vec::new();
@@ -142,7 +216,7 @@ pub(crate) fn plan_caches(
             let (kv_heads, head_dim, both) = entry_shape(&c.entry);
             let head_stride = limits.block * head_dim;
             let view = CacheView {
-                group,
+                group: first + group,
                 kind,
                 kv_heads,
                 head_dim,
@@ -161,7 +235,11 @@ pub(crate) fn plan_caches(
                 view,
             });
         }
-        groups.push(CacheGroup { kind, slots });
+        groups.push(CacheGroup {
+            target,
+            kind,
+            slots,
+        });
     }
     let per_sequence: usize = groups.iter().map(|g| g.pages_per_sequence(limits)).sum();
     let pages = per_sequence
@@ -170,29 +248,8 @@ pub(crate) fn plan_caches(
         .ok_or_else(|| too_large(format!("{} sequences", limits.sequences)))?;
     for slot in groups.iter_mut().flat_map(|g| &mut g.slots) {
         slot.view.pages = pages;
-        by_layer.insert((slot.layer, slot.part), slot.view);
     }
-    let views = graph
-        .values()
-        .iter()
-        .enumerate()
-        .filter_map(|(i, v)| match &v.kind {
-            ValueKind::Cache(c) => {
-                let view = by_layer.get(&(c.layer, c.part))?;
-                Some((ValueId(i as u32), *view))
-            }
-            _ => None,
-        })
-        .collect();
-    Ok(CachePlan {
-        groups,
-        scheme,
-        block: limits.block,
-        page_bytes,
-        pages,
-        views,
-        states: plan_states(graph, limits)?,
-    })
+    Ok((groups, PagePool { page_bytes, pages }))
 }
 
 /// Heads, elements of one, and whether it is both keys and values (2) or one
@@ -208,21 +265,28 @@ fn entry_shape(entry: &CacheEntry) -> (usize, usize, usize) {
 /// States start on cache lines of their own.
 const STATE_ALIGN: usize = 64;
 
-fn plan_states(graph: &Graph, limits: &Limits) -> Result<StatePlan, PlanError> {
+fn plan_states(
+    graph: &Graph,
+    limits: &Limits,
+    at: &[usize],
+    targets: usize,
+) -> Result<StatePlan, PlanError> {
     let too_large = || PlanError::TooLarge {
         what: "recurrent state",
         detail: format!("{} sequences", limits.sequences),
     };
-    let mut stride = 0usize;
-    let mut at: HashMap<(usize, usize), (usize, usize)> = HashMap::new();
-    for (_, spec) in graph.caches() {
+    let mut strides = vec![0usize; targets];
+    let mut places: HashMap<(usize, usize), (usize, usize, usize)> = HashMap::new();
+    for (id, spec) in graph.caches() {
         if let CacheEntry::State { len } = spec.entry {
-            at.insert((spec.layer, spec.part), (stride, len));
+            let target = readers(graph, at, id)[0];
+            let stride = &mut strides[target];
+            places.insert((spec.layer, spec.part), (target, *stride, len));
             let end = stride.checked_add(len).filter(|end| *end < 1 << 40);
-            stride = end.ok_or_else(too_large)?.next_multiple_of(STATE_ALIGN);
+            *stride = end.ok_or_else(too_large)?.next_multiple_of(STATE_ALIGN);
         }
     }
-    if at.is_empty() {
+    if places.is_empty() {
         return Ok(StatePlan::default());
     }
     // A sequence holds the state behind its last token and one behind each draft;
@@ -232,10 +296,10 @@ fn plan_states(graph: &Graph, limits: &Limits) -> Result<StatePlan, PlanError> {
         .filter(|n| *n < u32::MAX as usize)
         .ok_or_else(too_large)?;
     let view = |c: &CacheSpec| {
-        let (offset, len) = *at.get(&(c.layer, c.part))?;
+        let (target, offset, len) = *places.get(&(c.layer, c.part))?;
         Some(StateView {
             slots,
-            slot_stride: stride,
+            slot_stride: strides[target],
             offset,
             len,
         })
@@ -246,7 +310,7 @@ fn plan_states(graph: &Graph, limits: &Limits) -> Result<StatePlan, PlanError> {
         _ => None,
     });
     Ok(StatePlan {
-        slot_bytes: stride as u64 * 4,
+        slot_bytes: strides.iter().map(|s| *s as u64 * 4).collect(),
         slots,
         views: views.collect(),
     })

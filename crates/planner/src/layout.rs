@@ -1,10 +1,13 @@
-//! One layout per stored matrix, for all of its consumers in all buckets.
+//! One layout per stored matrix of a target, for all of its consumers in all buckets.
 
 use crate::PlanError;
 use crate::select::{Draft, DraftStep};
 use graph::{Graph, ValueId};
 use registry::{OperandRole, ROW_MAJOR, Scheme, WeightLayout, WeightShape};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// The layout of each matrix on each target that reads it.
+pub(crate) type Layouts = HashMap<(usize, ValueId), &'static str>;
 
 pub(crate) fn packed_bytes(layout: &str, shape: &WeightShape) -> Option<u64> {
     if layout == ROW_MAJOR {
@@ -20,10 +23,11 @@ pub(crate) fn agree(
     graph: &Graph,
     schemes: &HashMap<ValueId, Scheme>,
     drafts: &[Draft],
-) -> Result<HashMap<ValueId, &'static str>, PlanError> {
+) -> Result<Layouts, PlanError> {
     // Matrices that one step uses together want the same layout.
-    let mut leader: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    fn find(leader: &BTreeMap<ValueId, ValueId>, mut v: ValueId) -> ValueId {
+    type Stored = (usize, ValueId);
+    let mut leader: BTreeMap<Stored, Stored> = BTreeMap::new();
+    fn find(leader: &BTreeMap<Stored, Stored>, mut v: Stored) -> Stored {
         while let Some(&up) = leader.get(&v) {
             if up == v {
                 break;
@@ -46,12 +50,12 @@ pub(crate) fn agree(
             }
         }
     }
-    let mut members: BTreeMap<ValueId, Vec<ValueId>> = BTreeMap::new();
+    let mut members: BTreeMap<Stored, Vec<Stored>> = BTreeMap::new();
     for v in leader.keys() {
         members.entry(find(&leader, *v)).or_default().push(*v);
     }
 
-    let mut users_of: BTreeMap<ValueId, Vec<&DraftStep>> = BTreeMap::new();
+    let mut users_of: BTreeMap<Stored, Vec<&DraftStep>> = BTreeMap::new();
     for step in steps() {
         if let Some(v) = matrices(step).next() {
             users_of.entry(find(&leader, v)).or_default().push(step);
@@ -66,7 +70,7 @@ pub(crate) fn agree(
             .flat_map(|c| c.kernel.spec().layouts.iter().copied())
             .collect();
         let packable = |layout: &str| {
-            values.iter().all(|v| {
+            values.iter().all(|(_, v)| {
                 let dims = &graph.value(*v).shape;
                 let [graph::Dim::Fixed(n), graph::Dim::Fixed(k)] = dims.dims() else {
                     return false;
@@ -116,7 +120,7 @@ pub(crate) fn agree(
                 .into_iter()
                 .collect();
             return Err(PlanError::Layout {
-                tensor: graph.value(root).name.clone(),
+                tensor: graph.value(root.1).name.clone(),
                 detail: detail.join("; "),
             });
         };
@@ -127,9 +131,10 @@ pub(crate) fn agree(
     Ok(chosen)
 }
 
-pub(crate) fn matrices(step: &DraftStep) -> impl Iterator<Item = ValueId> + '_ {
+/// The matrices of a step, with its target.
+fn matrices(step: &DraftStep) -> impl Iterator<Item = (usize, ValueId)> + '_ {
     let pairs = step.inputs.iter().zip(&step.problem.inputs);
     pairs
         .filter(|(_, o)| o.role == OperandRole::Matrix)
-        .map(|(v, _)| *v)
+        .map(|(v, _)| (step.target, *v))
 }

@@ -7,6 +7,10 @@
 //! registered composites over the graph (`matcher`), pick kernels and order steps
 //! (`select`), agree on one layout per stored matrix over all buckets (`layout`),
 //! place activations in an arena by liveness (`arena`).
+//!
+//! A model may be divided between two targets ([`Split`]): nodes are then assigned
+//! before anything is matched, and each pass works target by target. A plan is cut
+//! into segments of steps on one target, with copies along the edges between them.
 
 mod arena;
 mod cache;
@@ -15,14 +19,19 @@ mod matcher;
 mod plan;
 mod report;
 mod select;
+mod split;
 
-pub use cache::{CacheGroup, CachePlan, LayerSlot, StatePlan};
-pub use plan::{ActMap, Memory, Place, Plan, PlanStep, Program, WeightPlan};
-pub use report::{PlanReport, StepReport};
+pub use cache::{CacheGroup, CachePlan, LayerSlot, PagePool, StatePlan};
+pub use plan::{
+    ActMap, EdgeCopy, Memory, Output, Place, Plan, PlanStep, Program, Segment, Target, WeightPlan,
+};
+pub use report::{CopyReport, PlanReport, SegmentReport, StepReport, TargetReport};
+pub use split::Split;
 
 use graph::{Graph, GraphError, ValueId, ValueKind};
 use hal::DeviceInfo;
 use registry::{Registry, RegistryError, RowRange, Scheme, StepLayout, Tuned, WeightShape};
+use select::TargetOptions;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -92,19 +101,30 @@ impl Default for Limits {
     }
 }
 
+/// A second device, and what of the model lies there.
+#[derive(Clone, Debug)]
+pub struct Second {
+    pub backend: String,
+    pub device: Arc<DeviceInfo>,
+    pub tuned: Tuned,
+    pub split: Split,
+}
+
 /// How to plan.
 #[derive(Clone, Debug)]
 pub struct PlanOptions {
     pub backend: String,
     /// Use composites. Off: every step is a primitive.
     pub fusion: bool,
-    /// Storage scheme of the KV cache; the backend's first if `None`.
+    /// Storage scheme of the KV cache; the backend's first if `None` (that a second
+    /// one has too).
     pub kv: Option<String>,
     pub limits: Limits,
     pub tuned: Tuned,
     /// Activation formats to keep to, linear by linear: those of another plan,
     /// so that two programs compute the same numbers.
     pub acts: Option<ActMap>,
+    pub second: Option<Second>,
 }
 
 impl PlanOptions {
@@ -116,6 +136,7 @@ impl PlanOptions {
             limits: Limits::default(),
             tuned: Tuned::default(),
             acts: None,
+            second: None,
         }
     }
 }
@@ -134,7 +155,7 @@ pub fn buckets(rows: usize) -> Vec<RowRange> {
     all
 }
 
-/// Plans a graph for one device.
+/// Plans a graph for one device, or for two if the options name a second.
 ///
 /// `schemes` gives the storage scheme of every matrix as the file has it; other
 /// weights are f32 by the time kernels see them.
@@ -158,18 +179,23 @@ pub fn plan(
         }
     }
     let backend = registry.backend(&options.backend)?;
-    let kv_name = options.kv.as_deref().unwrap_or(backend.kv[0]);
-    let kv = backend
-        .kv
-        .iter()
-        .find(|k| **k == kv_name)
-        .and_then(|k| Scheme::find(k))
-        .ok_or_else(|| PlanError::KvScheme {
-            wanted: kv_name.into(),
-            backend: backend.name.into(),
-            offered: backend.kv.join(", "),
-        })?;
-    let cache = cache::plan_caches(&graph, kv, limits)?;
+    let mut targets = vec![TargetOptions {
+        backend,
+        device: &device,
+        tuned: &options.tuned,
+    }];
+    let mut split = options.second.as_ref().map(|s| s.split);
+    let at = split.unwrap_or_default().assign(&graph);
+    match &options.second {
+        Some(second) if at.contains(&1) => targets.push(TargetOptions {
+            backend: registry.backend(&second.backend)?,
+            device: &second.device,
+            tuned: &second.tuned,
+        }),
+        _ => split = None,
+    }
+    let kv = kv_scheme(&targets, options.kv.as_deref())?;
+    let cache = cache::plan_caches(&graph, kv, limits, &at, targets.len())?;
     for (id, v) in graph.weights() {
         if let ValueKind::Weight { tensor, matrix } = &v.kind
             && *matrix
@@ -197,7 +223,8 @@ pub fn plan(
             cache: &cache,
             registry,
             options,
-            device: &device,
+            targets: &targets,
+            at: &at,
             rows,
             step,
         };
@@ -206,83 +233,120 @@ pub fn plan(
     let chosen = layout::agree(&graph, schemes, &drafts)?;
     let mut plans = Vec::new();
     for draft in drafts {
-        plans.push(arena::place(&graph, draft, &chosen)?);
+        plans.push(arena::place(&graph, draft, targets.len(), &chosen)?);
     }
-    let weights = weight_plans(&graph, schemes, &chosen)?;
+    let weights = weight_plans(&graph, schemes, &at, &chosen)?;
+    let second = targets.get(1).zip(split).map(|(target, split)| {
+        let target = Target {
+            backend: target.backend,
+            device: target.device.clone(),
+        };
+        (target, split)
+    });
     Ok(Program {
         graph,
         backend,
-        device,
+        second,
         weights,
         cache,
         plans,
         limits: limits.clone(),
+        device,
     })
+}
+
+/// The scheme that is wanted, which every target must offer, or the first that all
+/// of them do.
+fn kv_scheme(targets: &[TargetOptions<'_>], wanted: Option<&str>) -> Result<Scheme, PlanError> {
+    let first = targets[0].backend.kv;
+    let without = |name: &str| targets.iter().find(|t| !t.backend.kv.contains(&name));
+    let shared = first.iter().find(|name| without(name).is_none());
+    let name = wanted.or(shared.copied()).unwrap_or(first[0]);
+    let lacking = without(name);
+    match Scheme::find(name).filter(|_| lacking.is_none()) {
+        Some(scheme) => Ok(scheme),
+        None => {
+            let backend = lacking.unwrap_or(&targets[0]).backend;
+            Err(PlanError::KvScheme {
+                wanted: name.into(),
+                backend: backend.name.into(),
+                offered: backend.kv.join(", "),
+            })
+        }
+    }
 }
 
 fn weight_plans(
     graph: &Graph,
     schemes: &HashMap<ValueId, Scheme>,
-    layouts: &HashMap<ValueId, &'static str>,
+    at: &[usize],
+    layouts: &layout::Layouts,
 ) -> Result<Vec<WeightPlan>, PlanError> {
     let mut all = Vec::new();
     for (i, v) in graph.values().iter().enumerate() {
         let id = ValueId(i as u32);
-        let dims: Vec<usize> = v
-            .shape
-            .dims()
-            .iter()
-            .map(|d| match d {
-                graph::Dim::Fixed(n) => *n,
-                _ => 0,
-            })
-            .collect();
-        let too_large = || PlanError::TooLarge {
-            what: "weight",
-            detail: format!("{} {}", v.name, v.shape),
-        };
-        match &v.kind {
-            ValueKind::Weight {
-                tensor,
-                matrix: true,
-            } => {
-                let Some(&layout) = layouts.get(&id) else {
-                    continue;
-                };
-                let shape = WeightShape {
-                    scheme: schemes[&id],
-                    n: dims[0],
-                    k: dims[1],
-                };
-                let bytes = layout::packed_bytes(layout, &shape).ok_or_else(too_large)?;
-                all.push(WeightPlan {
-                    value: id,
-                    tensor: Some(tensor.clone()),
-                    shape: dims,
-                    scheme: shape.scheme,
-                    layout,
-                    bytes,
-                    matrix: true,
-                });
-            }
-            ValueKind::Weight { .. } | ValueKind::Constant(_) => {
-                let tensor = match &v.kind {
-                    ValueKind::Weight { tensor, .. } => Some(tensor.clone()),
-                    _ => None,
-                };
-                let bytes = v.shape.fixed_len().and_then(|n| n.checked_mul(4));
-                all.push(WeightPlan {
-                    value: id,
-                    tensor,
-                    shape: dims,
-                    scheme: Scheme::F32,
-                    layout: registry::ROW_MAJOR,
-                    bytes: bytes.ok_or_else(too_large)? as u64,
-                    matrix: false,
-                });
-            }
-            _ => {}
+        if !matches!(v.kind, ValueKind::Weight { .. } | ValueKind::Constant(_)) {
+            continue;
+        }
+        for target in split::readers(graph, at, id) {
+            all.extend(weight_plan(graph, schemes, layouts, (target, id))?);
         }
     }
     Ok(all)
+}
+
+/// How a weight or constant is stored on a target; `None` for a matrix that no step
+/// reads.
+fn weight_plan(
+    graph: &Graph,
+    schemes: &HashMap<ValueId, Scheme>,
+    layouts: &layout::Layouts,
+    (target, id): (usize, ValueId),
+) -> Result<Option<WeightPlan>, PlanError> {
+    let v = graph.value(id);
+    let dims: Vec<usize> = v
+        .shape
+        .dims()
+        .iter()
+        .map(|d| match d {
+            graph::Dim::Fixed(n) => *n,
+            _ => 0,
+        })
+        .collect();
+    let too_large = || PlanError::TooLarge {
+        what: "weight",
+        detail: format!("{} {}", v.name, v.shape),
+    };
+    let (tensor, matrix) = match &v.kind {
+        ValueKind::Weight { tensor, matrix } => (Some(tensor.clone()), *matrix),
+        _ => (None, false),
+    };
+    let (scheme, layout, bytes) = match matrix {
+        true => {
+            let Some(&layout) = layouts.get(&(target, id)) else {
+                return Ok(None);
+            };
+            let shape = WeightShape {
+                scheme: schemes[&id],
+                n: dims[0],
+                k: dims[1],
+            };
+            let bytes = layout::packed_bytes(layout, &shape);
+            (shape.scheme, layout, bytes)
+        }
+        false => {
+            let bytes = v.shape.fixed_len().and_then(|n| n.checked_mul(4));
+            (Scheme::F32, registry::ROW_MAJOR, bytes.map(|n| n as u64))
+        }
+    };
+    Ok(Some(WeightPlan {
+        target,
+        value: id,
+        tensor,
+        shape: dims,
+        scheme,
+        layout,
+        bytes: bytes.ok_or_else(too_large)?,
+        matrix,
+    }))
 }

@@ -1,11 +1,12 @@
 //! Covering the graph with steps: which composites, which kernels, which order.
 
+use crate::arena::rows_from;
 use crate::{CachePlan, PlanError, PlanOptions, matcher};
 use graph::{CacheKind, Dim, Graph, NodeId, ValueId, ValueKind};
 use hal::DeviceInfo;
 use registry::{
-    Entry, Operand, OperandRole, OperandSrc, Pattern, Problem, ProblemOp, ROW_MAJOR, Registry,
-    Request, RowRange, RowsFrom, Scheme, StepLayout, Why,
+    Backend, Entry, Key, Operand, OperandRole, OperandSrc, Pattern, Problem, ProblemOp, ROW_MAJOR,
+    Registry, Request, RowRange, Scheme, StepLayout, Tuned, Why,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -17,9 +18,18 @@ pub(crate) struct Context<'a> {
     pub cache: &'a CachePlan,
     pub registry: &'a Registry,
     pub options: &'a PlanOptions,
-    pub device: &'a Arc<DeviceInfo>,
+    pub targets: &'a [TargetOptions<'a>],
+    /// The target of each node.
+    pub at: &'a [usize],
     pub rows: RowRange,
     pub step: Arc<StepLayout>,
+}
+
+/// Where kernels are looked for.
+pub(crate) struct TargetOptions<'a> {
+    pub backend: &'static Backend,
+    pub device: &'a Arc<DeviceInfo>,
+    pub tuned: &'a Tuned,
 }
 
 /// A kernel that could run a step.
@@ -32,6 +42,7 @@ pub(crate) struct Choice {
 
 /// A step whose kernel is not settled until layouts are.
 pub(crate) struct DraftStep {
+    pub target: usize,
     pub nodes: Vec<NodeId>,
     pub problem: Problem,
     pub inputs: Vec<ValueId>,
@@ -65,7 +76,7 @@ impl Context<'_> {
                     from <= last && first <= to
                 });
                 groups.push(candidate.nodes.clone());
-                if interleaved && order(self.graph, &groups).is_none() {
+                if interleaved && order(self.graph, self.at, &groups).is_none() {
                     groups.pop();
                     continue;
                 }
@@ -80,7 +91,7 @@ impl Context<'_> {
             }
         }
         let all: Vec<Vec<NodeId>> = steps.iter().map(|s| s.nodes.clone()).collect();
-        let order = order(self.graph, &all).ok_or_else(|| PlanError::TooLarge {
+        let order = order(self.graph, self.at, &all).ok_or_else(|| PlanError::TooLarge {
             what: "step order",
             detail: "the chosen composites wait for each other; this is a planner defect".into(),
         })?;
@@ -109,6 +120,7 @@ impl Context<'_> {
         debug_assert_eq!(kind, problem.ops[0].op.kind());
         let choices = found.iter().map(|r| choice(r.entry, r.why)).collect();
         Ok(DraftStep {
+            target: self.at[id.index()],
             nodes: vec![id],
             problem,
             inputs,
@@ -118,9 +130,24 @@ impl Context<'_> {
     }
 
     /// Every usable match, best first: tuned picks, then rank, then bytes saved,
-    /// then key.
+    /// then key. None goes over the edge between two targets.
     fn composites(&self) -> Result<Vec<DraftStep>, PlanError> {
-        let entries = self.registry.composites(&self.options.backend)?;
+        let mut all = Vec::new();
+        for target in 0..self.targets.len() {
+            self.composites_on(target, &mut all)?;
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all.into_iter().map(|(_, d)| d).collect())
+    }
+
+    fn composites_on(
+        &self,
+        target: usize,
+        all: &mut Vec<(Score, DraftStep)>,
+    ) -> Result<(), PlanError> {
+        let entries = self
+            .registry
+            .composites(self.targets[target].backend.name)?;
         let mut patterns: Vec<&'static Pattern> = Vec::new();
         for e in &entries {
             let p = e.kernel.spec().pattern;
@@ -128,12 +155,14 @@ impl Context<'_> {
                 patterns.push(p);
             }
         }
-        let mut all = Vec::new();
         for pattern in patterns {
             for nodes in matcher::find(self.graph, pattern) {
+                if nodes.iter().any(|n| self.at[n.index()] != target) {
+                    continue;
+                }
                 let (problem, inputs, outputs) = self.problem(&nodes, pattern.outputs)?;
                 let request = self.request(&problem, &nodes);
-                if self.acts_differ(&nodes) || self.vetoed(&problem) {
+                if self.acts_differ(&nodes) || self.vetoed(target, &problem) {
                     continue;
                 }
                 let (found, _) = self.registry.candidates(&request)?;
@@ -158,6 +187,7 @@ impl Context<'_> {
                 all.push((
                     score,
                     DraftStep {
+                        target,
                         nodes,
                         problem,
                         inputs,
@@ -167,8 +197,7 @@ impl Context<'_> {
                 ));
             }
         }
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(all.into_iter().map(|(_, d)| d).collect())
+        Ok(())
     }
 
     fn chain_bytes(&self, nodes: &[NodeId]) -> Result<i64, PlanError> {
@@ -180,7 +209,7 @@ impl Context<'_> {
     }
 
     /// A pick of variant `none` says that the composite was measured to lose.
-    fn vetoed(&self, problem: &Problem) -> bool {
+    fn vetoed(&self, target: usize, problem: &Problem) -> bool {
         let layer = registry::Layer(problem.ops.iter().map(|o| o.op.kind()).collect());
         let matrix = problem
             .inputs
@@ -188,8 +217,7 @@ impl Context<'_> {
             .find(|o| o.role == OperandRole::Matrix);
         let matrix = matrix.map(|o| (o.shape[0], o.shape[1]));
         let (layer, quant) = (layer.to_string(), problem.quant());
-        let pick = self
-            .options
+        let pick = self.targets[target]
             .tuned
             .variant(&layer, &quant, problem.rows.min, matrix);
         pick == Some("none")
@@ -207,10 +235,11 @@ impl Context<'_> {
     }
 
     fn request<'b>(&'b self, problem: &'b Problem, nodes: &[NodeId]) -> Request<'b> {
+        let target = &self.targets[self.at[nodes[0].index()]];
         Request {
-            backend: &self.options.backend,
+            backend: target.backend.name,
             problem,
-            tuned: &self.options.tuned,
+            tuned: target.tuned,
             act: nodes.iter().find_map(|n| self.act_of(*n)),
             variant: None,
         }
@@ -263,7 +292,7 @@ impl Context<'_> {
             outputs: operands(&outputs),
             rows: self.rows,
             step: self.step.clone(),
-            device: self.device.clone(),
+            device: self.targets[self.at[nodes[0].index()]].device.clone(),
         };
         Ok((problem, inputs, outputs))
     }
@@ -303,11 +332,7 @@ impl Context<'_> {
                 Some(self.cache.views[&id]),
             ),
         };
-        let rows = match value.shape.leading() {
-            Some(Dim::Rows) => RowsFrom::Batch,
-            Some(Dim::LogitRows) => RowsFrom::Logits,
-            _ => RowsFrom::Fixed,
-        };
+        let rows = rows_from(value.shape.leading());
         Operand {
             role,
             rows,
@@ -328,9 +353,21 @@ fn choice(entry: &Entry, why: Why) -> Choice {
     }
 }
 
+/// How a match compares with others: the least is the best.
+type Score = (
+    bool,
+    Reverse<i32>,
+    Reverse<i64>,
+    Reverse<usize>,
+    Key,
+    NodeId,
+);
+
 /// Orders groups of nodes so that producers come first; nodes in no group stand
-/// for themselves. Indices of the groups, or `None` if they wait for each other.
-fn order(graph: &Graph, groups: &[Vec<NodeId>]) -> Option<Vec<usize>> {
+/// for themselves. Goes on with one target as long as anything is ready there, so
+/// that few edges are crossed; in graph order otherwise. Indices of the groups, or
+/// `None` if they wait for each other.
+fn order(graph: &Graph, at: &[usize], groups: &[Vec<NodeId>]) -> Option<Vec<usize>> {
     let n = graph.nodes().len();
     let mut unit: Vec<usize> = (0..n).map(|i| groups.len() + i).collect();
     for (g, nodes) in groups.iter().enumerate() {
@@ -363,7 +400,15 @@ fn order(graph: &Graph, groups: &[Vec<NodeId>]) -> Option<Vec<usize>> {
     let used = first.iter().filter(|f| **f != usize::MAX).count();
     let mut done = 0;
     let mut out = Vec::new();
-    while let Some((_, u)) = ready.pop_first() {
+    let mut target = None;
+    loop {
+        let here = |(node, _): &&(usize, usize)| target.is_none_or(|t| at[*node] == t);
+        let Some(next) = ready.iter().find(here).or_else(|| ready.first()).copied() else {
+            break;
+        };
+        ready.remove(&next);
+        let (node, u) = next;
+        target = Some(at[node]);
         done += 1;
         if u < groups.len() {
             out.push(u);

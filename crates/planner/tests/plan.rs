@@ -4,7 +4,7 @@ use graph::{
     Activation, AttentionSpec, CacheKind, CacheSpec, Graph, GraphBuilder, Op, RopeSpec, ValueId,
 };
 use hal::{Device, DeviceInfo, DeviceKind, HalError, Recorder};
-use planner::{Limits, Place, PlanError, PlanOptions, Program, buckets, plan};
+use planner::{Limits, Place, PlanError, PlanOptions, Program, Second, Split, buckets, plan};
 use registry::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -173,6 +173,7 @@ fn decoder(kinds: &[CacheKind]) -> Graph {
         let rope = g.op("rope_table", table_op, &[freq])?;
         for (l, kind) in kinds.iter().enumerate() {
             let n = |s: &str| format!("{l}.{s}");
+            g.layer(Some(l));
             let w = g.vector(&n("norm1"), 32)?;
             let x = g.op(&n("norm1"), norm(), &[h, w])?;
             let mut heads = Vec::new();
@@ -210,6 +211,7 @@ fn decoder(kinds: &[CacheKind]) -> Graph {
             let y = g.op(&n("down"), linear(&[32]), &[y, w])?;
             h = g.op(&n("add2"), Op::Add, &[h, y])?;
         }
+        g.layer(None);
         let h = g.op("last", Op::GatherRows, &[h])?;
         let w = g.vector("norm", 32)?;
         let h = g.op("norm", norm(), &[h, w])?;
@@ -402,15 +404,15 @@ fn cache_groups_share_a_pool_of_equal_pages() {
     assert_eq!(of_kind(CacheKind::Full).count(), 1);
     assert_eq!(of_kind(window).count(), 2, "three layers in groups of two");
     // 2 layers × (k, v) × 2 heads × 32 tokens × 8 × 4 bytes.
-    assert_eq!(p.cache.page_bytes, 2 * 2 * 2 * 32 * 8 * 4);
+    assert_eq!(p.cache.pools[0].page_bytes, 2 * 2 * 2 * 32 * 8 * 4);
     // 4 blocks of full context; the window keeps 24 + 40 rows + a block.
-    assert_eq!(p.cache.pages, 4 + 2 * 3);
+    assert_eq!(p.cache.pages(), 4 + 2 * 3);
     let mut seen = std::collections::HashSet::new();
     for g in &p.cache.groups {
         for s in &g.slots {
             assert!(seen.insert(s.layer));
             let end = s.view.at(0, 1, 1, 31) + 8;
-            assert!(end * 4 <= p.cache.page_bytes as usize);
+            assert!(end * 4 <= p.cache.pools[0].page_bytes as usize);
         }
     }
     assert_eq!(seen.len(), 5);
@@ -447,7 +449,7 @@ fn plans_are_data() {
         for s in &plan.steps {
             for place in s.inputs.iter().chain(&s.outputs) {
                 if let Place::Arena { offset, bytes } = place {
-                    assert!(offset + bytes <= plan.arena_bytes);
+                    assert!(offset + bytes <= plan.arenas[0]);
                 }
             }
         }
@@ -457,4 +459,148 @@ fn plans_are_data() {
         text.contains("t/linear/f32/plain") && text.contains("only one"),
         "{text}"
     );
+}
+
+fn divided(graph: Graph, r: &Registry, split: Split) -> Program {
+    let mut o = options();
+    o.second = Some(Second {
+        backend: "t".into(),
+        device: device(),
+        tuned: Tuned::default(),
+        split,
+    });
+    planned(graph, r, &o).unwrap()
+}
+
+/// Nodes of each segment's steps, by name.
+fn names(p: &Program, segment: usize) -> Vec<String> {
+    let plan = &p.plans[0];
+    let steps = &plan.steps[plan.segments[segment].steps.clone()];
+    let nodes = steps.iter().flat_map(|s| &s.nodes);
+    nodes.map(|n| p.graph.node(*n).name.clone()).collect()
+}
+
+const FOUR: [CacheKind; 4] = [CacheKind::Full; 4];
+
+#[test]
+fn a_divided_plan_crosses_few_edges() {
+    let fused = registry(&[of(&ADD_NORM, "fused", 0), of(&GATE_UP, "fused", 0)]);
+    let split = Split {
+        layers: 2,
+        ends: true,
+        experts: 0,
+    };
+    let p = divided(decoder(&FOUR), &fused, split);
+    for plan in &p.plans {
+        let targets: Vec<usize> = plan.segments.iter().map(|s| s.target).collect();
+        assert_eq!(targets, [1, 0, 1]);
+        // The residual before the first norm there, the table, the rows of the head.
+        let named = |c: &planner::EdgeCopy| p.graph.value(c.value).name.clone();
+        let copies: Vec<String> = plan.copies.iter().map(named).collect();
+        assert_eq!(copies, ["1.add2", "rope_table", "last"]);
+        let rows: Vec<RowsFrom> = plan.copies.iter().map(|c| c.rows).collect();
+        assert_eq!(rows, [RowsFrom::Batch, RowsFrom::Batch, RowsFrom::Logits]);
+        assert_eq!(plan.copies[0].row_bytes, 32 * 4);
+        for s in &plan.steps {
+            let layer = |n: &graph::NodeId| p.graph.node(*n).layer;
+            let own = s.nodes.iter().filter_map(layer);
+            let at: Vec<usize> = own.map(|l| usize::from(l < 2)).collect();
+            assert!(at.iter().all(|t| *t == s.target), "{at:?}");
+        }
+    }
+    // The sum and the norm behind the edge stay apart, those within a side do not.
+    let keys = layers(&p, 1);
+    let fused = |l: &&String| l.as_str() == "add+rms_norm";
+    assert_eq!(keys.iter().filter(fused).count(), 4 + 2);
+    assert!(names(&p, 0).contains(&"rope_table".to_string()));
+    assert!(names(&p, 2).contains(&"ids".to_string()));
+    // The tied table is on one side only; caches lie with their layers.
+    let tables = p
+        .weights
+        .iter()
+        .filter(|w| w.tensor.as_deref() == Some("embed"));
+    assert_eq!(tables.map(|w| w.target).collect::<Vec<_>>(), [1]);
+    for g in &p.cache.groups {
+        assert!(g.slots.iter().all(|s| usize::from(s.layer < 2) == g.target));
+    }
+    assert_eq!(p.cache.pools[0], p.cache.pools[1]);
+    let text = p.report(&p.plans[0]).to_string();
+    for part in [
+        "holds layers 2 to 3:",
+        "holds the embeddings, layers 0 to 1, the output head:",
+        "segment 1 on t",
+        "copy of 1.add2 from segment 0, 128 B a row",
+        "copy of last from segment 1, 128 B an output row",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn nothing_is_overwritten_before_it_is_read() {
+    let split = Split {
+        layers: 3,
+        ends: false,
+        experts: 0,
+    };
+    let p = divided(decoder(&FOUR), &registry(&[]), split);
+    for plan in &p.plans {
+        // Play the plan: who last wrote each byte of each arena.
+        let mut arenas: Vec<Vec<Option<ValueId>>> = (plan.arenas.iter())
+            .map(|bytes| vec![None; *bytes as usize])
+            .collect();
+        let span = |place: &Place| match place {
+            Place::Arena { offset, bytes } => *offset as usize..(offset + bytes) as usize,
+            _ => 0..0,
+        };
+        for (i, segment) in plan.segments.iter().enumerate() {
+            for c in plan.copies.iter().filter(|c| c.to == i) {
+                assert_ne!(plan.segments[c.from].target, segment.target);
+                arenas[segment.target][span(&c.dst)].fill(Some(c.value));
+            }
+            for s in &plan.steps[segment.steps.clone()] {
+                let arena = &mut arenas[s.target];
+                let kinds = |p: &Place| matches!(p, Place::Arena { .. });
+                let (ins, outs) = values(&p, s);
+                for (place, value) in s.inputs.iter().zip(ins).filter(|(p, _)| kinds(p)) {
+                    assert!(arena[span(place)].iter().all(|v| *v == Some(value)));
+                }
+                for (place, value) in s.outputs.iter().zip(outs).filter(|(p, _)| kinds(p)) {
+                    arena[span(place)].fill(Some(value));
+                }
+            }
+            for c in plan.copies.iter().filter(|c| c.from == i) {
+                let arena = &arenas[segment.target];
+                assert!(arena[span(&c.src)].iter().all(|v| *v == Some(c.value)));
+            }
+        }
+    }
+}
+
+/// The values of a primitive step's operands.
+fn values(p: &Program, s: &planner::PlanStep) -> (Vec<ValueId>, Vec<ValueId>) {
+    let node = p.graph.node(s.nodes[0]);
+    let mut ins: Vec<ValueId> = Vec::new();
+    for v in &node.inputs {
+        if !ins.contains(v) {
+            ins.push(*v);
+        }
+    }
+    (ins, node.outputs.clone())
+}
+
+#[test]
+fn a_split_that_takes_nothing_is_none() {
+    let r = registry(&[]);
+    let p = divided(decoder(&FOUR), &r, Split::default());
+    let q = planned(decoder(&FOUR), &r, &options()).unwrap();
+    assert!(p.second.is_none());
+    let text = |p: &Program| p.report(&p.plans[0]).to_string();
+    assert_eq!(text(&p), text(&q));
+    // Experts of a model without any are nothing, too.
+    let split = Split {
+        experts: 4,
+        ..Split::default()
+    };
+    assert!(divided(decoder(&FOUR), &r, split).second.is_none());
 }

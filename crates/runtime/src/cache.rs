@@ -1,7 +1,7 @@
 //! Sequences over paged caches: block tables, reference counts, copy on write.
 //!
-//! Every cache group of the plan has one block table per sequence; all tables
-//! draw pages from one pool. A fork shares all pages; the first append to a
+//! Every cache group of the plan has one block table per sequence; all tables of the
+//! groups on one target draw pages from its pool. A fork shares all pages; the first append to a
 //! shared page copies it. In a window group, pages wholly behind the window of
 //! the committed length are freed.
 //!
@@ -24,6 +24,8 @@ pub struct SeqId(pub u64);
 /// A page to be copied on the device before the step that appends to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageCopy {
+    /// The target whose pool it is.
+    pub target: usize,
     pub from: u32,
     pub to: u32,
 }
@@ -38,15 +40,53 @@ struct Sequence {
     states: Vec<Kept>,
 }
 
-/// All live sequences and the page pool they share.
+/// The pages of a target.
+#[derive(Clone, Debug)]
+struct Pages {
+    free: Vec<u32>,
+    refs: Vec<u32>,
+}
+
+impl Pages {
+    fn new(pages: usize) -> Self {
+        Pages {
+            free: (0..pages as u32).rev().collect(),
+            refs: vec![0; pages],
+        }
+    }
+
+    fn unref(&mut self, page: u32) {
+        if page != NO_BLOCK {
+            let r = &mut self.refs[page as usize];
+            *r -= 1;
+            if *r == 0 {
+                self.free.push(page);
+            }
+        }
+    }
+
+    /// A free page; `append` has counted that there are enough.
+    fn take(&mut self) -> u32 {
+        let page = self.free.pop().expect("counted before taking");
+        self.refs[page as usize] = 1;
+        page
+    }
+
+    fn shared(&self, page: u32) -> bool {
+        self.refs[page as usize] > 1
+    }
+}
+
+/// All live sequences and the page pools they share.
 #[derive(Clone, Debug)]
 pub struct Sequences {
-    kinds: Vec<CacheKind>,
+    /// Of each group: its kind and its target.
+    groups: Vec<(CacheKind, usize)>,
     block: usize,
     context: usize,
     max_sequences: usize,
-    free: Vec<u32>,
-    refs: Vec<u32>,
+    /// By target.
+    pools: Vec<Pages>,
     /// Slots of recurrent states, if the model has any.
     slots: Option<(usize, Slots)>,
     /// Most states that one step may keep of a sequence.
@@ -58,12 +98,11 @@ pub struct Sequences {
 impl Sequences {
     pub fn new(plan: &CachePlan, limits: &Limits) -> Self {
         Sequences {
-            kinds: plan.groups.iter().map(|g| g.kind).collect(),
+            groups: plan.groups.iter().map(|g| (g.kind, g.target)).collect(),
             block: plan.block,
             context: limits.context,
             max_sequences: limits.sequences,
-            free: (0..plan.pages as u32).rev().collect(),
-            refs: vec![0; plan.pages],
+            pools: plan.pools.iter().map(|p| Pages::new(p.pages)).collect(),
             slots: match plan.states.slots {
                 0 => None,
                 n => Some((n, Slots::new(n))),
@@ -76,7 +115,7 @@ impl Sequences {
 
     /// A new, empty sequence.
     pub fn create(&mut self) -> Result<SeqId, RuntimeError> {
-        let tables = vec![Vec::new(); self.kinds.len()];
+        let tables = vec![Vec::new(); self.groups.len()];
         self.insert(Sequence {
             tokens: Vec::new(),
             tables,
@@ -101,8 +140,10 @@ impl Sequences {
     pub fn fork(&mut self, of: SeqId) -> Result<SeqId, RuntimeError> {
         let copy = self.get(of)?.clone();
         let id = self.insert(copy.clone())?;
-        for page in copy.tables.iter().flatten().filter(|p| **p != NO_BLOCK) {
-            self.refs[*page as usize] += 1;
+        for ((_, target), table) in self.groups.iter().zip(&copy.tables) {
+            for page in table.iter().filter(|p| **p != NO_BLOCK) {
+                self.pools[*target].refs[*page as usize] += 1;
+            }
         }
         if let Some((_, slots)) = &mut self.slots {
             copy.states.iter().for_each(|s| slots.share(s.slot));
@@ -112,8 +153,9 @@ impl Sequences {
 
     pub fn free(&mut self, id: SeqId) -> Result<(), RuntimeError> {
         let s = self.live.remove(&id).ok_or(RuntimeError::NoSequence(id))?;
-        for page in s.tables.into_iter().flatten() {
-            self.unref(page);
+        for ((_, target), table) in self.groups.iter().zip(s.tables) {
+            let pool = &mut self.pools[*target];
+            table.into_iter().for_each(|page| pool.unref(page));
         }
         self.drop_states(&s.states);
         Ok(())
@@ -122,16 +164,6 @@ impl Sequences {
     fn drop_states(&mut self, states: &[Kept]) {
         if let Some((_, slots)) = &mut self.slots {
             states.iter().for_each(|s| slots.release(s.slot));
-        }
-    }
-
-    fn unref(&mut self, page: u32) {
-        if page != NO_BLOCK {
-            let r = &mut self.refs[page as usize];
-            *r -= 1;
-            if *r == 0 {
-                self.free.push(page);
-            }
         }
     }
 
@@ -148,8 +180,9 @@ impl Sequences {
         Ok(&self.get(id)?.tables[group])
     }
 
+    /// Of all targets.
     pub fn free_pages(&self) -> usize {
-        self.free.len()
+        self.pools.iter().map(|p| p.free.len()).sum()
     }
 
     /// Slots for recurrent states that nobody holds.
@@ -177,7 +210,7 @@ impl Sequences {
     /// where a window group has already freed what the next token would see, or
     /// where a recurrent layer's state of that length is not kept.
     pub fn truncate(&mut self, id: SeqId, len: usize) -> Result<(), RuntimeError> {
-        let (block, kinds) = (self.block, self.kinds.clone());
+        let block = self.block;
         let recurrent = self.slots.is_some();
         let s = self.live.get_mut(&id).ok_or(RuntimeError::NoSequence(id))?;
         let old = s.tokens.len();
@@ -192,7 +225,7 @@ impl Sequences {
                 kept: kept.join(", "),
             });
         }
-        for (kind, table) in kinds.iter().zip(&s.tables) {
+        for ((kind, _), table) in self.groups.iter().zip(&s.tables) {
             let first = first_visible(*kind, len) / block;
             let needed = &table[first.min(table.len())..len.div_ceil(block).min(table.len())];
             if needed.contains(&NO_BLOCK) {
@@ -200,15 +233,13 @@ impl Sequences {
             }
         }
         s.tokens.truncate(len);
-        let mut dropped = Vec::new();
-        for table in &mut s.tables {
-            dropped.extend(table.drain(len.div_ceil(block).min(table.len())..));
+        for ((_, target), table) in self.groups.iter().zip(&mut s.tables) {
+            let pool = &mut self.pools[*target];
+            let gone = table.drain(len.div_ceil(block).min(table.len())..);
+            gone.for_each(|page| pool.unref(page));
         }
         let keep = s.states.iter().take_while(|k| k.len <= len).count();
         let states = s.states.split_off(keep);
-        for page in dropped {
-            self.unref(page);
-        }
         self.drop_states(&states);
         Ok(())
     }
@@ -233,43 +264,46 @@ impl Sequences {
             });
         }
         let block = self.block;
-        let wanted: usize = {
-            let s = self.get(id)?;
-            let grow = |t: &Vec<u32>| end.div_ceil(block) - t.len();
-            let shared = |t: &Vec<u32>| {
-                !start.is_multiple_of(block) && self.refs[t[start / block] as usize] > 1
-            };
-            s.tables
-                .iter()
-                .map(|t| grow(t) + usize::from(shared(t)))
-                .sum()
-        };
         if tokens.is_empty() {
             return Ok(());
         }
-        if wanted > self.free.len() + self.behind(id, start)? {
-            return Err(RuntimeError::OutOfPages {
-                pages: self.refs.len(),
-            });
+        for (target, pool) in self.pools.iter().enumerate() {
+            let s = self.get(id)?;
+            let tables = self.groups.iter().zip(&s.tables);
+            let here = tables.filter(|((_, t), _)| *t == target);
+            let wanted: usize = here
+                .map(|(_, table)| {
+                    let partial = !start.is_multiple_of(block);
+                    let copied = partial && pool.shared(table[start / block]);
+                    end.div_ceil(block) - table.len() + usize::from(copied)
+                })
+                .sum();
+            if wanted > pool.free.len() + self.behind(id, start, target)? {
+                return Err(RuntimeError::OutOfPages {
+                    pages: pool.refs.len(),
+                });
+            }
         }
         self.renew_states(id, start, tokens.len(), keep)?;
         self.release_behind(id, start)?;
         let mut s = self.live.remove(&id).ok_or(RuntimeError::NoSequence(id))?;
-        for table in &mut s.tables {
+        for ((_, target), table) in self.groups.iter().zip(&mut s.tables) {
+            let pool = &mut self.pools[*target];
             if !start.is_multiple_of(block) {
                 let page = &mut table[start / block];
-                if self.refs[*page as usize] > 1 {
-                    let fresh = self.take();
+                if pool.shared(*page) {
+                    let fresh = pool.take();
                     copies.push(PageCopy {
+                        target: *target,
                         from: *page,
                         to: fresh,
                     });
-                    self.unref(*page);
+                    pool.unref(*page);
                     *page = fresh;
                 }
             }
             while table.len() < end.div_ceil(block) {
-                table.push(self.take());
+                table.push(pool.take());
             }
         }
         s.tokens.extend_from_slice(tokens);
@@ -307,36 +341,26 @@ impl Sequences {
         Ok(())
     }
 
-    /// A free page; `append` has counted that there are enough.
-    fn take(&mut self) -> u32 {
-        let page = self.free.pop().expect("counted before taking");
-        self.refs[page as usize] = 1;
-        page
-    }
-
-    /// Pages that [`Sequences::release_behind`] would give back.
-    fn behind(&self, id: SeqId, committed: usize) -> Result<usize, RuntimeError> {
+    /// Pages that [`Sequences::release_behind`] would give back on a target.
+    fn behind(&self, id: SeqId, committed: usize, target: usize) -> Result<usize, RuntimeError> {
         let s = self.get(id)?;
-        let gone = |(kind, table): (&CacheKind, &Vec<u32>)| {
+        let pool = &self.pools[target];
+        let gone = |((kind, _), table): (&(CacheKind, usize), &Vec<u32>)| {
             let blocks = first_visible(*kind, committed) / self.block;
             let pages = table.iter().take(blocks).filter(|p| **p != NO_BLOCK);
-            pages.filter(|p| self.refs[**p as usize] == 1).count()
+            pages.filter(|p| !pool.shared(**p)).count()
         };
-        Ok(self.kinds.iter().zip(&s.tables).map(gone).sum())
+        let tables = self.groups.iter().zip(&s.tables);
+        Ok(tables.filter(|((_, t), _)| *t == target).map(gone).sum())
     }
 
     fn release_behind(&mut self, id: SeqId, committed: usize) -> Result<(), RuntimeError> {
-        let (block, kinds) = (self.block, self.kinds.clone());
         let s = self.live.get_mut(&id).ok_or(RuntimeError::NoSequence(id))?;
-        let mut dropped = Vec::new();
-        for (kind, table) in kinds.iter().zip(&mut s.tables) {
-            let gone = first_visible(*kind, committed) / block;
+        for ((kind, target), table) in self.groups.iter().zip(&mut s.tables) {
+            let gone = first_visible(*kind, committed) / self.block;
             for page in table.iter_mut().take(gone) {
-                dropped.push(std::mem::replace(page, NO_BLOCK));
+                self.pools[*target].unref(std::mem::replace(page, NO_BLOCK));
             }
-        }
-        for page in dropped {
-            self.unref(page);
         }
         Ok(())
     }
@@ -365,17 +389,20 @@ mod tests {
             groups: kinds
                 .iter()
                 .map(|k| planner::CacheGroup {
+                    target: 0,
                     kind: *k,
                     slots: vec![],
                 })
                 .collect(),
             scheme: Scheme::F32,
             block: 4,
-            page_bytes: 1,
-            pages,
+            pools: vec![planner::PagePool {
+                page_bytes: 1,
+                pages,
+            }],
             views: HashMap::new(),
             states: planner::StatePlan {
-                slot_bytes: 4,
+                slot_bytes: vec![4],
                 slots: states,
                 views: HashMap::new(),
             },
@@ -404,6 +431,7 @@ mod tests {
         assert_eq!(
             copies,
             [PageCopy {
+                target: 0,
                 from: ta[1],
                 to: tb[1]
             }]

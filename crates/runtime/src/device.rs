@@ -2,6 +2,7 @@
 
 use crate::error::RuntimeError;
 use hal::{Device, DeviceInfo, DeviceKind, HalError};
+use planner::Program;
 use registry::{Backend, OpenOptions, Registry};
 use std::sync::Arc;
 
@@ -18,7 +19,60 @@ pub struct Candidate {
 pub struct Chosen {
     pub backend: &'static Backend,
     pub device: Arc<dyn Device>,
+    /// The device of the program's second target, if it has one.
+    pub second: Option<Arc<dyn Device>>,
     pub notes: Vec<String>,
+}
+
+impl Chosen {
+    /// The devices of the program's targets.
+    pub fn devices(&self) -> Vec<Arc<dyn Device>> {
+        let all = std::iter::once(&self.device).chain(&self.second);
+        all.cloned().collect()
+    }
+}
+
+/// The options for the second of two devices: `--device` names one of the first's.
+fn second_options(open: &OpenOptions) -> OpenOptions {
+    OpenOptions {
+        device: None,
+        ..open.clone()
+    }
+}
+
+/// The device that a backend would open, nothing opened.
+pub fn find(backend: &'static Backend, open: &OpenOptions) -> Result<DeviceInfo, RuntimeError> {
+    let devices = (backend.probe)(open)?;
+    let index = open.pick(backend.api, &devices)?;
+    let found = devices.into_iter().find(|d| d.index == index);
+    // `pick` gives the index of one of them.
+    found.ok_or_else(|| {
+        RuntimeError::Hal(HalError::NoDevice {
+            api: backend.api,
+            reason: format!("device {index} of {} is gone", backend.name),
+        })
+    })
+}
+
+/// As [`find`], for a second backend.
+pub(crate) fn find_second(
+    backend: &'static Backend,
+    open: &OpenOptions,
+) -> Result<DeviceInfo, RuntimeError> {
+    find(backend, &second_options(open))
+}
+
+/// The devices of a program's targets, of which the first is open.
+pub fn with_second(
+    first: Arc<dyn Device>,
+    program: &Program,
+    open: &OpenOptions,
+) -> Result<Vec<Arc<dyn Device>>, RuntimeError> {
+    let mut devices = vec![first];
+    if let Some((target, _)) = &program.second {
+        devices.push(target.backend.open_device(&second_options(open))?);
+    }
+    Ok(devices)
 }
 
 /// The devices that `auto` may use: a discrete GPU before an integrated one
@@ -88,6 +142,7 @@ pub fn choose(
         return Ok(Chosen {
             backend,
             device,
+            second: None,
             notes: Vec::new(),
         });
     }
@@ -100,6 +155,7 @@ pub fn choose(
                 return Ok(Chosen {
                     backend: c.backend,
                     device,
+                    second: None,
                     notes,
                 });
             }

@@ -24,15 +24,20 @@ pub enum RuntimeError {
     #[error(transparent)]
     Params(#[from] sampling::InvalidParam),
     #[error(
-        "the model needs {needed} on {device} ({detail}) and {available} is free: use a shorter \
-         --ctx, a smaller model or another device"
+        "the model needs {needed} on {device} ({detail}) and {available} is free: use {instead}a \
+         shorter --ctx, a smaller model or another device"
     )]
     Memory {
         device: String,
         needed: String,
         available: String,
         detail: String,
+        /// A way to divide the model that would fit, with a comma behind it, or
+        /// nothing.
+        instead: Box<str>,
     },
+    #[error("{0}")]
+    Placement(String),
     #[error(
         "the prompt has {tokens} tokens and the context holds {context}: shorten it or raise --ctx"
     )]

@@ -3,11 +3,12 @@
 use crate::device::{self, Chosen};
 use crate::error::RuntimeError;
 use crate::footprint::check_memory;
+use crate::placement::{Division, Placement};
 use crate::runner::Runner;
 use formats::ModelFiles;
 use graph::{Graph, ValueId, ValueKind};
 use hal::DeviceInfo;
-use planner::{ActMap, Limits, PlanOptions, Program};
+use planner::{ActMap, Limits, PlanOptions, Program, Second};
 use registry::{OpenOptions, Registry, Scheme, Tuned};
 use std::collections::HashMap;
 use std::path::Path;
@@ -39,6 +40,8 @@ pub struct LoadOptions {
     pub acts: Option<ActMap>,
     /// Replaces the built-in picks of the device.
     pub tuned: Option<Tuned>,
+    /// What lies on a second backend; nothing if `None`.
+    pub placement: Option<Placement>,
 }
 
 impl LoadOptions {
@@ -56,6 +59,7 @@ impl LoadOptions {
             kv: None,
             acts: None,
             tuned: None,
+            placement: None,
         }
     }
 }
@@ -130,7 +134,8 @@ impl Opened {
         }
     }
 
-    /// Plans without opening a device.
+    /// Plans for that device without opening it, and for a second one if the options
+    /// put something there.
     pub fn plan(
         &self,
         registry: &Registry,
@@ -143,9 +148,22 @@ impl Opened {
             Some(rows) => rows,
             None => registry.backend(backend)?.rows,
         };
-        let tuned = match &options.tuned {
-            Some(t) => t.clone(),
-            None => Tuned::for_device(&device.name)?,
+        let tuned = |device: &DeviceInfo| match &options.tuned {
+            Some(t) => Ok(t.clone()),
+            None => Tuned::for_device(&device.name),
+        };
+        let second = match (self.division(options)?, &options.placement) {
+            (Division::Both(split), Some(placement)) => {
+                let backend = registry.backend(&placement.second)?;
+                let device = device::find_second(backend, &options.open)?;
+                Some(Second {
+                    backend: placement.second.clone(),
+                    tuned: tuned(&device)?,
+                    device: Arc::new(device),
+                    split,
+                })
+            }
+            _ => None,
         };
         let plan_options = PlanOptions {
             backend: backend.into(),
@@ -161,8 +179,9 @@ impl Opened {
                 drafts: options.drafts,
                 ..Limits::default()
             },
-            tuned,
+            tuned: tuned(device)?,
             acts: options.acts.clone(),
+            second,
         };
         let device = Arc::new(device.clone());
         let program = planner::plan(
@@ -181,25 +200,35 @@ impl Opened {
         registry: &Registry,
         options: &LoadOptions,
     ) -> Result<(Chosen, Program), RuntimeError> {
-        let mut program = None;
-        let chosen = device::choose(
+        let (options, mut notes) = self.settle(options)?;
+        let options = &options;
+        let mut placed = None;
+        let mut chosen = device::choose(
             registry,
             &options.backend,
             &options.open,
             &mut |backend, device| {
                 let p = self.plan(registry, backend.name, device.info(), options)?;
-                check_memory(&p, &**device)?;
-                program = Some(p);
+                let devices = device::with_second(device.clone(), &p, &options.open)?;
+                let mut checked = check_memory(&p, &devices);
+                if let Err(RuntimeError::Memory { instead, .. }) = &mut checked {
+                    *instead = self.fitting(registry, backend, device, options).into();
+                }
+                checked?;
+                placed = Some((p, devices.into_iter().nth(1)));
                 Ok(())
             },
         )?;
+        notes.append(&mut chosen.notes);
+        chosen.notes = notes;
         // `choose` succeeds only after `fits` did.
-        let program = program.ok_or_else(|| {
+        let (program, second) = placed.ok_or_else(|| {
             RuntimeError::Hal(hal::HalError::NoDevice {
                 api: device::AUTO,
                 reason: "no device was planned for".into(),
             })
         })?;
+        chosen.second = second;
         Ok((chosen, program))
     }
 
@@ -211,8 +240,8 @@ impl Opened {
         progress: Progress<'_>,
     ) -> Result<Model, RuntimeError> {
         let (chosen, program) = self.place(registry, options)?;
-        let runner = Runner::load(
-            chosen.device,
+        let runner = Runner::load_on(
+            chosen.devices(),
             Arc::new(program),
             &self.files.tensors,
             progress,

@@ -1,15 +1,16 @@
-//! Steps on a device: prepare once, record once per bucket, replay.
+//! Steps on one device or two: prepare once, record once per bucket, replay.
 
 use crate::cache::{PageCopy, SeqId, Sequences};
 use crate::error::RuntimeError;
 use crate::footprint::{self, Kernels};
+use crate::part::Part;
+use crate::recorded::{Counts, Recorded};
 use crate::step::{SpanPlan, StepWriter};
 use crate::weights;
 use formats::TensorStore;
 use graph::{ElemType, ValueId, ValueKind};
-use hal::{Buffer, Device, Mailbox, Recording, RecordingStats, StepTime};
-use planner::{Place, Plan, PlanStep, Program};
-use registry::{Binds, Operand, OperandRole, RowsFrom, Scheme, TensorRef};
+use hal::{Device, RecordingStats};
+use planner::{Plan, Program};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -59,14 +60,6 @@ pub enum Forward<'a> {
     },
 }
 
-struct Recorded {
-    recording: Box<dyn Recording>,
-    step_in: Arc<dyn Mailbox>,
-    out: Arc<dyn Mailbox>,
-    /// Commands recorded before each step of the plan, and before what follows.
-    marks: Vec<usize>,
-}
-
 /// Where the time of one repeated step went, in seconds.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -78,23 +71,14 @@ pub struct Profile {
     pub around: f64,
 }
 
-struct PreparedPlan {
-    kernels: Kernels,
-    step: Buffer,
-}
-
 /// A loaded program and its sequences.
 pub struct Runner {
-    device: Arc<dyn Device>,
     program: Arc<Program>,
-    resident: HashMap<ValueId, TensorRef>,
-    arena: Buffer,
-    pool: Option<Buffer>,
-    states: Option<Buffer>,
-    sequences: Sequences,
+    /// As the program's targets.
+    parts: Vec<Part>,
     /// As the program's plans.
-    prepared: Vec<PreparedPlan>,
-    workspace: Option<Buffer>,
+    kernels: Vec<Kernels>,
+    sequences: Sequences,
     recorded: HashMap<(usize, Want), Recorded>,
     writer: StepWriter,
     /// Records every step anew instead of replaying: for checking that it makes
@@ -125,46 +109,52 @@ fn check_spans(spans: &[Span<'_>]) -> Result<(), RuntimeError> {
 }
 
 impl Runner {
-    /// Loads weights and allocates caches and activations.
+    /// Loads weights and allocates caches and activations, on one device.
     pub fn load(
         device: Arc<dyn Device>,
         program: Arc<Program>,
         tensors: &TensorStore,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, RuntimeError> {
-        let mut prepared = Vec::new();
-        for plan in &program.plans {
-            prepared.push(PreparedPlan {
-                kernels: footprint::prepare(plan, &*device)?,
-                step: device.alloc(plan.step.bytes(), "step")?,
-            });
+        Self::load_on(vec![device], program, tensors, progress)
+    }
+
+    /// As [`Runner::load`], on the device of each of the program's targets.
+    pub fn load_on(
+        devices: Vec<Arc<dyn Device>>,
+        program: Arc<Program>,
+        tensors: &TensorStore,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, RuntimeError> {
+        let targets = program.targets().len();
+        if devices.len() != targets {
+            return Err(RuntimeError::Placement(format!(
+                "the model is planned for {targets} devices and {} are open: open one for each \
+                 target of its program",
+                devices.len()
+            )));
         }
-        let workspace = match footprint::workspace(prepared.iter().map(|p| &p.kernels)) {
-            0 => None,
-            bytes => Some(device.alloc(bytes, "workspace")?),
-        };
-        let resident = weights::load(&program, &*device, tensors, progress)?;
-        let arena = program.plans.iter().map(|p| p.arena_bytes).max();
-        let arena = device.alloc(arena.unwrap_or(0).max(4), "activations")?;
-        let pool = match program.cache.pool_bytes() {
-            0 => None,
-            bytes => Some(device.alloc(bytes, "KV cache")?),
-        };
-        let states = match program.cache.states.pool_bytes() {
-            0 => None,
-            bytes => Some(device.alloc(bytes, "recurrent states")?),
-        };
+        let mut kernels = Vec::new();
+        for plan in &program.plans {
+            kernels.push(footprint::prepare(plan, &devices)?);
+        }
+        let mut workspaces = Vec::new();
+        for (target, device) in devices.iter().enumerate() {
+            let bytes = footprint::workspace(&program, &kernels, target);
+            workspaces.push(Part::workspace(&**device, bytes)?);
+        }
+        let resident = weights::load(&program, &devices, tensors, progress)?;
+        let mut parts = Vec::new();
+        let lying = devices.into_iter().zip(resident).zip(workspaces);
+        for (target, ((device, resident), workspace)) in lying.enumerate() {
+            parts.push(Part::new(&program, target, device, resident, workspace)?);
+        }
         let sequences = Sequences::new(&program.cache, &program.limits);
         Ok(Runner {
-            device,
             program,
-            resident,
-            arena,
-            pool,
-            states,
+            parts,
+            kernels,
             sequences,
-            prepared,
-            workspace,
             recorded: HashMap::new(),
             writer: StepWriter::default(),
             eager: false,
@@ -178,8 +168,14 @@ impl Runner {
         &self.program
     }
 
+    /// The first device; see [`Runner::devices`].
     pub fn device(&self) -> &Arc<dyn Device> {
-        &self.device
+        &self.parts[0].device
+    }
+
+    /// Of each of the program's targets.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<dyn Device>> {
+        self.parts.iter().map(|p| &p.device)
     }
 
     pub fn sequences(&self) -> &Sequences {
@@ -208,16 +204,17 @@ impl Runner {
         self.sequences.truncate(id, len)
     }
 
-    /// The recurrent state of a sequence, f32 in the order of the plan's views;
-    /// `None` for a model without, or before the first token.
+    /// The recurrent state of a sequence, f32 in the order of the plan's views, target
+    /// by target; `None` for a model without, or before the first token.
     pub fn recurrent_state(&self, id: SeqId) -> Result<Option<Vec<u8>>, RuntimeError> {
-        let (Some(pool), Some(kept)) = (&self.states, self.sequences.states(id)?.last()) else {
+        let Some(kept) = self.sequences.states(id)?.last() else {
             return Ok(None);
         };
-        let bytes = self.program.cache.states.slot_bytes;
-        let mut out = vec![0; bytes as usize];
-        self.device
-            .download(pool, u64::from(kept.slot) * bytes, &mut out)?;
+        let mut out = Vec::new();
+        let bytes = &self.program.cache.states.slot_bytes;
+        for (part, bytes) in self.parts.iter().zip(bytes) {
+            part.read_states(kept.slot, *bytes, &mut out)?;
+        }
         Ok(Some(out))
     }
 
@@ -335,35 +332,35 @@ impl Runner {
     }
 
     fn copy_pages(&self, copies: &[PageCopy]) -> Result<(), RuntimeError> {
-        let (Some(pool), false) = (&self.pool, copies.is_empty()) else {
-            return Ok(());
-        };
-        let page = self.program.cache.page_bytes;
-        let mut recorder = self.device.recorder("copy pages")?;
-        for c in copies {
-            let (from, to) = (u64::from(c.from) * page, u64::from(c.to) * page);
-            recorder.copy(pool, from, pool, to, page)?;
+        let pools = &self.program.cache.pools;
+        for (target, (part, pool)) in self.parts.iter().zip(pools).enumerate() {
+            let here: Vec<&PageCopy> = copies.iter().filter(|c| c.target == target).collect();
+            part.copy_pages(&here, pool.page_bytes)?;
         }
-        recorder.finish()?.run()?;
         Ok(())
     }
 
     fn run(&mut self, index: usize, spans: &[Span<'_>], want: Want) -> Result<(), RuntimeError> {
         if self.eager || !self.recorded.contains_key(&(index, want)) {
-            let recorded = self.record(index, want)?;
+            let (_, output) = self.output(want);
+            let plan = &self.program.plans[index];
+            let recorded =
+                Recorded::record(plan, index, output, &self.parts, &self.kernels[index])?;
             self.recorded.insert((index, want), recorded);
         }
-        self.write_step(index, spans, want)?;
-        self.recorded[&(index, want)].recording.run()?;
-        Ok(())
+        self.write_step(index, spans)?;
+        let counts = Counts {
+            rows: spans.iter().map(|s| s.tokens.len()).sum(),
+            outputs: spans.iter().map(|s| s.outputs).sum(),
+        };
+        match self.recorded.get_mut(&(index, want)) {
+            Some(recorded) => recorded.run(&self.bytes, counts),
+            None => Ok(()),
+        }
     }
 
-    fn write_step(
-        &mut self,
-        index: usize,
-        spans: &[Span<'_>],
-        want: Want,
-    ) -> Result<(), RuntimeError> {
+    /// The words of a step, as bytes.
+    fn write_step(&mut self, index: usize, spans: &[Span<'_>]) -> Result<(), RuntimeError> {
         let plans: Vec<SpanPlan> = spans
             .iter()
             .map(|s| SpanPlan {
@@ -377,119 +374,30 @@ impl Runner {
         self.bytes.clear();
         self.bytes
             .extend(words.iter().flat_map(|w| w.to_le_bytes()));
-        self.recorded[&(index, want)]
-            .step_in
-            .write(0, &self.bytes)?;
         Ok(())
-    }
-
-    fn record(&mut self, index: usize, want: Want) -> Result<Recorded, RuntimeError> {
-        let plan = &self.program.plans[index];
-        let prepared = &self.prepared[index];
-        let step_bytes = plan.step.bytes();
-        let step_in = self.device.mailbox(step_bytes as usize)?;
-        let mut recorder = self.device.recorder("step")?;
-        recorder.copy_in(&step_in, &prepared.step, 0, step_bytes)?;
-        let mut marks = Vec::with_capacity(plan.steps.len() + 1);
-        for (s, kernel) in plan.steps.iter().zip(&prepared.kernels) {
-            marks.push(recorder.commands());
-            kernel.record(
-                &mut *recorder,
-                &self.binds(plan, s, kernel.workspace(), prepared),
-            )?;
-        }
-        marks.push(recorder.commands());
-        let (_, output) = self.output(want);
-        let (_, place) = plan.outputs[output];
-        let Place::Arena { offset, bytes } = place else {
-            return Err(RuntimeError::Weight {
-                tensor: "output".into(),
-                reason: "is not computed by the graph".into(),
-            });
-        };
-        let out = self.device.mailbox(bytes as usize)?;
-        recorder.copy_out(&self.arena, offset, bytes, &out, 0)?;
-        Ok(Recorded {
-            recording: recorder.finish()?,
-            step_in,
-            out,
-            marks,
-        })
-    }
-
-    fn binds(&self, plan: &Plan, s: &PlanStep, scratch: u64, prepared: &PreparedPlan) -> Binds {
-        let place = |place: &Place, operand: &Operand| match place {
-            Place::Arena { offset, bytes } => {
-                TensorRef::contiguous(&self.arena, *offset, operand, *bytes)
-            }
-            Place::Resident(v) => self.resident[v].clone(),
-            Place::Pool => {
-                let pool = self.pool.as_ref().unwrap_or(&self.arena);
-                TensorRef::contiguous(pool, 0, operand, pool.len())
-            }
-            Place::States => {
-                let states = self.states.as_ref().unwrap_or(&self.arena);
-                TensorRef::contiguous(states, 0, operand, states.len())
-            }
-        };
-        let words = |buffer: &Buffer, bytes: u64| {
-            let operand = Operand {
-                role: OperandRole::Vector,
-                rows: RowsFrom::Fixed,
-                shape: vec![(bytes / 4) as usize],
-                scheme: Scheme::U32,
-                layout: registry::ROW_MAJOR,
-                cache: None,
-                state: None,
-            };
-            TensorRef::contiguous(buffer, 0, &operand, bytes)
-        };
-        Binds {
-            inputs: s
-                .inputs
-                .iter()
-                .zip(&s.problem.inputs)
-                .map(|(p, o)| place(p, o))
-                .collect(),
-            outputs: s
-                .outputs
-                .iter()
-                .zip(&s.problem.outputs)
-                .map(|(p, o)| place(p, o))
-                .collect(),
-            workspace: self
-                .workspace
-                .as_ref()
-                .filter(|_| scratch > 0)
-                .map(|b| words(b, scratch)),
-            step: words(&prepared.step, plan.step.bytes()),
-        }
     }
 
     /// Commands and barriers of the recorded step for `rows` rows, if it was
     /// recorded.
     pub fn stats(&self, rows: usize, want: Want) -> Option<RecordingStats> {
         let index = self.program.index_for(rows)?;
-        Some(self.recorded.get(&(index, want))?.recording.stats())
+        Some(self.recorded.get(&(index, want))?.stats())
     }
 
     /// Repeats the last step of that bucket with a clock on every command; `None`
     /// if there was none. The cache is written with the same values again.
     pub fn profile(&mut self, rows: usize, want: Want) -> Result<Option<Profile>, RuntimeError> {
-        let index = self.program.index_for(rows);
-        let Some((plan, recorded)) = index.and_then(|i| Some((i, self.recorded.get(&(i, want))?)))
-        else {
+        let Some(plan) = self.program.index_for(rows) else {
             return Ok(None);
         };
-        let times = recorded.recording.run_timed()?;
-        let sum = |times: &[StepTime]| times.iter().map(|t| t.seconds).sum::<f64>();
-        let steps: Vec<f64> = (recorded.marks.windows(2))
-            .map(|m| sum(&times[m[0]..m[1]]))
-            .collect();
+        let Some(recorded) = self.recorded.get_mut(&(plan, want)) else {
+            return Ok(None);
+        };
+        let (steps, around) = recorded.run_timed()?;
         Ok(Some(Profile {
             plan,
-            around: sum(&times) - steps.iter().sum::<f64>(),
             steps,
+            around,
         }))
     }
 }

@@ -23,25 +23,32 @@ impl AsRef<[u8]> for Mapped {
     }
 }
 
-/// Loads every weight and constant of a program. `progress` hears of bytes done
-/// and bytes in all.
+/// The weights and constants that lie on a device.
+pub type Resident = HashMap<ValueId, TensorRef>;
+
+/// Loads every weight and constant of a program, target by target. `progress` hears
+/// of bytes done and bytes in all.
 pub fn load(
     program: &Program,
-    device: &dyn Device,
+    devices: &[Arc<dyn Device>],
     tensors: &TensorStore,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<HashMap<ValueId, TensorRef>, RuntimeError> {
+) -> Result<Vec<Resident>, RuntimeError> {
     let total: u64 = program.weights.iter().map(|w| w.bytes).sum();
     let mut done = 0;
-    let mut resident = HashMap::new();
-    load_vectors(program, device, tensors, &mut resident)?;
-    for w in program.weights.iter().filter(|w| w.matrix) {
-        progress(done, total);
-        resident.insert(w.value, load_matrix(w, device, tensors)?);
-        done += w.bytes;
+    let mut all = Vec::new();
+    for (target, device) in devices.iter().enumerate() {
+        let mut resident = load_vectors(program, target, &**device, tensors)?;
+        let matrices = program.weights.iter().filter(|w| w.matrix);
+        for w in matrices.filter(|w| w.target == target) {
+            progress(done, total);
+            resident.insert(w.value, load_matrix(w, &**device, tensors)?);
+            done += w.bytes;
+        }
+        all.push(resident);
     }
     progress(total, total);
-    Ok(resident)
+    Ok(all)
 }
 
 fn missing(name: &str) -> RuntimeError {
@@ -51,14 +58,17 @@ fn missing(name: &str) -> RuntimeError {
     }
 }
 
-/// All vectors and constants lie in one buffer: there are many and they are small.
+/// All vectors and constants of a device lie in one buffer: there are many and they
+/// are small.
 fn load_vectors(
     program: &Program,
+    target: usize,
     device: &dyn Device,
     tensors: &TensorStore,
-    resident: &mut HashMap<ValueId, TensorRef>,
-) -> Result<(), RuntimeError> {
-    let small: Vec<&WeightPlan> = program.weights.iter().filter(|w| !w.matrix).collect();
+) -> Result<Resident, RuntimeError> {
+    let small = program.weights.iter().filter(|w| !w.matrix);
+    let small: Vec<&WeightPlan> = small.filter(|w| w.target == target).collect();
+    let mut resident = Resident::new();
     let bytes: u64 = small.iter().map(|w| w.bytes.next_multiple_of(256)).sum();
     let mut host = vec![0u8; bytes as usize];
     let buffer = device.alloc(bytes.max(4), "vectors")?;
@@ -91,7 +101,7 @@ fn load_vectors(
         at += w.bytes.next_multiple_of(256);
     }
     device.upload(&buffer, 0, &host)?;
-    Ok(())
+    Ok(resident)
 }
 
 fn operand(w: &WeightPlan, role: OperandRole) -> Operand {

@@ -50,7 +50,17 @@ pub fn first_layers(gated: &Gated<'_>, layers: usize, c: &mut Correctness) -> Re
     let probe = Script::whole(&[ids[..PROBE.min(ids.len())].to_vec()]);
     let script = Script::chunked(&[ids], CHUNKS);
     let all = [&script, &probe].into_iter();
-    let mut candidate = load_candidate(&opened, registry, gated.options, all)?;
+    // A divided model is divided here as well, with at most half of the layers on the
+    // first device.
+    let mut options = gated.options.clone();
+    let on_first = options
+        .placement
+        .as_mut()
+        .and_then(|p| p.gpu_layers.as_mut());
+    if let Some(n) = on_first.filter(|n| **n <= gated.opened.model.layers) {
+        *n = (*n).min((layers / 2).max(1));
+    }
+    let mut candidate = load_candidate(&opened, registry, &options, all)?;
     let program = candidate.program().clone();
     let mut oracle = load_oracle(&opened, registry, &program, program.acts())?;
     let start = Instant::now();

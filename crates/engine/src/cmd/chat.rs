@@ -74,7 +74,7 @@ pub fn chat(context: &Context, args: &ChatArgs) -> anyhow::Result<Exit> {
     }
     let seq = session.runner.create()?;
     let program = session.runner.program().clone();
-    let device = session.runner.device().clone();
+    let devices: Vec<_> = session.runner.devices().cloned().collect();
     let mut generator = Generator::new(&mut session.runner, session.tokenizer.clone());
     loop {
         interrupt.at_prompt();
@@ -135,7 +135,7 @@ pub fn chat(context: &Context, args: &ChatArgs) -> anyhow::Result<Exit> {
         term.detail(format_args!(
             "{cached} of {} prompt tokens were in the cache | {}",
             prompt.len(),
-            closing_line(&program, &done, &timings, &MemoryUse::of(&*device))
+            closing_line(&program, &done, &timings, &MemoryUse::of(devices.iter()))
         ));
         talk.heard(said, done.text);
         // Another turn draws other numbers.

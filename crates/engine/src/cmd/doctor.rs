@@ -1,5 +1,6 @@
 //! `engine doctor`: what this machine has, and what to do about what is missing.
 
+use crate::args::SECOND;
 use crate::cmd::Context;
 use crate::output::{self, Exit};
 use clap::Args;
@@ -24,6 +25,7 @@ struct Report {
     device_files: Vec<DeviceFile>,
     backends: Vec<BackendReport>,
     auto: Auto,
+    divide: Divide,
 }
 
 #[derive(Serialize)]
@@ -85,6 +87,14 @@ struct Auto {
     notes: Vec<String>,
 }
 
+/// What `--gpu-layers` and `--cpu-experts` would leave parts of a model to.
+#[derive(Serialize)]
+struct Divide {
+    backend: &'static str,
+    device: Option<String>,
+    problem: Option<String>,
+}
+
 pub fn doctor(context: &Context, args: &DoctorArgs) -> anyhow::Result<Exit> {
     let registry = Registry::collect()?;
     let options = context.global.open_options();
@@ -101,6 +111,7 @@ pub fn doctor(context: &Context, args: &DoctorArgs) -> anyhow::Result<Exit> {
             .map(|b| backend(b, &registry, &options))
             .collect(),
         auto: auto(&registry, &options),
+        divide: divide(&registry, &options),
     };
     if args.json {
         output::print_json(&report)?;
@@ -206,6 +217,26 @@ fn auto(registry: &Registry, options: &OpenOptions) -> Auto {
             why: "no backend that `auto` may choose has a device".into(),
             notes,
         },
+    }
+}
+
+fn divide(registry: &Registry, options: &OpenOptions) -> Divide {
+    let open = OpenOptions {
+        device: None,
+        ..options.clone()
+    };
+    let found = (registry
+        .backend(SECOND)
+        .map_err(runtime::RuntimeError::from))
+    .and_then(|backend| runtime::device::find(backend, &open));
+    let (device, problem) = match found {
+        Ok(info) => (Some(info.name), None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    Divide {
+        backend: SECOND,
+        device,
+        problem,
     }
 }
 
@@ -315,5 +346,13 @@ fn text(r: &Report) -> Result<String, std::fmt::Error> {
     for note in &r.auto.notes {
         writeln!(s, "  {note}")?;
     }
+    let d = &r.divide;
+    let on = d.device.as_ref().or(d.problem.as_ref());
+    writeln!(
+        s,
+        "what --gpu-layers and --cpu-experts keep off a GPU runs on {}: {}",
+        d.backend,
+        on.map_or("", String::as_str)
+    )?;
     Ok(s)
 }

@@ -82,6 +82,8 @@ pub fn eval(context: &Context, args: &EvalArgs) -> anyhow::Result<Exit> {
             rows: Some(how.chunk.saturating_mul(how.batch)),
             sequences: how.batch,
             all_logits: true,
+            // A backend of its own holds the whole reference.
+            placement: global.placement.clone().filter(|_| backend.is_none()),
             ..global
         }
     };

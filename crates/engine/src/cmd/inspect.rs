@@ -199,11 +199,13 @@ fn memory(opened: &Opened, registry: &Registry, options: &LoadOptions) -> Memory
     contexts.extend(options.context);
     contexts.sort_unstable();
     contexts.dedup();
-    let filled = plan::find_device(registry, options).and_then(|(backend, device)| {
+    let settled = opened.settle(options).map_err(anyhow::Error::from);
+    let filled = settled.and_then(|(options, _)| {
+        let (backend, device) = plan::find_device(registry, &options)?;
         report.backend = Some(backend.name);
         report.device = Some(device.name.clone());
         for context in contexts {
-            let memory = plan::memory_at(opened, registry, backend, &device, options, context)?;
+            let memory = plan::memory_at(opened, registry, backend, &device, &options, context)?;
             report.at.push(MemoryAt {
                 context,
                 memory,

@@ -30,7 +30,12 @@ pub fn plan(context: &Context, args: &PlanArgs) -> anyhow::Result<Exit> {
     let registry = Registry::collect()?;
     let options = session::load_options(&context.global);
     session::registry_knows(&registry, &options.backend)?;
+    session::check_placement(&registry, &options)?;
     let opened = session::open(&context.term, &args.model, &options)?;
+    let (options, notes) = opened.settle(&options)?;
+    for line in notes {
+        context.term.note(format_args!("note: {line}"));
+    }
     let (backend, device) = find_device(&registry, &options)?;
     let program = opened.plan(&registry, backend.name, &device, &options)?;
     let reports = reports(&program, args.rows)?;
@@ -40,6 +45,9 @@ pub fn plan(context: &Context, args: &PlanArgs) -> anyhow::Result<Exit> {
     }
     let blocks: Vec<String> = reports.iter().map(PlanReport::to_string).collect();
     output::print(&blocks.join("\n"))?;
+    for line in session::placement(&program) {
+        context.term.note(line);
+    }
     let memory = program.memory();
     context.term.note(format_args!(
         "memory: weights {}, KV cache {} for {} tokens, activations {}",
@@ -77,13 +85,8 @@ pub fn find_device(
         };
     }
     let backend = registry.backend(&options.backend)?;
-    let devices = (backend.probe)(&options.open)?;
-    let index = options.open.pick(backend.api, &devices)?;
-    let device = devices.into_iter().find(|d| d.index == index);
-    // `pick` gives the index of one of them.
-    device
-        .map(|d| (backend, d))
-        .ok_or_else(|| anyhow::anyhow!("{}: device {index} is gone", backend.name))
+    let device = runtime::device::find(backend, &options.open)?;
+    Ok((backend, device))
 }
 
 /// Memory that a model would need there at a context length.

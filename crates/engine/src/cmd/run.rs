@@ -145,7 +145,7 @@ fn complete(
     let done = answer(&mut generator, seq, prompt, options, interrupt, &mut stream)?;
     drop(generator);
     let timings = Timings::of(&done, session.load_seconds, context.start);
-    let memory = MemoryUse::of(&**session.runner.device());
+    let memory = MemoryUse::of(session.runner.devices());
     let program = session.runner.program();
     if args.json {
         output::print_json_line(&json!({
@@ -159,6 +159,7 @@ fn complete(
             "timings": timings,
             "backend": program.backend.name,
             "device": program.device.name,
+            "placement": session::placement(program),
             "memory": memory,
         }))?;
     } else if has_text {

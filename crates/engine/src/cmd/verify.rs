@@ -42,6 +42,7 @@ pub fn verify(context: &Context, args: &VerifyArgs) -> anyhow::Result<Exit> {
     let registry = Registry::collect()?;
     let options = session::load_options(&context.global);
     session::registry_knows(&registry, &options.backend)?;
+    session::check_placement(&registry, &options)?;
     let ring3 = args.ring != Some(2) && args.only.is_none();
     if ring3 && options.backend == ORACLE {
         return Err(Usage(format!(

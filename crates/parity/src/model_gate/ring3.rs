@@ -137,8 +137,9 @@ pub fn load_on<'s>(
     fit(&mut options, scripts);
     let program = opened.plan(registry, &options.backend, device.info(), &options)?;
     let tensors = &opened.files.tensors;
-    Ok(Runner::load(
-        device,
+    let devices = runtime::device::with_second(device, &program, &options.open)?;
+    Ok(Runner::load_on(
+        devices,
         Arc::new(program),
         tensors,
         &mut |_, _| {},

@@ -98,8 +98,8 @@ pub fn verify(
     }
     let program = std::sync::Arc::new(program);
     let (acts, device) = (program.acts(), chosen.device.info().name.clone());
-    let mut candidate = Runner::load(
-        chosen.device,
+    let mut candidate = Runner::load_on(
+        chosen.devices(),
         program.clone(),
         &opened.files.tensors,
         &mut |_, _| {},
