@@ -44,14 +44,22 @@ struct Convolved {
         }
         return sum;
     }
+    __device__ __forceinline__ void ahead(u32 d, u32 c) const {
+        prefetch(p.w[0] + d * p.kernel[0]);
+        prefetch(p.w[1] + d * p.kernel[1]);
+        prefetch(p.w[2] + c * p.kernel[2]);
+#pragma unroll
+        for (u32 m = 0; m < 3; ++m) {
+            const float* past = p.past[m] + (u64)from * p.slot_stride[m] + (m == 2 ? c : d);
+            for (u32 j = 0; from < p.slots[m] && j + 1 < p.kernel[m]; ++j) prefetch(past + j * p.channels[m]);
+        }
+    }
     __device__ __forceinline__ float query(u32 t, u32 i, u32 d) const { return convolve(0, t, i, d, writes); }
     __device__ __forceinline__ float key(u32 t, u32 i, u32 d) const { return convolve(1, t, i, d, writes); }
     __device__ __forceinline__ float value(u32 t, u32 i, u32 c) const { return convolve(2, t, i, c, true); }
 };
 
 KERNEL __launch_bounds__(256) conv_delta(const __grid_constant__ Args p) {
-    start_next();
-    wait_for_previous();
     const u32 h = blockIdx.y;
     const bool first = p.d.tiled ? h < p.d.key_heads : h % (p.d.heads / p.d.key_heads) == 0;
     recurrent(p.d, Convolved{p, p.d.state_in[blockIdx.z], first && blockIdx.x == 0});

@@ -25,9 +25,11 @@ enum { WARPS = 8, MOST_DK = 256, OWN = MOST_DK / WARPS };
 
 DEVICE float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
-// Values of q and k in column d, of v in column c of a row, each asked for once.
+// Values of q and k in column d, of v in column c of a row, each asked for once; `ahead`
+// before the kernel ahead has ended.
 struct Stored {
     const Delta& p;
+    __device__ __forceinline__ void ahead(u32, u32) const {}
     __device__ __forceinline__ float query(u32 t, u32, u32 d) const { return p.q[(u64)t * p.q_stride + d]; }
     __device__ __forceinline__ float key(u32 t, u32, u32 d) const { return p.k[(u64)t * p.k_stride + d]; }
     __device__ __forceinline__ float value(u32 t, u32, u32 c) const { return p.v[(u64)t * p.v_stride + c]; }
@@ -38,12 +40,15 @@ DEVICE void recurrent(const Delta& p, const Source& source) {
     __shared__ float query[MOST_DK], key[MOST_DK], value[32];
     __shared__ float parts[WARPS][33];
     const u32 span = blockIdx.z, h = blockIdx.y;
+    start_next();
     if (span >= *p.spans) return;
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const u32 col = blockIdx.x * 32 + lane;
     const bool real = col < p.dv;
     const u32 from = (p.tiled ? h % p.key_heads : h / (p.heads / p.key_heads)) * p.dk;
-    const float rate = p.log_decay ? -expf(p.decay[h]) : p.decay[h];
+    const float rate = p.log_decay ? -expf(p.decay[h]) : p.decay[h], dt_bias = p.dt_bias[h];
+    source.ahead(from + min(threadIdx.x, p.dk - 1), h * p.dv + min(col, p.dv - 1));
+    // Nothing in this step has written the state.
     const u32 slot_in = p.state_in[span];
     const u64 own = (u64)h * p.dk * p.dv + col;
     float s[OWN];
@@ -53,9 +58,10 @@ DEVICE void recurrent(const Delta& p, const Source& source) {
         bool there = real && d < p.dk && slot_in < p.slots;
         s[i] = there ? p.state[(u64)slot_in * p.slot_stride + own + (u64)d * p.dv] : 0.0f;
     }
+    wait_for_previous();
     const u32 first = p.span_start[span], end = p.span_start[span + 1];
     for (u32 t = first; t < end; ++t) {
-        const float keep = expf(rate * softplus(p.a[(u64)t * p.a_stride + h] + p.dt_bias[h]));
+        const float keep = expf(rate * softplus(p.a[(u64)t * p.a_stride + h] + dt_bias));
         const float beta = sigmoid(p.b[(u64)t * p.b_stride + h]);
         const u32 d0 = threadIdx.x;
         float q = d0 < p.dk ? source.query(t, t - first, from + d0) : 0.0f;

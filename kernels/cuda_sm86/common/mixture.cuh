@@ -92,7 +92,7 @@ __device__ u32 arrived;
 DEVICE void norm_last(const Sum& p) {
     __shared__ u32 last;
     // Numbers that a thread keeps between the passes.
-    const u32 KEPT = 16;
+    const u32 KEPT = 8;
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -102,11 +102,12 @@ DEVICE void norm_last(const Sum& p) {
     __syncthreads();
     if (!last) return;
     __threadfence();
-    float own[KEPT], squares = 0.0f;
+    float own[KEPT], w[KEPT], squares = 0.0f;
 #pragma unroll
     for (u32 j = 0; j < KEPT; ++j) {
         const u32 i = threadIdx.x + j * blockDim.x;
         own[j] = i < p.n ? __ldcg(p.y + i) : 0.0f;
+        w[j] = i < p.n ? p.norm[i] : 0.0f;
     }
 #pragma unroll
     for (u32 j = 0; j < KEPT; ++j) squares = fmaf(own[j], own[j], squares);
@@ -118,7 +119,7 @@ DEVICE void norm_last(const Sum& p) {
 #pragma unroll
     for (u32 j = 0; j < KEPT; ++j) {
         const u32 i = threadIdx.x + j * blockDim.x;
-        if (i < p.n) p.normed[i] = own[j] * scale * (p.norm[i] + p.offset);
+        if (i < p.n) p.normed[i] = own[j] * scale * (w[j] + p.offset);
     }
     for (u32 i = threadIdx.x + KEPT * blockDim.x; i < p.n; i += blockDim.x) {
         p.normed[i] = __ldcg(p.y + i) * scale * (p.norm[i] + p.offset);

@@ -2,19 +2,10 @@
 #pragma once
 #include "reduce.cuh"
 
-// A number that grows with the key, a NaN lowest, and the lower the expert.
-DEVICE u64 rank_of(float key, u32 expert) {
+// A number that grows with the key, above zero, a NaN lowest.
+DEVICE u32 order_of(float key) {
     const u32 bits = __float_as_uint(key);
-    const u32 ordered = key != key ? 0 : bits >> 31 ? ~bits : bits | 0x80000000u;
-    return (u64)ordered << 32 | (0xffffffffu - expert);
-}
-DEVICE u64 warp_top(u64 x) {
-#pragma unroll
-    for (int d = 16; d; d >>= 1) {
-        const u64 other = __shfl_xor_sync(0xffffffffu, x, d);
-        x = other > x ? other : x;
-    }
-    return x;
+    return key != key ? 1 : bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
 enum { ROUTED = 8 };
@@ -25,7 +16,8 @@ template <class A>
 DEVICE void route_few(const A& p, const float* logits, float* weights, u32* experts) {
     const u32 lane = threadIdx.x & 31;
     float score[ROUTED];
-    u64 rank[ROUTED];
+    // Zero for those that are taken.
+    u32 rank[ROUTED];
     float top = __uint_as_float(0xff800000u);
 #pragma unroll
     for (u32 i = 0; i < ROUTED; ++i) {
@@ -51,16 +43,21 @@ DEVICE void route_few(const A& p, const float* logits, float* weights, u32* expe
 #pragma unroll
     for (u32 i = 0; i < ROUTED; ++i) {
         const u32 e = lane + 32 * i;
-        rank[i] = e < p.n ? rank_of(score[i] + (p.bias ? p.bias[e] : 0.0f), e) + 1 : 0;
+        rank[i] = e < p.n ? order_of(score[i] + (p.bias ? p.bias[e] : 0.0f)) : 0;
     }
     float sum = 0.0f, own = 0.0f;
     for (u32 j = 0; j < p.top_k; ++j) {
-        u64 best = 0;
+        u32 best = 0, at = 0;
 #pragma unroll
-        for (u32 i = 0; i < ROUTED; ++i) best = rank[i] > best ? rank[i] : best;
-        best = warp_top(best);
-        // The rank is that of the expert, plus one; without any left, expert 0.
-        const u32 e = best ? 0xffffffffu - (u32)(best - 1) : 0;
+        for (u32 i = 0; i < ROUTED; ++i) {
+            if (rank[i] > best) {
+                best = rank[i];
+                at = lane + 32 * i;
+            }
+        }
+        const u32 top = __reduce_max_sync(0xffffffffu, best);
+        // The lowest expert of equals; without any left, expert 0.
+        const u32 e = top ? __reduce_min_sync(0xffffffffu, best == top ? at : 0xffffffffu) : 0;
         float mine = 0.0f;
 #pragma unroll
         for (u32 i = 0; i < ROUTED; ++i) {

@@ -9,7 +9,5 @@
 #include "../common/delta.cuh"
 
 KERNEL __launch_bounds__(256) gated_delta(const __grid_constant__ Delta p) {
-    start_next();
-    wait_for_previous();
     recurrent(p, Stored{p});
 }

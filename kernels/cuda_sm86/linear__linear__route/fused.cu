@@ -27,7 +27,7 @@ struct Route {
     float scale;
 };
 
-enum { WARPS = 4, HELD = 8 };
+enum { WARPS = 4, HELD = 16 };
 
 // Blocks that are done; the last one sets it back.
 __device__ u32 arrived;
