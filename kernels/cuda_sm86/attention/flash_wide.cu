@@ -1,13 +1,15 @@
-// op: attention, many rows, heads of 256, f16 caches; as `flash.cu`, where registers
-// would not do. Launch: 4 warps for each head (x) of 64 rows (y), the last rows first. q
+// op: attention, many rows, heads of 256 (and of 128), f16 caches; as `flash.cu`, where
+// registers would not do. Launch: 4 warps for each head (x) of 64 rows (y), the last rows first. q
 // lies in shared memory, both of its f16 planes; keys and values come in tiles of 32
 // tokens, the next keys while values are multiplied and the next values while keys are.
 // Tolerance 1e-4.
 #include "flash.cuh"
 
-enum { WARPS = 4, ROWS = 16 * WARPS, TILE = 32, D = 256, PLANE = ROWS * D * 2, BYTES = TILE * D * 2 };
+enum { WARPS = 4, ROWS = 16 * WARPS, TILE = 32 };
 
-KERNEL __launch_bounds__(128) flash_256(const __grid_constant__ Args p) {
+template <int D>
+DEVICE void flash_wide(const Args& p) {
+    const u32 PLANE = ROWS * D * 2, BYTES = TILE * D * 2;
     extern __shared__ __align__(16) u8 shared_bytes[];
     start_next();
     wait_for_previous();
@@ -95,3 +97,6 @@ KERNEL __launch_bounds__(128) flash_256(const __grid_constant__ Args p) {
     }
     store_rows<D>(p, o, sum, own, r1, head);
 }
+
+KERNEL __launch_bounds__(128) flash_128(const __grid_constant__ Args p) { flash_wide<128>(p); }
+KERNEL __launch_bounds__(128) flash_256(const __grid_constant__ Args p) { flash_wide<256>(p); }

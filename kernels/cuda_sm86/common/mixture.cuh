@@ -19,6 +19,8 @@ struct Gates {
     const u32* chosen;
     float* y;
     float* y_shared;
+    // Of gate, up and the shared ones, or null.
+    const float* bias[4];
     const u32* count;
     u32 k, chunks, aligned, n, n_shared, stack, parts;
 };
@@ -64,6 +66,10 @@ DEVICE void mixture_gated(const Gates& p) {
         gate += parts[i][threadIdx.x];
         up += parts[sharing + i][threadIdx.x];
     }
+    const float* gate_bias = p.bias[shared ? 2 : 0];
+    const float* up_bias = p.bias[shared ? 3 : 1];
+    if (gate_bias) gate += gate_bias[n];
+    if (up_bias) up += up_bias[n];
     (shared ? p.y_shared : p.y + (u64)part * p.n)[n - begin] = silu(gate) * up;
 }
 
@@ -80,6 +86,8 @@ struct Sum {
     // Weights of the norm, or null, and what it makes.
     const float* norm;
     float* normed;
+    const float* bias;
+    const float* shared_bias;
     const u32* count;
     u32 k, k_shared, chunks, chunks_shared, aligned, n, stack, parts, one_gate;
     float eps, offset;
@@ -172,8 +180,12 @@ DEVICE void mixture_sum(const Sum& p) {
     __syncthreads();
     if (threadIdx.x < 16 && col < p.n) {
         float sum = 0.0f;
-        for (u32 j = 0; j < p.parts; ++j) sum = fmaf(factors[j], parts[j][threadIdx.x], sum);
-        sum += sigmoid(gate) * parts[p.parts][threadIdx.x];
+        for (u32 j = 0; j < p.parts; ++j) {
+            float y = parts[j][threadIdx.x];
+            if (p.bias) y += p.bias[min(p.chosen[j], p.stack - 1) * p.n + col];
+            sum = fmaf(factors[j], y, sum);
+        }
+        sum += sigmoid(gate) * (parts[p.parts][threadIdx.x] + (p.shared_bias ? p.shared_bias[col] : 0.0f));
         p.y[col] = before + sum;
     }
     if (p.norm) norm_last(p);

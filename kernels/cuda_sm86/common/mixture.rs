@@ -81,23 +81,11 @@ fn columns(problem: &Problem, op: usize) -> usize {
     w.and_then(|(_, w)| w.shape.last().copied()).unwrap_or(0)
 }
 
-/// One row, whose products have no biases.
 fn fits(problem: &Problem) -> Fits {
-    let rows = problem.outputs[0].shape[0];
-    if rows != 1 {
-        return Err(format!("for one row, not {rows}"));
+    match problem.outputs[0].shape[0] {
+        1 => Ok(()),
+        rows => Err(format!("for one row, not {rows}")),
     }
-    for (i, op) in problem.ops.iter().enumerate() {
-        let bias = match op.op {
-            Op::ExpertLinear { .. } => problem.input(i, 3),
-            Op::Linear { .. } => problem.input(i, 2),
-            _ => None,
-        };
-        if bias.is_some() {
-            return Err("it has no biases".into());
-        }
-    }
-    Ok(())
 }
 
 fn fits_gates(problem: &Problem) -> Fits {
@@ -173,6 +161,9 @@ fn gates(step: &mut Step<'_>) -> Result<()> {
     for y in &step.binds.outputs {
         args.tensor(step, y)?;
     }
+    for (op, slot) in [(0, 3), (1, 3), (3, 2), (4, 2)] {
+        args.optional(step, step.optional(op, slot))?;
+    }
     args.count(step, step.rows_from())?;
     args.u32s(step, &[k, chunks(k), usize::from(aligned), n, n_shared])?;
     args.u32s(step, &[stack, parts])?;
@@ -203,6 +194,8 @@ fn sum(step: &mut Step<'_>) -> Result<()> {
     }
     args.optional(step, step.optional(NORM, 1))?;
     args.optional(step, step.binds.outputs.get(1))?;
+    args.optional(step, step.optional(0, 3))?;
+    args.optional(step, step.optional(2, 2))?;
     args.count(step, step.rows_from())?;
     args.u32s(step, &[k, k_shared, chunks(k), chunks(k_shared)])?;
     let one_gate = gate.shape.iter().skip(1).product::<usize>() != n;
