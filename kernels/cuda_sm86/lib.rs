@@ -16,11 +16,14 @@ pub mod common {
     pub mod args;
     pub mod attend;
     pub mod cache;
+    pub mod delta;
     pub mod gemm;
     pub mod gemv;
+    pub mod grouped;
     pub mod launch;
     pub mod layout;
     pub mod linears;
+    pub mod mixture;
     pub mod mma_gemm;
     pub mod mma_gemv;
     pub mod patterns;
@@ -45,12 +48,17 @@ mod argmax {
 }
 mod attention {
     mod flash;
+    mod flash_wide;
     mod paged;
     mod split_kv;
     mod split_mma;
 }
 mod causal_conv {
     mod plain;
+    mod window;
+}
+mod causal_conv__causal_conv__causal_conv__gated_delta {
+    mod recurrent;
 }
 mod embed {
     mod mma16;
@@ -58,10 +66,21 @@ mod embed {
 }
 mod expert_linear {
     mod gemv;
+    mod grouped;
     mod mma_gemv;
 }
 mod expert_linear__expert_linear__silu_mul {
+    mod grouped;
     mod mma_gemv;
+}
+mod expert_linear__expert_linear__silu_mul__linear__linear__silu_mul {
+    mod mixture;
+}
+mod expert_linear__expert_sum__linear__sigmoid_mul__add__add {
+    mod mixture;
+}
+mod expert_linear__expert_sum__linear__sigmoid_mul__add__add__rms_norm {
+    mod mixture;
 }
 mod expert_sum {
     mod plain;
@@ -73,6 +92,7 @@ mod expert_sum__sigmoid_mul__add__add__rms_norm {
     mod fused;
 }
 mod gated_delta {
+    mod chunked;
     mod recurrent;
 }
 mod gather_rows {
@@ -98,6 +118,7 @@ mod latent_attention {
     mod paged;
 }
 mod linear {
+    mod fma;
     mod gemm;
     mod gemm_split;
     mod gemv;
@@ -119,6 +140,9 @@ mod linear__linear__linear {
     mod gemv;
     mod mma_gemm;
     mod mma_gemv;
+}
+mod linear__linear__route {
+    mod fused;
 }
 mod linear__linear__silu_mul {
     mod gemv;

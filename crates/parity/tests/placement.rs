@@ -468,7 +468,9 @@ fn a_missing_copy_and_stale_rows_are_caught() {
     // The hidden rows and the rotary table go over, the hidden rows come back.
     assert!(copies >= 3, "{copies}");
     for i in 0..copies {
-        let missing = |c: &mut Vec<EdgeCopy>| drop(c.remove(i));
+        let missing = |c: &mut Vec<EdgeCopy>| {
+            c.remove(i);
+        };
         assert!(!holds(&missing), "copy {i} missing");
         // One row less than there are is left as an earlier step had it.
         let stale = |c: &mut Vec<EdgeCopy>| c[i].rows = RowsFrom::Fixed;

@@ -6,7 +6,8 @@ use crate::common::state;
 use graph::Op;
 use registry::Pattern;
 
-fn record(step: &mut Step<'_>) -> Result<()> {
+/// A block for each 128 channels of `rows` rows.
+pub(super) fn launch(step: &mut Step<'_>, rows: usize) -> Result<()> {
     let Op::CausalConv(spec) = step.problem.ops[0].op else {
         return Err(step.refuse("not a causal_conv"));
     };
@@ -23,7 +24,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.u32s(step, &[channels, spec.kernel, usize::from(spec.silu)])?;
     args.u32s(step, &[view.slots, view.slot_stride])?;
     args.u32s(step, &[x.row_stride(), y.row_stride()])?;
-    let grid = [blocks(channels, 128), step.max_rows(), 1];
+    let rows = blocks(step.max_rows() as usize, rows);
+    let grid = [blocks(channels, 128), rows, 1];
     step.launch("causal_conv", &args, grid, 128)
 }
 
@@ -32,6 +34,6 @@ static F32: Plain = Plain::new(
     &["f32"],
     "plain",
     ptx!("causal_conv.plain"),
-    record,
+    |step| launch(step, 1),
 );
 registry::register!(F32);

@@ -5,7 +5,7 @@
 // on ties, a NaN never before a number. Weights are the scores, over their sum if
 // normalised, times the scale.
 // Launch: one warp for each row. Tolerance 2e-5.
-#include "../common/reduce.cuh"
+#include "../common/route.cuh"
 
 struct Args {
     const float* logits;
@@ -46,88 +46,6 @@ DEVICE u32 best_of(const float* keys, const u8* left, u32 n) {
     return at;
 }
 
-// A number that grows with the key, a NaN lowest, and the lower the expert.
-DEVICE u64 rank_of(float key, u32 expert) {
-    const u32 bits = __float_as_uint(key);
-    const u32 ordered = key != key ? 0 : bits >> 31 ? ~bits : bits | 0x80000000u;
-    return (u64)ordered << 32 | (0xffffffffu - expert);
-}
-DEVICE u64 warp_top(u64 x) {
-#pragma unroll
-    for (int d = 16; d; d >>= 1) {
-        const u64 other = __shfl_xor_sync(0xffffffffu, x, d);
-        x = other > x ? other : x;
-    }
-    return x;
-}
-
-enum { OWN = 8 };
-
-// Up to 256 experts without groups: all in registers, expert i with lane i mod 32.
-DEVICE void route_few(const Args& p, const float* logits, float* weights, u32* experts) {
-    const u32 lane = threadIdx.x;
-    float score[OWN];
-    u64 rank[OWN];
-    float top = __uint_as_float(0xff800000u);
-#pragma unroll
-    for (u32 i = 0; i < OWN; ++i) {
-        const u32 e = lane + 32 * i;
-        score[i] = e < p.n ? logits[e] : __uint_as_float(0xff800000u);
-        top = fmaxf(top, score[i]);
-    }
-    if (p.sigmoid) {
-#pragma unroll
-        for (u32 i = 0; i < OWN; ++i) score[i] = 1.0f / (1.0f + expf(-score[i]));
-    } else {
-        top = warp_max(top);
-        float sum = 0.0f;
-#pragma unroll
-        for (u32 i = 0; i < OWN; ++i) {
-            score[i] = lane + 32 * i < p.n ? expf(score[i] - top) : 0.0f;
-            sum += score[i];
-        }
-        sum = warp_sum(sum);
-#pragma unroll
-        for (u32 i = 0; i < OWN; ++i) score[i] /= sum;
-    }
-#pragma unroll
-    for (u32 i = 0; i < OWN; ++i) {
-        const u32 e = lane + 32 * i;
-        rank[i] = e < p.n ? rank_of(score[i] + (p.bias ? p.bias[e] : 0.0f), e) + 1 : 0;
-    }
-    float sum = 0.0f, own = 0.0f;
-    for (u32 j = 0; j < p.top_k; ++j) {
-        u64 best = 0;
-#pragma unroll
-        for (u32 i = 0; i < OWN; ++i) best = rank[i] > best ? rank[i] : best;
-        best = warp_top(best);
-        // The rank is that of the expert, plus one; without any left, expert 0.
-        const u32 e = best ? 0xffffffffu - (u32)(best - 1) : 0;
-        float mine = 0.0f;
-#pragma unroll
-        for (u32 i = 0; i < OWN; ++i) {
-            if (e == lane + 32 * i) {
-                mine = score[i];
-                rank[i] = 0;
-            }
-        }
-        const float w = __shfl_sync(0xffffffffu, mine, e % 32);
-        sum += w;
-        if (lane == j % 32) own = w;
-        if (lane == 0) experts[j] = e;
-        if (j % 32 == 31 || j + 1 == p.top_k) {
-            const u32 at = j / 32 * 32 + lane;
-            if (at <= j) weights[at] = own;
-        }
-    }
-    __syncwarp();
-    for (u32 j = lane; j < p.top_k; j += 32) {
-        float w = weights[j];
-        if (p.normalise) w /= sum;
-        weights[j] = w * p.scale;
-    }
-}
-
 KERNEL route(const Args p) {
     start_next();
     wait_for_previous();
@@ -139,7 +57,7 @@ KERNEL route(const Args p) {
     const u32 t = blockIdx.x, lane = threadIdx.x;
     if (t >= real_rows(p.count)) return;
     const float* logits = p.logits + (u64)t * p.logits_stride;
-    if (!p.groups && p.n <= 32 * OWN) {
+    if (!p.groups && p.n <= 32 * ROUTED) {
         route_few(p, logits, p.weights + (u64)t * p.weights_stride, p.experts + (u64)t * p.experts_stride);
         return;
     }

@@ -1,0 +1,73 @@
+//! What the kernels of `gated_delta` share: their operands.
+
+use crate::common::args::Args;
+use crate::common::launch::{Result, Step};
+use graph::Op;
+use registry::{OperandSrc, Problem, StateView};
+
+/// Heads and their dimensions.
+pub struct Sizes {
+    pub key_heads: usize,
+    pub heads: usize,
+    pub dk: usize,
+    pub dv: usize,
+}
+
+/// Those of the last op, whose inputs may be made by others before it.
+pub fn sizes(problem: &Problem) -> std::result::Result<Sizes, String> {
+    let (ops, inputs) = (&problem.ops, &problem.inputs);
+    let delta = ops.last().ok_or("no op")?;
+    let shape = |i: usize| match delta.inputs.get(i) {
+        Some(OperandSrc::Input(n)) => inputs.get(*n).map(|o| o.shape.as_slice()),
+        Some(OperandSrc::Op(n)) => ops.get(*n).map(|o| o.shape.as_slice()),
+        None => None,
+    };
+    match (shape(0), shape(2)) {
+        (Some(&[_, key_heads, dk]), Some(&[_, heads, dv])) => Ok(Sizes {
+            key_heads,
+            heads,
+            dk,
+            dv,
+        }),
+        _ => Err("q, k and v must be [T, heads, head_dim]".into()),
+    }
+}
+
+/// The pointers of all inputs but the state, and of o.
+pub fn inputs(args: &mut Args, step: &Step<'_>) -> Result<Sizes> {
+    let sizes = sizes(step.problem).map_err(|e| step.refuse(e))?;
+    for i in 0..7 {
+        args.tensor(step, step.input(i)?)?;
+    }
+    args.tensor(step, step.output())?;
+    Ok(sizes)
+}
+
+/// Distances of rows of q, k, v, a, b and o of a primitive.
+pub fn strides(step: &Step<'_>) -> Result<[usize; 6]> {
+    let mut strides = [step.output().row_stride(); 6];
+    for (i, stride) in strides[..5].iter_mut().enumerate() {
+        *stride = step.input(i)?.row_stride();
+    }
+    Ok(strides)
+}
+
+/// The words that follow the pointers.
+pub fn words(
+    args: &mut Args,
+    step: &Step<'_>,
+    sizes: &Sizes,
+    view: &StateView,
+    strides: &[usize; 6],
+) -> Result<()> {
+    let Some(Op::GatedDelta(spec)) = step.problem.ops.last().map(|o| &o.op) else {
+        return Err(step.refuse("not a gated_delta"));
+    };
+    args.u32s(step, &[sizes.key_heads, sizes.heads, sizes.dk, sizes.dv])?;
+    args.u32s(
+        step,
+        &[usize::from(spec.log_decay), usize::from(spec.tiled)],
+    )?;
+    args.u32s(step, &[view.slots, view.slot_stride])?;
+    args.u32s(step, strides)
+}

@@ -1,0 +1,9 @@
+//! op: expert_linear+expert_sum+linear+sigmoid_mul+add+add of one row. See `common/mixture.cuh`.
+
+use crate::common::launch::Plain;
+use crate::common::mixture::{self, of_sum};
+
+static Q4_0: Plain = of_sum(&["q4_0"], mixture::Q4_0);
+static Q8_0: Plain = of_sum(&["q8_0"], mixture::Q8_0);
+static Q4_K: Plain = of_sum(&["q4_k"], mixture::Q4_K);
+registry::register!(Q4_0, Q8_0, Q4_K);
