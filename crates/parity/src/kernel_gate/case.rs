@@ -115,6 +115,15 @@ impl Case {
             (d.rotary_parts, d.rotary_last, d.interleaved) = (1, false, false);
             d.head_dim = if d.head_dim > 64 { 128 } else { 64 };
         }
+        if has(OpKind::ExpertLinear) && has(OpKind::ExpertSum) && has(OpKind::Linear) {
+            // A mixture's end: one row, an x for each of its experts, whole tiles of
+            // columns. By the dealt odds they seldom come together.
+            (d.rows, d.bucket) = (1, (1, 1));
+            d.per_expert = true;
+            for n in &mut d.n {
+                *n = n.next_multiple_of(16);
+            }
+        }
         let wired = wire(spec, &d, device)?;
         let mut problem = wired.problem;
         let batch = make_batch(&d, &mut problem, wired.cached, wired.group, &mut dealer.rng);
