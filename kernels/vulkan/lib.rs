@@ -16,6 +16,7 @@ mod common {
     pub mod args;
     pub mod cache;
     pub mod coopmat;
+    pub mod coopmat2;
     pub mod coopmat_tiles;
     pub mod experts;
     pub mod gate_up;

@@ -5,22 +5,18 @@ use crate::common::cache;
 use crate::common::launch::{Further, Gpu, Plain, Result, Step, shader};
 use graph::Op;
 use hal::DeviceKind;
-use hal::vulkan::{COOPMAT_F16, COOPMAT2_F16, WORKGROUP_LANES};
+use hal::vulkan::COOPMAT_F16;
 use registry::{Pattern, Problem};
 
 /// Up to this many rows `split` is better.
 const LEAST_ROWS: usize = 17;
 
 /// Largest head: a subgroup keeps its rows' queries and sums in registers.
-const MOST_DIM: usize = 128;
+const MOST_DIM: usize = 256;
 const DIM_STEP: usize = 16;
 
 /// Elements of a piece of 16 bytes.
 const PIECE: usize = 8;
-
-/// Tokens of a tile of keys of whole workgroups; rows of theirs and tiles at a time.
-const KEYS: usize = 32;
-const WORKGROUP_TILE: [u32; 2] = [128, 2];
 
 /// Subgroups of a workgroup.
 const SUBGROUPS: u32 = 8;
@@ -85,35 +81,6 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
     Ok(all)
 }
 
-/// Whether whole workgroups multiply the problem's matrices as one.
-fn fits_workgroups(problem: &Problem) -> std::result::Result<(), String> {
-    fits(problem)?;
-    if !problem.device.features.contains(COOPMAT2_F16) {
-        return Err(format!("the device has no {COOPMAT2_F16}"));
-    }
-    let view = problem.input(0, 1).and_then(|(_, o)| o.cache);
-    match view {
-        Some(v) if v.block.is_multiple_of(KEYS) && v.head_dim.is_multiple_of(KEYS) => Ok(()),
-        _ => Err(format!(
-            "for pages of whole {KEYS} tokens and heads in steps of {KEYS}"
-        )),
-    }
-}
-
-/// Constants of `flash2.comp`.
-fn of_workgroups(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
-    let view = cache::check(problem, gpu, 1)?;
-    let [rows, tiles] = gpu.limits.flash_tile.unwrap_or(WORKGROUP_TILE);
-    if ![64, 128].contains(&rows) || ![1, 2, 4].contains(&tiles) {
-        return Err(format!(
-            "{rows} rows and {tiles} tiles of keys are none that fit"
-        ));
-    }
-    let mut all = gpu.lanes(WORKGROUP_LANES);
-    all.extend([view.head_dim as u32, rows, tiles]);
-    Ok(all)
-}
-
 /// Rows of the workspace.
 fn padded(problem: &Problem) -> usize {
     problem.outputs[0].shape[0].next_multiple_of(MOST_TILE_ROWS)
@@ -144,10 +111,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let groups = [step.groups_of(pieces), padded(step.problem) as u32, 1];
     step.dispatch_with(&args, groups, &accesses)?;
 
-    let rows = match *step.further_constants(0) {
-        [_, _, _, _, rows, _] => rows,
-        [lanes, _, _, _, subgroup, rows, ..] => lanes / subgroup * rows,
-        _ => return Err(step.refuse("it has no second shader")),
+    let &[lanes, _, _, _, subgroup, rows, ..] = step.further_constants(0) else {
+        return Err(step.refuse("it has no second shader"));
     };
     let sinks = match step.has_input(2) {
         true => Some(step.input(2)?),
@@ -181,35 +146,25 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         o.write(),
     ];
     accesses.extend(sinks.map(|s| s.read()));
-    let tiles = step.max_rows().div_ceil(rows);
+    let tiles = step.max_rows().div_ceil(lanes / subgroup * rows);
     step.dispatch_further(0, &args, [heads as u32, tiles, 1], &accesses)
 }
 
-const SUBGROUP: &[Further] = &[Further {
+const FLASH: Further = Further {
     shader: shader!("attention.flash", 5, 23),
     constants,
-}];
+};
 
-const WORKGROUP: &[Further] = &[Further {
-    shader: shader!("attention.flash2", 5, 23),
-    constants: of_workgroups,
-}];
-
-const fn of(variant: &'static str, rank: i32, further: &'static [Further]) -> Plain {
+const fn f16() -> Plain {
     let shader = shader!("attention.halves", 3, 7);
-    let mut plain = Plain::new(&Pattern::ATTENTION, &["f16"], variant, shader, record)
+    let mut plain = Plain::new(&Pattern::ATTENTION, &["f16"], "flash", shader, record)
         .with_every_attribute()
-        .with_further(further, workspace);
+        .with_further(&[FLASH], workspace);
     plain.fits = fits;
-    plain.spec.rank = rank;
+    plain.spec.rank = 20;
     plain.spec.tolerance = 1e-4;
     plain
 }
 
-static F16: Plain = of("flash", 20, SUBGROUP);
-static WORKGROUPS_F16: Plain = {
-    let mut plain = of("flash2", 30, WORKGROUP);
-    plain.fits = fits_workgroups;
-    plain
-};
-registry::register!(F16, WORKGROUPS_F16);
+static F16: Plain = f16();
+registry::register!(F16);

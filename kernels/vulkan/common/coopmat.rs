@@ -1,13 +1,13 @@
 //! Products of many rows by cooperative matrices: x is rounded to 16 bits into the
 //! workspace, so are the weights where rows are many, then both are multiplied tile by
-//! tile. See `coopmat.glsl` (a subgroup for a matrix) and `coopmat2.glsl` (a workgroup).
+//! tile. See `coopmat.glsl`.
 
 use crate::common::coopmat_tiles::{self, Tile, X_ROWS};
 use crate::common::launch::{Further, Gpu, Plain, Result, Shader, Step, shader};
 use crate::common::linear::MOST_FEW_ROWS;
 use crate::common::stored::{Matrix, scheme_constant};
 use hal::DeviceKind;
-use hal::vulkan::{COOPMAT_BF16, COOPMAT_F16, COOPMAT2_BF16, CoopmatShape};
+use hal::vulkan::{COOPMAT_BF16, COOPMAT_F16, CoopmatShape};
 use registry::{Act, Pattern, Problem, ROW_MAJOR, Scheme, TensorRef};
 
 /// K is taken in steps of so many.
@@ -24,9 +24,6 @@ const SOFTWARE_MANY_ROWS: usize = 33;
 const MOST_DECODED: usize = 128 << 20;
 pub const DECODED_ROWS: usize = 256;
 
-/// What one binding holds on every device.
-const LEAST_BINDING: usize = (128 << 20) - 512;
-
 /// Most rows of a dispatch, one workgroup or more for each.
 const MOST_GROUPS: usize = 32768;
 
@@ -37,15 +34,13 @@ pub enum Way {
     F16,
     /// A subgroup multiplies matrices of bf16.
     Bf16,
-    /// A workgroup multiplies matrices of bf16.
-    WorkgroupBf16,
 }
 
 impl Way {
     pub const fn act(self) -> Act {
         match self {
             Way::F16 => Act::F16,
-            Way::Bf16 | Way::WorkgroupBf16 => Act::Bf16,
+            Way::Bf16 => Act::Bf16,
         }
     }
 
@@ -54,7 +49,6 @@ impl Way {
         match self {
             Way::F16 => ("coopmat_f16", 30),
             Way::Bf16 => ("coopmat", 40),
-            Way::WorkgroupBf16 => ("coopmat2", 50),
         }
     }
 
@@ -62,7 +56,7 @@ impl Way {
     pub fn scheme(self) -> Scheme {
         match self {
             Way::F16 => Scheme::F16,
-            Way::Bf16 | Way::WorkgroupBf16 => Scheme::BF16,
+            Way::Bf16 => Scheme::BF16,
         }
     }
 
@@ -70,14 +64,13 @@ impl Way {
         match self {
             Way::F16 => COOPMAT_F16,
             Way::Bf16 => COOPMAT_BF16,
-            Way::WorkgroupBf16 => COOPMAT2_BF16,
         }
     }
 
     pub fn shape(self, gpu: Gpu) -> Option<CoopmatShape> {
         match self {
             Way::F16 => gpu.limits.coopmat.f16,
-            Way::Bf16 | Way::WorkgroupBf16 => gpu.limits.coopmat.bf16,
+            Way::Bf16 => gpu.limits.coopmat.bf16,
         }
     }
 
@@ -91,14 +84,7 @@ impl Way {
             DeviceKind::Software => SOFTWARE_MANY_ROWS,
             _ => MANY_ROWS,
         };
-        match self {
-            // Those that are there must be whole tiles, in one binding everywhere.
-            Way::WorkgroupBf16 => {
-                let whole = w.shape[0].is_multiple_of(DECODED_ROWS);
-                !stored || !whole || w.shape[0] * w.shape[1] * 2 > LEAST_BINDING
-            }
-            _ => !stored && problem.outputs[0].shape[0] >= many,
-        }
+        !stored && problem.outputs[0].shape[0] >= many
     }
 }
 
@@ -130,9 +116,6 @@ pub fn fits_matrix(problem: &Problem, way: Way) -> std::result::Result<(), Strin
 /// Constants of the shader that multiplies.
 pub fn multiplying(problem: &Problem, gpu: Gpu, way: Way) -> std::result::Result<Vec<u32>, String> {
     let (_, w) = problem.input(0, 1).ok_or("a linear has a weight")?;
-    if way == Way::WorkgroupBf16 {
-        return coopmat_tiles::of_workgroups(problem, gpu);
-    }
     let shape = way.shape(gpu).ok_or("the device lost its matrices")?;
     let scheme = match way.decodes(problem) {
         true => way.scheme(),
@@ -142,21 +125,21 @@ pub fn multiplying(problem: &Problem, gpu: Gpu, way: Way) -> std::result::Result
 }
 
 /// Where x and decoded weights lie in the workspace, in bytes.
-struct Scratch {
-    x: usize,
+pub struct Scratch {
+    pub x: usize,
     /// Rows of decoded weights at a time of each matrix; 0 if they are not decoded.
-    columns: usize,
+    pub columns: usize,
     /// Bytes of those of one matrix.
-    decoded: usize,
+    pub decoded: usize,
 }
 
 impl Scratch {
-    fn of(problem: &Problem, way: Way) -> Scratch {
+    /// Of so many matrices at a time, decoded or where they are.
+    pub fn of(problem: &Problem, decodes: bool, matrices: usize) -> Scratch {
         let rows = problem.outputs[0].shape[0].next_multiple_of(X_ROWS);
         let (n, k) = (problem.input(0, 1)).map_or((0, 0), |(_, w)| (w.shape[0], w.shape[1]));
-        let matrices = if is_gated(problem) { 2 } else { 1 };
         let most = MOST_DECODED / (2 * k * matrices).max(1) / DECODED_ROWS * DECODED_ROWS;
-        let columns = match way.decodes(problem) {
+        let columns = match decodes {
             true => (n.next_multiple_of(DECODED_ROWS)).min(most.clamp(DECODED_ROWS, MOST_GROUPS)),
             false => 0,
         };
@@ -169,8 +152,8 @@ impl Scratch {
 }
 
 fn workspace(problem: &Problem, way: Way) -> u64 {
-    let scratch = Scratch::of(problem, way);
     let matrices = if is_gated(problem) { 2 } else { 1 };
+    let scratch = Scratch::of(problem, way.decodes(problem), matrices);
     (scratch.x + matrices * scratch.decoded) as u64
 }
 
@@ -203,7 +186,7 @@ pub fn round(step: &mut Step<'_>, x: &TensorRef, to: &TensorRef) -> Result<()> {
 }
 
 /// Decodes the rows of `w` from `first` on into the workspace, as many as `to` has.
-fn decode(
+pub fn decode(
     step: &mut Step<'_>,
     w: &TensorRef,
     first: usize,
@@ -234,12 +217,13 @@ fn record(step: &mut Step<'_>, way: Way) -> Result<()> {
         None => Ok(None),
     };
     let biases = [bias(0)?, if gated { bias(1)? } else { None }];
-    let scratch = Scratch::of(step.problem, way);
+    let matrices = if gated { 2 } else { 1 };
+    let scratch = Scratch::of(step.problem, way.decodes(step.problem), matrices);
     let space = step.workspace()?;
     let shape = [scratch.x / 2 / matrix.k, matrix.k];
     let rounded = part_of(space, 0, shape, way.scheme());
     round(step, x, &rounded)?;
-    let tile = Tile::of_constants(way, step.further_constants(0));
+    let tile = Tile::of_subgroups(step.further_constants(0));
     let tile = tile.ok_or_else(|| step.refuse("it has no shader that multiplies"))?;
     for (from, n) in step.row_parts(&matrix)? {
         let most = match scratch.columns {
@@ -375,7 +359,7 @@ pub const fn decoder(way: Way) -> Further {
         shader: shader!("common.decoded", 2, 4),
         constants: match way {
             Way::F16 => |problem, gpu| decoding(problem, gpu, Way::F16),
-            Way::Bf16 | Way::WorkgroupBf16 => |problem, gpu| decoding(problem, gpu, Way::Bf16),
+            Way::Bf16 => |problem, gpu| decoding(problem, gpu, Way::Bf16),
         },
     }
 }
@@ -397,26 +381,21 @@ pub const fn kernel(
         Way::Bf16 => Plain::new(pattern, quant, variant, round, |step| {
             record(step, Way::Bf16)
         }),
-        Way::WorkgroupBf16 => Plain::new(pattern, quant, variant, round, |step| {
-            record(step, Way::WorkgroupBf16)
-        }),
     };
     plain = plain.with_matrix(layouts).with_further(
         further,
         match way {
             Way::F16 => |problem| workspace(problem, Way::F16),
             Way::Bf16 => |problem| workspace(problem, Way::Bf16),
-            Way::WorkgroupBf16 => |problem| workspace(problem, Way::WorkgroupBf16),
         },
     );
     plain.fits = match way {
         Way::F16 => |problem| fits(problem, Way::F16),
         Way::Bf16 => |problem| fits(problem, Way::Bf16),
-        Way::WorkgroupBf16 => |problem| fits(problem, Way::WorkgroupBf16),
     };
     plain.constants = match way {
         Way::F16 => |_, gpu| rounding(gpu, Way::F16),
-        Way::Bf16 | Way::WorkgroupBf16 => |_, gpu| rounding(gpu, Way::Bf16),
+        Way::Bf16 => |_, gpu| rounding(gpu, Way::Bf16),
     };
     plain.spec.act = way.act();
     plain.spec.rank = rank;

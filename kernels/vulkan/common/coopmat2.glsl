@@ -3,9 +3,6 @@
 // TILE_COLS rows of weights, TILE_K columns of K at a time, straight from buffers in
 // bf16: the driver stages them. Rows up to whole tiles are there on both sides; what
 // they hold past the last is not stored. Sums are f32, over K in order.
-//
-// With GATED a workgroup takes the same rows of two matrices, and the output is
-// silu(gate)·up.
 
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -16,26 +13,27 @@
 layout(constant_id = 3) const uint TILE_ROWS = 128;
 layout(constant_id = 4) const uint TILE_COLS = 128;
 layout(constant_id = 5) const uint TILE_K = 32;
+// What is done with the sums. A constant: matrices that pass a branch are slower.
+layout(constant_id = 6) const uint THEN = 0;
 
 layout(set = 0, binding = 0, scalar) readonly buffer X { bfloat16_t x[]; };
 layout(set = 0, binding = 1, scalar) readonly buffer W { bfloat16_t w[]; };
-layout(set = 0, binding = 2, scalar) readonly buffer Other { bfloat16_t other[]; };
-layout(set = 0, binding = 3, scalar) readonly buffer Bias { float bias[]; };
-layout(set = 0, binding = 4, scalar) readonly buffer OtherBias { float other_bias[]; };
-layout(set = 0, binding = 5, scalar) writeonly buffer Y { float y[]; };
-STEP_BUFFER(6)
+layout(set = 0, binding = 2, scalar) readonly buffer Bias { float bias[]; };
+layout(set = 0, binding = 3, scalar) buffer Y { float y[]; };
+STEP_BUFFER(4)
 
-// As in `coopmat.glsl`; x_at counts pieces of eight, K and what weights begin at are
-// multiples of eight.
+const uint STORE = 0;
+const uint STORE_SILU = 1;
+const uint MULTIPLY = 2;
+
+// x_at counts pieces of eight, K and what weights begin at are multiples of eight.
 layout(push_constant, scalar) uniform Push {
     uint rows;
     uint n, k;
     uint x_at;
-    uint w_at, other_at, w_stride;
+    uint w_at, w_stride;
     uint bias_at, has_bias;
-    uint other_bias_at, has_other_bias;
     uint y_at, y_stride;
-    uint aligned;
 } p;
 
 #define SUMS coopmat<float, gl_ScopeWorkgroup, TILE_ROWS, TILE_COLS, gl_MatrixUseAccumulator>
@@ -46,8 +44,10 @@ float plus_bias(const in uint row, const in uint column, const in float v, const
     return v + bias[p.bias_at + min(n0 + column, p.n - 1)];
 }
 
-float plus_other_bias(const in uint row, const in uint column, const in float v, const in uint n0) {
-    return v + other_bias[p.other_bias_at + min(n0 + column, p.n - 1)];
+// Times what y holds.
+float times_held(const in uint row, const in uint column, const in float v, const in uint r0, const in uint n0) {
+    if (r0 + row >= REAL_ROWS(p.rows) || n0 + column >= p.n) return v;
+    return v * y[p.y_at + (r0 + row) * p.y_stride + n0 + column];
 }
 
 void main() {
@@ -68,10 +68,6 @@ void main() {
     right_layout = setTensorLayoutStrideNV(right_layout, stride, 1);
     tensorViewNV<2, false, 1, 0> transposed = createTensorViewNV(2, false, 1, 0);
     SUMS sums = SUMS(0.0);
-#ifdef GATED
-    uint other_at = p.other_at & ~7u;
-    SUMS others = SUMS(0.0);
-#endif
     [[dont_unroll]] for (uint i = 0; i < k; i += TILE_K) {
         LEFT a;
         RIGHT b;
@@ -79,17 +75,14 @@ void main() {
         coopMatLoadTensorNV(
             b, w, w_at, sliceTensorLayoutNV(right_layout, n0, TILE_COLS, i, TILE_K), transposed);
         sums = coopMatMulAdd(a, b, sums);
-#ifdef GATED
-        coopMatLoadTensorNV(
-            b, other, other_at, sliceTensorLayoutNV(right_layout, n0, TILE_COLS, i, TILE_K), transposed);
-        others = coopMatMulAdd(a, b, others);
-#endif
     }
     if (p.has_bias != 0) coopMatPerElementNV(sums, sums, plus_bias, n0);
-#ifdef GATED
-    if (p.has_other_bias != 0) coopMatPerElementNV(others, others, plus_other_bias, n0);
-    for (uint e = 0; e < sums.length(); ++e) sums[e] = silu(sums[e]) * others[e];
-#endif
+    if (THEN == STORE_SILU) {
+        for (uint e = 0; e < sums.length(); ++e) sums[e] = silu(sums[e]);
+    } else if (THEN == MULTIPLY) {
+        coopMatPerElementNV(sums, sums, times_held, r0, n0);
+        barrier();
+    }
     tensorLayoutNV<2, gl_CooperativeMatrixClampModeConstantNV> out_layout =
         createTensorLayoutNV(2, gl_CooperativeMatrixClampModeConstantNV);
     out_layout = setTensorLayoutDimensionNV(out_layout, rows, p.n);

@@ -1,6 +1,6 @@
 //! Tiles of products by cooperative matrices.
 
-use crate::common::coopmat::{DEPTH, Way, is_gated};
+use crate::common::coopmat::{DEPTH, is_gated};
 use crate::common::launch::Gpu;
 use graph::OpKind;
 use hal::DeviceKind;
@@ -28,14 +28,23 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// The tile that constants stand for.
-    pub fn of_constants(way: Way, constants: &[u32]) -> Option<Tile> {
-        let (rows, columns) = match (way, constants) {
-            (Way::WorkgroupBf16, &[_, _, _, rows, columns, _]) => (rows, columns),
-            (_, &[.., rows, columns, _, gated]) => (rows, columns / (1 + gated)),
-            _ => return None,
-        };
-        Some(Tile { rows, columns })
+    /// Of `coopmat.glsl`.
+    pub fn of_subgroups(constants: &[u32]) -> Option<Tile> {
+        match constants {
+            &[.., rows, columns, _, gated] => Some(Tile {
+                rows,
+                columns: columns / (1 + gated),
+            }),
+            _ => None,
+        }
+    }
+
+    /// Of `coopmat2.glsl`.
+    pub fn of_workgroups(constants: &[u32]) -> Option<Tile> {
+        match constants {
+            &[_, _, _, rows, columns, ..] => Some(Tile { rows, columns }),
+            _ => None,
+        }
     }
 }
 
@@ -43,12 +52,8 @@ impl Tile {
 pub fn of_workgroups(problem: &Problem, gpu: Gpu) -> Result<Vec<u32>, String> {
     let (_, w) = problem.input(0, 1).ok_or("a linear has a weight")?;
     let rows = problem.outputs[0].shape[0];
-    let gated = is_gated(problem);
     let groups = |r: u32, c: u32| rows.div_ceil(r as usize) * w.shape[0].div_ceil(c as usize);
-    let tiles: &[[u32; 2]] = match gated {
-        true => &[[128, 128], [64, 128], [64, 64]],
-        false => &[[128, 256], [128, 128], [64, 128], [64, 64]],
-    };
+    let tiles = [[128, 256], [128, 128], [64, 128], [64, 64]];
     let enough = |t: &&[u32; 2]| groups(t[0], t[1]) >= MANY_GROUPS;
     let [rows, columns] = *tiles.iter().find(enough).unwrap_or(&[64, 64]);
     let depth = match w.shape[1].is_multiple_of(2 * DEPTH) {

@@ -123,7 +123,7 @@ fn record(step: &mut Step<'_>, way: Way) -> Result<()> {
         true => Some(step.input(3)?),
         false => None,
     };
-    let tile = Tile::of_constants(way, step.further_constants(0));
+    let tile = Tile::of_subgroups(step.further_constants(0));
     let tile = tile.ok_or_else(|| step.refuse("it has no shader that multiplies"))?;
     let space = step.workspace()?;
     let row = shape.x_vectors * shape.k;
@@ -185,7 +185,7 @@ pub const fn further(way: Way, multiply: Shader) -> [Further; 3] {
         shader: multiply,
         constants: match way {
             Way::F16 => |problem, gpu| constants(problem, gpu, Way::F16),
-            Way::Bf16 | Way::WorkgroupBf16 => |problem, gpu| constants(problem, gpu, Way::Bf16),
+            Way::Bf16 => |problem, gpu| constants(problem, gpu, Way::Bf16),
         },
     };
     [multiply, ORDER, TILES]
@@ -204,20 +204,18 @@ pub const fn kernel(
         Way::F16 => Plain::new(&Pattern::EXPERT_LINEAR, quant, variant, round, |step| {
             record(step, Way::F16)
         }),
-        Way::Bf16 | Way::WorkgroupBf16 => {
-            Plain::new(&Pattern::EXPERT_LINEAR, quant, variant, round, |step| {
-                record(step, Way::Bf16)
-            })
-        }
+        Way::Bf16 => Plain::new(&Pattern::EXPERT_LINEAR, quant, variant, round, |step| {
+            record(step, Way::Bf16)
+        }),
     };
     plain = plain.with_matrix(layouts).with_further(further, workspace);
     plain.fits = match way {
         Way::F16 => |problem| fits(problem, Way::F16),
-        Way::Bf16 | Way::WorkgroupBf16 => |problem| fits(problem, Way::Bf16),
+        Way::Bf16 => |problem| fits(problem, Way::Bf16),
     };
     plain.constants = match way {
         Way::F16 => |_, gpu| rounding(gpu, Way::F16),
-        Way::Bf16 | Way::WorkgroupBf16 => |_, gpu| rounding(gpu, Way::Bf16),
+        Way::Bf16 => |_, gpu| rounding(gpu, Way::Bf16),
     };
     plain.spec.act = way.act();
     plain.spec.rank = rank;

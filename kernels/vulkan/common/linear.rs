@@ -17,8 +17,12 @@ const SHARED_ROWS: usize = 4;
 /// Subgroups of a workgroup in which each works alone.
 const SUBGROUPS: u32 = 4;
 
-/// Subgroups of a workgroup that rounds activations for all of them.
+/// Subgroups of a workgroup that rounds activations for all of them; of one that rounds
+/// a single row, and the most workgroups that do: one for each multiprocessor of a large
+/// device, since whoever comes later rounds first, too.
 const ROUNDING_SUBGROUPS: u32 = 16;
+const ONE_ROW_SUBGROUPS: u32 = 32;
+const MOST_ONE_ROW: u32 = 132;
 
 /// Groups of 32 weights that a lane loads at once.
 const MOST_AHEAD: usize = 4;
@@ -84,6 +88,7 @@ pub fn rounded_constants(
     };
     let (subgroups, most_ahead) = match gpu.limits.gemv {
         Some([subgroups, _, ahead]) if rows == 1 => (subgroups, ahead as usize / matrices.max(1)),
+        None if rows == 1 => (ONE_ROW_SUBGROUPS, most_ahead),
         _ => (ROUNDING_SUBGROUPS, most_ahead),
     };
     let of_a_lane = (k / 32).div_ceil(gpu.info.subgroup as usize);
@@ -147,6 +152,7 @@ pub fn gemv_q8_groups(step: &Step<'_>, n: usize) -> u32 {
         false => {
             let most = match step.limits().gemv {
                 Some([_, most, _]) if step.max_rows() == 1 => most.max(1),
+                None if step.max_rows() == 1 => MOST_ONE_ROW,
                 _ => MOST_ROUNDING,
             };
             gemv_groups(step, n).min(most)

@@ -1,15 +1,13 @@
-//! op: linear+linear+silu_mul, many rows, by matrices of bf16 that a workgroup
-//! multiplies as one. See `coopmat2.comp`.
+//! op: linear+linear+silu_mul, many rows, by matrices of bf16 that a workgroup multiplies
+//! as one. See `linear/coopmat2.comp`.
 
-use crate::common::coopmat::{self, Way, further};
+use crate::common::coopmat2;
 use crate::common::gate_up::PATTERN;
-use crate::common::launch::{Further, Plain};
+use crate::common::launch::Plain;
 use crate::common::stored::{for_each_scheme, register_schemes};
 
-const SHADERS: &[Further] = further!(WorkgroupBf16, "linear__linear__silu_mul.coopmat2");
-
 const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
-    coopmat::kernel(&PATTERN, quant, layouts, Way::WorkgroupBf16, SHADERS)
+    coopmat2::kernel(&PATTERN, quant, layouts, coopmat2::GATED)
 }
 
 for_each_scheme!(register_schemes);

@@ -95,8 +95,6 @@ impl Matrix2Features<'_> {
         let all = [
             self.workgroup_scope,
             self.flexible_dimensions,
-            self.reductions,
-            self.conversions,
             self.per_element,
             self.tensor_addressing,
         ];
@@ -200,9 +198,8 @@ pub struct CoopmatShape {
 pub struct Coopmat {
     pub f16: Option<CoopmatShape>,
     pub bf16: Option<CoopmatShape>,
-    /// Products by workgroups of [`WORKGROUP_LANES`] as one, rows in steps of 64, columns
+    /// Products of bf16 by workgroups of [`WORKGROUP_LANES`] as one, rows in steps of 64, columns
     /// and depth of 32 (`VK_NV_cooperative_matrix2`).
-    pub workgroup_f16: bool,
     pub workgroup_bf16: bool,
 }
 
@@ -260,16 +257,14 @@ impl Coopmat {
         let bf16 = best(BFLOAT16_COMPONENT)
             .filter(|_| brain.bfloat16_type != 0 && brain.cooperative_matrix != 0);
         let f16 = best(vk::ComponentTypeKHR::FLOAT16).filter(|_| halves);
-        let as_one = match matrices2.enough() {
-            true => FlexibleDimensions::all(instance, handle),
-            false => Vec::new(),
+        let as_one = || {
+            let all = FlexibleDimensions::all(instance, handle);
+            all.iter().any(|p| p.fits(BFLOAT16_COMPONENT))
         };
-        let as_one = |factor| as_one.iter().any(|p| p.fits(factor));
         Coopmat {
             f16,
             bf16,
-            workgroup_f16: f16.is_some() && as_one(vk::ComponentTypeKHR::FLOAT16),
-            workgroup_bf16: bf16.is_some() && as_one(BFLOAT16_COMPONENT),
+            workgroup_bf16: bf16.is_some() && matrices2.enough() && as_one(),
         }
     }
 
@@ -286,7 +281,7 @@ impl Coopmat {
         if self.bf16.is_some() {
             all.push(BFLOAT16);
         }
-        if self.workgroup_f16 || self.workgroup_bf16 {
+        if self.workgroup_bf16 {
             all.push(MATRIX2);
         }
         all
@@ -310,11 +305,9 @@ impl Coopmat {
             brain.cooperative_matrix = vk::TRUE;
             info = info.push_next(brain);
         }
-        if self.workgroup_f16 || self.workgroup_bf16 {
+        if self.workgroup_bf16 {
             matrices2.workgroup_scope = vk::TRUE;
             matrices2.flexible_dimensions = vk::TRUE;
-            matrices2.reductions = vk::TRUE;
-            matrices2.conversions = vk::TRUE;
             matrices2.per_element = vk::TRUE;
             matrices2.tensor_addressing = vk::TRUE;
             info = info.push_next(matrices2);

@@ -291,7 +291,6 @@ impl VulkanDevice {
             physical.limits.matrix_range = physical.limits.storage_range.min(range);
         }
         physical.limits.coopmat_tile = options.coopmat_tile;
-        physical.limits.flash_tile = options.flash_tile;
         physical.limits.gemv = options.gemv;
         if !physical.missing.is_empty() {
             return Err(none(lacks(&physical)));

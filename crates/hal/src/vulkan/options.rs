@@ -13,8 +13,6 @@ pub struct VulkanOptions {
     pub reduce_lanes: Option<u32>,
     /// In place of [`super::Limits::coopmat_tile`].
     pub coopmat_tile: Option<[u32; 3]>,
-    /// In place of [`super::Limits::flash_tile`].
-    pub flash_tile: Option<[u32; 2]>,
     /// In place of [`super::Limits::gemv`].
     pub gemv: Option<[u32; 3]>,
     /// In place of [`super::Limits::matrix_range`].
@@ -26,8 +24,7 @@ pub struct VulkanOptions {
 impl VulkanOptions {
     /// `ESPALIER_VULKAN_VALIDATION` and `ESPALIER_VULKAN_STAGING`, each `1` for on,
     /// `ESPALIER_VULKAN_LANES`, a number, `ESPALIER_VULKAN_COOPMAT` and
-    /// `ESPALIER_VULKAN_GEMV`, three of them with commas between, and
-    /// `ESPALIER_VULKAN_FLASH`, two; `ESPALIER_VULKAN_CACHE`, the folder of compiled
+    /// `ESPALIER_VULKAN_GEMV`, three of them with commas between; `ESPALIER_VULKAN_CACHE`, the folder of compiled
     /// pipelines, empty for none, by default `espalier` in the user's cache folder.
     pub fn from_env() -> Self {
         let on = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
@@ -38,7 +35,6 @@ impl VulkanOptions {
                 .ok()
                 .and_then(|v| v.parse().ok()),
             coopmat_tile: numbers("ESPALIER_VULKAN_COOPMAT"),
-            flash_tile: numbers("ESPALIER_VULKAN_FLASH"),
             gemv: numbers("ESPALIER_VULKAN_GEMV"),
             matrix_range: None,
             pipeline_cache: pipeline_cache(),

@@ -11,8 +11,7 @@ use std::collections::BTreeSet;
 /// Features of devices that multiply cooperative matrices of f16 or bf16.
 pub const COOPMAT_F16: &str = "coopmat_f16";
 pub const COOPMAT_BF16: &str = "coopmat_bf16";
-/// Whole workgroups multiply such of f16 or bf16 as one.
-pub const COOPMAT2_F16: &str = "coopmat2_f16";
+/// Whole workgroups multiply such of bf16 as one.
 pub const COOPMAT2_BF16: &str = "coopmat2_bf16";
 
 /// Features that some kernels demand and not every device has.
@@ -20,7 +19,6 @@ pub const OPTIONAL_FEATURES: &[&str] = &[
     "integer_dot_accelerated",
     COOPMAT_F16,
     COOPMAT_BF16,
-    COOPMAT2_F16,
     COOPMAT2_BF16,
 ];
 
@@ -52,9 +50,6 @@ pub struct Limits {
     /// Rows, columns and rows of subgroups of the tiles of such products, in place of
     /// the kernels' own: to try others.
     pub coopmat_tile: Option<[u32; 3]>,
-    /// Rows and tiles of keys of an attention by whole workgroups, in place of the
-    /// kernel's own: to try others.
-    pub flash_tile: Option<[u32; 2]>,
     /// Subgroups of a workgroup, most workgroups and groups of weights loaded ahead of
     /// products of one row in int8, in place of the kernels' own: to try others.
     pub gemv: Option<[u32; 3]>,
@@ -193,7 +188,6 @@ impl Physical {
             ),
             (coopmat.f16.is_some(), COOPMAT_F16),
             (coopmat.bf16.is_some(), COOPMAT_BF16),
-            (coopmat.workgroup_f16, COOPMAT2_F16),
             (coopmat.workgroup_bf16, COOPMAT2_BF16),
             (
                 has_extension(ash::ext::memory_budget::NAME),
@@ -270,7 +264,6 @@ impl Physical {
                 },
                 coopmat,
                 coopmat_tile: None,
-                flash_tile: None,
                 gemv: None,
                 timestamp_period: if ticks == 0 {
                     0.0
