@@ -16,6 +16,9 @@ mod common {
     pub mod args;
     pub mod cache;
     pub mod coopmat;
+    pub mod coopmat2;
+    pub mod coopmat_tiles;
+    pub mod experts;
     pub mod gate_up;
     pub mod gated;
     pub mod grouped;
@@ -53,6 +56,7 @@ mod kv_append {
 }
 mod linear {
     mod coopmat;
+    mod coopmat2;
     mod coopmat_f16;
     mod gemv;
     mod gemv_q8;
@@ -63,6 +67,7 @@ mod linear__add {
 }
 mod linear__linear__silu_mul {
     mod coopmat;
+    mod coopmat2;
     mod coopmat_f16;
     mod gemv;
     mod gemv_q8;
@@ -92,6 +97,8 @@ mod causal_conv {
     mod plain;
 }
 mod expert_linear {
+    mod coopmat;
+    mod coopmat_f16;
     mod gemv;
 }
 mod expert_sum {
@@ -152,10 +159,14 @@ registry::inventory::submit! {
         auto: true,
         hardware_only: false,
         kv: &["f16", "f32", "bf16"],
-        rows: 512,
+        rows: 2048,
         probe: |_| probe(),
         open: |_, index| {
-            Ok(Arc::new(VulkanDevice::open(index, &VulkanOptions::from_env())?))
+            let device = VulkanDevice::open(index, &VulkanOptions::from_env())?;
+            if let Some(line) = device.pipeline_cache_notice() {
+                eprintln!("{line}");
+            }
+            Ok(Arc::new(device))
         },
         file: file!(),
     }

@@ -15,14 +15,17 @@ mod coopmat;
 mod device;
 mod instance;
 mod memory;
+mod options;
 mod physical;
 mod pipeline;
+mod pipeline_cache;
 mod record;
 
-pub use coopmat::{Coopmat, CoopmatShape};
-pub use device::{VulkanDevice, VulkanOptions, probe};
+pub use coopmat::{Coopmat, CoopmatShape, WORKGROUP_LANES};
+pub use device::{VulkanDevice, probe};
 pub use instance::ValidationLog;
-pub use physical::{COOPMAT_BF16, COOPMAT_F16, Limits, OPTIONAL_FEATURES};
+pub use options::VulkanOptions;
+pub use physical::{COOPMAT_BF16, COOPMAT_F16, COOPMAT2_BF16, Limits, OPTIONAL_FEATURES};
 pub use pipeline::{PipelineDesc, VulkanPipeline};
 pub use record::{StorageBind, VulkanRecorder};
 

@@ -44,6 +44,10 @@ mod build {
     const COMPILER: &str = "crate glslang 0.9.1";
     const FLAGS: &[&str] = &["--target-env vulkan1.2", "--target-spv spv1.5"];
 
+    /// Shaders with this extension are compiled for Vulkan 1.3 and SPIR-V 1.6, which it
+    /// asks for.
+    const NEWER: &str = "GL_NV_cooperative_matrix2";
+
     /// See the version without the compiler.
     pub fn prebuild(tree: &Path, check: bool) -> Result<Vec<String>> {
         let recipe = Recipe {
@@ -62,11 +66,15 @@ mod build {
         let compiler = Compiler::acquire().context("glslang does not start")?;
         let source = ShaderSource::try_from(text.to_string())
             .map_err(|e| anyhow::anyhow!("not a source: {e}"))?;
+        let (version, spirv_version) = match text.contains(NEWER) {
+            true => (VulkanVersion::Vulkan1_3, SpirvVersion::SPIRV1_6),
+            false => (VulkanVersion::Vulkan1_2, SpirvVersion::SPIRV1_5),
+        };
         let options = CompilerOptions {
             source_language: SourceLanguage::GLSL,
             target: Target::Vulkan {
-                version: VulkanVersion::Vulkan1_2,
-                spirv_version: SpirvVersion::SPIRV1_5,
+                version,
+                spirv_version,
             },
             version_profile: None,
             messages: ShaderMessage::DEFAULT,

@@ -2,7 +2,7 @@
 //! `flash.comp`.
 
 use crate::common::cache;
-use crate::common::launch::{Gpu, Plain, Result, Second, Step, shader};
+use crate::common::launch::{Further, Gpu, Plain, Result, Step, shader};
 use graph::Op;
 use hal::DeviceKind;
 use hal::vulkan::COOPMAT_F16;
@@ -12,7 +12,7 @@ use registry::{Pattern, Problem};
 const LEAST_ROWS: usize = 17;
 
 /// Largest head: a subgroup keeps its rows' queries and sums in registers.
-const MOST_DIM: usize = 128;
+const MOST_DIM: usize = 256;
 const DIM_STEP: usize = 16;
 
 /// Elements of a piece of 16 bytes.
@@ -111,7 +111,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let groups = [step.groups_of(pieces), padded(step.problem) as u32, 1];
     step.dispatch_with(&args, groups, &accesses)?;
 
-    let &[lanes, _, _, _, subgroup, rows, ..] = step.second_constants else {
+    let &[lanes, _, _, _, subgroup, rows, ..] = step.further_constants(0) else {
         return Err(step.refuse("it has no second shader"));
     };
     let sinks = match step.has_input(2) {
@@ -147,18 +147,19 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     ];
     accesses.extend(sinks.map(|s| s.read()));
     let tiles = step.max_rows().div_ceil(lanes / subgroup * rows);
-    step.dispatch_second(&args, [heads as u32, tiles, 1], &accesses)
+    step.dispatch_further(0, &args, [heads as u32, tiles, 1], &accesses)
 }
 
+const FLASH: Further = Further {
+    shader: shader!("attention.flash", 5, 23),
+    constants,
+};
+
 const fn f16() -> Plain {
-    let flash = Second {
-        shader: shader!("attention.flash", 5, 23),
-        constants,
-    };
     let shader = shader!("attention.halves", 3, 7);
     let mut plain = Plain::new(&Pattern::ATTENTION, &["f16"], "flash", shader, record)
         .with_every_attribute()
-        .with_second(flash, workspace);
+        .with_further(&[FLASH], workspace);
     plain.fits = fits;
     plain.spec.rank = 20;
     plain.spec.tolerance = 1e-4;

@@ -6,6 +6,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "../common/base.glsl"
+#include "../common/reduce.glsl"
 
 const uint MOST_SPLITS = 64;
 
@@ -26,7 +27,10 @@ layout(push_constant, scalar) uniform Push {
     uint lanes;
 } p;
 
+// Factors of the splits.
 shared float share[MOST_SPLITS];
+// Partial results that are loaded before the first is used.
+const uint AHEAD = 8;
 
 void main() {
     uint head = gl_WorkGroupID.x;
@@ -40,19 +44,34 @@ void main() {
     uint each = (position + p.splits - first) / p.splits;
     each = (each + p.lanes - 1) / p.lanes * p.lanes;
     uint used = (position + each - first) / each;
-    for (uint s = lane; s < used; s += WG) share[s] = parts[from + s * (p.dim + 2) + p.dim];
-    barrier();
     float sink = p.has_sinks != 0 ? sinks[p.sinks_at + head] : -3.0e38;
     float top = sink;
-    for (uint s = 0; s < used; ++s) top = max(top, share[s]);
-    barrier();
-    for (uint s = lane; s < used; s += WG) share[s] = exp(share[s] - top);
-    barrier();
-    float sum = p.has_sinks != 0 ? exp(sink - top) : 0.0;
-    for (uint s = 0; s < used; ++s) sum += parts[from + s * (p.dim + 2) + p.dim + 1] * share[s];
+    for (uint s = lane; s < used; s += WG) {
+        float highest = parts[from + s * (p.dim + 2) + p.dim];
+        share[s] = highest;
+        top = max(top, highest);
+    }
+    top = workgroup_max(top);
+    float sum = 0.0;
+    for (uint s = lane; s < used; s += WG) {
+        float factor = exp(share[s] - top);
+        share[s] = factor;
+        sum += parts[from + s * (p.dim + 2) + p.dim + 1] * factor;
+    }
+    sum = workgroup_sum(sum);
+    if (p.has_sinks != 0) sum += exp(sink - top);
+    workgroup_sync();
     for (uint d = lane; d < p.dim; d += WG) {
         float v = 0.0;
-        for (uint s = 0; s < used; ++s) v += parts[from + s * (p.dim + 2) + d] * share[s];
+        for (uint s = 0; s < used; s += AHEAD) {
+            float next[AHEAD];
+            [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
+                next[i] = parts[from + min(s + i, used - 1) * (p.dim + 2) + d];
+            }
+            [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
+                if (s + i < used) v += next[i] * share[s + i];
+            }
+        }
         o[p.o_at + t * p.o_stride + head * p.dim + d] = v / sum;
     }
 }

@@ -42,6 +42,9 @@ layout(push_constant, scalar) uniform Push {
 
 shared vec4 query[HEADS * PIECES * 2];
 shared float weight[HEADS * WG];
+// Of each head and subgroup (of four lanes at least): the largest score, Σ weight.
+shared float highest[HEADS * WG / 4];
+shared float totals[HEADS * WG / 4];
 shared uint value_at[WG];
 shared float sums[WG * 8];
 
@@ -73,7 +76,7 @@ void main() {
     vec4 own[HEADS * 2];
     float top[HEADS];
     float sum[HEADS];
-    for (uint h = 0; h < HEADS; ++h) {
+    [[unroll]] for (uint h = 0; h < HEADS; ++h) {
         own[2 * h] = vec4(0.0);
         own[2 * h + 1] = vec4(0.0);
         top[h] = -3.0e38;
@@ -84,7 +87,7 @@ void main() {
         uint pos = at + lane;
         bool seen = pos < to;
         float score[HEADS];
-        for (uint h = 0; h < HEADS; ++h) score[h] = 0.0;
+        [[unroll]] for (uint h = 0; h < HEADS; ++h) score[h] = 0.0;
         if (seen) {
             uint page = meta[table + pos / p.block];
             uint key = keys + page * p.page_stride + (pos % p.block) * p.token_stride;
@@ -96,27 +99,41 @@ void main() {
                     if (c + n >= PIECES) break;
                     vec4 a = vec4(decode16x2(next[n].x), decode16x2(next[n].y));
                     vec4 b = vec4(decode16x2(next[n].z), decode16x2(next[n].w));
-                    for (uint h = 0; h < HEADS; ++h) {
+                    [[unroll]] for (uint h = 0; h < HEADS; ++h) {
                         uint i = (h * PIECES + c + n) * 2;
                         score[h] += dot(a, query[i]) + dot(b, query[i + 1]);
                     }
                 }
             }
         }
-        for (uint h = 0; h < HEADS; ++h) {
-            float s = score[h];
-            if (p.softcap > 0.0) s = p.softcap * exact_tanh(s / p.softcap);
-            if (!seen) s = -3.0e38;
-            float new_top = max(top[h], workgroup_max(s));
-            float e = seen ? exp(s - new_top) : 0.0;
-            float keep = exp(top[h] - new_top);
-            top[h] = new_top;
-            sum[h] = sum[h] * keep + workgroup_sum(e);
-            weight[h * WG + lane] = e;
-            own[2 * h] *= keep;
-            own[2 * h + 1] *= keep;
+        [[unroll]] for (uint h = 0; h < HEADS; ++h) {
+            if (p.softcap > 0.0) score[h] = p.softcap * exact_tanh(score[h] / p.softcap);
+            if (!seen) score[h] = -3.0e38;
+            float s = subgroupMax(score[h]);
+            if (subgroupElect()) highest[h * gl_NumSubgroups + gl_SubgroupID] = s;
         }
         workgroup_sync();
+        float keep[HEADS];
+        [[unroll]] for (uint h = 0; h < HEADS; ++h) {
+            float new_top = top[h];
+            for (uint i = 0; i < gl_NumSubgroups; ++i) {
+                new_top = max(new_top, highest[h * gl_NumSubgroups + i]);
+            }
+            float e = seen ? exp(score[h] - new_top) : 0.0;
+            keep[h] = exp(top[h] - new_top);
+            top[h] = new_top;
+            weight[h * WG + lane] = e;
+            float s = subgroupAdd(e);
+            if (subgroupElect()) totals[h * gl_NumSubgroups + gl_SubgroupID] = s;
+        }
+        workgroup_sync();
+        [[unroll]] for (uint h = 0; h < HEADS; ++h) {
+            float s = totals[h * gl_NumSubgroups];
+            for (uint i = 1; i < gl_NumSubgroups; ++i) s += totals[h * gl_NumSubgroups + i];
+            sum[h] = sum[h] * keep[h] + s;
+            own[2 * h] *= keep[h];
+            own[2 * h + 1] *= keep[h];
+        }
         uint n = min(WG, to - at);
         if (subset < SUBSETS) {
             for (uint j = subset; j < n; j += AHEAD * SUBSETS) {
@@ -128,7 +145,7 @@ void main() {
                     if (j + i * SUBSETS >= n) break;
                     vec4 a = vec4(decode16x2(next[i].x), decode16x2(next[i].y));
                     vec4 b = vec4(decode16x2(next[i].z), decode16x2(next[i].w));
-                    for (uint h = 0; h < HEADS; ++h) {
+                    [[unroll]] for (uint h = 0; h < HEADS; ++h) {
                         float e = weight[h * WG + j + i * SUBSETS];
                         own[2 * h] += e * a;
                         own[2 * h + 1] += e * b;
@@ -138,7 +155,7 @@ void main() {
         }
         workgroup_sync();
     }
-    for (uint h = 0; h < HEADS; ++h) {
+    [[unroll]] for (uint h = 0; h < HEADS; ++h) {
         for (uint i = 0; i < 4; ++i) {
             sums[lane * 8 + i] = own[2 * h][i];
             sums[lane * 8 + 4 + i] = own[2 * h + 1][i];

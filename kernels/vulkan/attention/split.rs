@@ -1,7 +1,7 @@
 //! op: attention, few rows. See `split.comp` and `merge.comp`.
 
 use crate::common::cache;
-use crate::common::launch::{Gpu, Plain, Result, Second, Step, shader};
+use crate::common::launch::{Further, Gpu, Plain, Result, Step, shader};
 use crate::common::stored::scheme_constant;
 use graph::Op;
 use hal::DeviceKind;
@@ -155,19 +155,20 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.u32(step.constants[0] as usize)?;
     let mut accesses = vec![parts.read(), step.binds.step.read(), o.write()];
     accesses.extend(sinks.map(|s| s.read()));
-    step.dispatch_second(&args, [shape.heads as u32, rows, 1], &accesses)
+    step.dispatch_further(0, &args, [shape.heads as u32, rows, 1], &accesses)
 }
 
+const MERGE: Further = Further {
+    shader: shader!("attention.merge", 4, 12),
+    constants: |_, gpu| Ok(gpu.elementwise()),
+};
+
 const fn of(quant: &'static [&'static str]) -> Plain {
-    let merge = Second {
-        shader: shader!("attention.merge", 4, 12),
-        constants: |_, gpu| Ok(gpu.elementwise()),
-    };
     let shader = shader!("attention.split", 4, 19);
     let mut plain = Plain::new(&Pattern::ATTENTION, quant, "split", shader, record)
         .with_every_attribute()
         .with_constants(constants)
-        .with_second(merge, workspace);
+        .with_further(&[MERGE], workspace);
     plain.fits = fits;
     plain.spec.rank = 10;
     plain.spec.tolerance = 5e-5;

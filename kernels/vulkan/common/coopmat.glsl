@@ -6,6 +6,9 @@
 // With BRAIN the factors are bf16, else f16. With GATED rows of two matrices take
 // turns in the tile, CN at a time, so that a lane holds sums of both for the same
 // place, and the output is silu(gate)·up.
+//
+// With EXPERTS a tile has rows of one expert, found in the lists that
+// `expert_tiles.comp` made, and weights are those of its matrix.
 
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -14,10 +17,13 @@
 #ifdef BRAIN
 #extension GL_EXT_bfloat16 : require
 #define FACTOR bfloat16_t
+const bool TO_BF16 = true;
 #else
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #define FACTOR float16_t
+const bool TO_BF16 = false;
 #endif
+#include "sixteen.glsl"
 
 layout(constant_id = 4) const uint SUBGROUP = 32;
 // Of one product: rows of x, rows of weights, depth.
@@ -64,7 +70,49 @@ layout(push_constant, scalar) uniform Push {
     uint y_at, y_stride;
     // Whether whole matrices may be stored to y.
     uint aligned;
+#ifdef EXPERTS
+    // Vectors of a row of y, and whether x has as many.
+    uint vectors, x_vectors;
+    // In words of the lists.
+    uint order_at, tiles_at;
+    // Those whose matrices are bound.
+    uint first_expert, experts;
+#endif
 } p;
+
+#ifdef EXPERTS
+layout(set = 0, binding = 7, scalar) readonly buffer Lists { uint lists[]; };
+uint tile_order;
+uint tile_rows;
+uint matrix_row;
+uint bias_row;
+
+// The vector of row r of the tile, counted through all rows of y.
+uint vector_of(uint r) {
+    return lists[tile_order + min(r, tile_rows - 1)];
+}
+
+uint x_place(uint r) {
+    uint v = vector_of(r);
+    return p.x_at + (p.x_vectors != 0 ? v : v / p.vectors) * (p.k / 8);
+}
+
+uint y_place(uint r) {
+    uint v = vector_of(r);
+    return p.y_at + v / p.vectors * p.y_stride + v % p.vectors * p.n;
+}
+#else
+const uint matrix_row = 0;
+const uint bias_row = 0;
+
+uint x_place(uint r) {
+    return p.x_at + r * (p.k / 8);
+}
+
+uint y_place(uint r) {
+    return p.y_at + r * p.y_stride;
+}
+#endif
 
 GROUP_READER(read_w, w, w4)
 #ifdef GATED
@@ -76,118 +124,27 @@ const uint OUT_COLS = TILE_COLS;
 
 shared uvec4 tiles[2 * STAGE];
 
-// Sixteen weights on their way: of blocks half a group, else plain numbers.
-struct Sixteen {
-    uvec4 codes;
-    uint high;
-    float scale, low, zero;
-    uvec4 plain[4];
-};
-
-Sixteen half_of(Group b, bool second) {
-    Sixteen s;
-    s.codes = b.codes;
-    if (CODE_WORDS == 8) {
-        if (second) s.codes = b.more;
-    } else if (CODE_WORDS == 4) {
-        s.codes.xy = second ? b.codes.zw : b.codes.xy;
-    } else {
-        s.codes.x = second ? b.codes.y : b.codes.x;
-    }
-    s.high = HIGH_WORDS == 2 ? (second ? b.high.y : b.high.x) : b.high.x >> (second ? 4 : 0);
-    s.scale = second ? b.scale.y : b.scale.x;
-    s.low = second ? b.low.y : b.low.x;
-    s.zero = b.zero;
-    return s;
-}
-
-#define PLAIN_SIXTEEN(NAME, PIECES)                                            \
-    Sixteen NAME(uint e) {                                                     \
-        Sixteen s;                                                             \
-        uint first = SCHEME == F32 ? e / 4 : e / 8;                            \
-        [[unroll]] for (uint i = 0; i < 4; ++i) {                              \
-            if (i < 2 || SCHEME == F32) s.plain[i] = PIECES[first + i];        \
-        }                                                                      \
-        return s;                                                              \
-    }
 PLAIN_SIXTEEN(plain_w, w4)
 #ifdef GATED
 PLAIN_SIXTEEN(plain_other, other4)
 #endif
 
-// A whole number below 2²³ as a float, without the slower conversion.
-float small_float(uint v) {
-    return uintBitsToFloat(0x4b000000u | v) - 8388608.0;
-}
-
-// The codes of elements 4q to 4q + 3 as numbers.
-vec4 four_numbers(Sixteen s, uint q) {
-    uint c;
-    if (CODE_WORDS == 8) {
-        c = s.codes[q] ^ 0x80808080u;
-    } else if (CODE_WORDS == 4) {
-        c = (s.codes[q / 2] >> (4 * (q & 1u))) & 0x0f0f0f0fu;
-    } else {
-        c = (s.codes.x >> (2 * q)) & 0x03030303u;
-    }
-    if (HIGH_WORDS == 1) {
-        c |= ((s.high >> q) & 0x01010101u) << (SCHEME == Q3_K ? 2 : 4);
-    } else if (HIGH_WORDS == 2) {
-        c |= ((s.high >> (2 * q)) & 0x03030303u) << 4;
-    }
-    uvec4 v = uvec4(c & 255u, (c >> 8) & 255u, (c >> 16) & 255u, c >> 24);
-    if (TABLE) {
-        return vec4(table_value(v.x), table_value(v.y), table_value(v.z), table_value(v.w));
-    }
-    vec4 f = vec4(small_float(v.x), small_float(v.y), small_float(v.z), small_float(v.w));
-    return CODE_WORDS == 8 ? f - 128.0 : f;
-}
-
-vec4 four_values(Sixteen s, uint q) {
-    if (SCHEME == F32) return uintBitsToFloat(s.plain[q]);
-    if (!IN_BLOCKS) {
-        uvec4 piece = s.plain[q / 2];
-        uvec2 two = (q & 1u) == 0 ? piece.xy : piece.zw;
-        return vec4(decode16x2(two.x), decode16x2(two.y));
-    }
-    return s.scale * (four_numbers(s, q) - s.zero) + s.low;
-}
-
-uint rounded_pair(float a, float b) {
-#ifdef BRAIN
-    uvec2 u = floatBitsToUint(vec2(a, b));
-    u += 0x7fffu + ((u >> 16) & 1u);
-    return (u.x >> 16) | (u.y & 0xffff0000u);
-#else
-    // Rounded to nearest beforehand: the conversion may do otherwise.
-    uvec2 u = floatBitsToUint(vec2(a, b));
-    u = (u + 0xfffu + ((u >> 13) & 1u)) & ~0x1fffu;
-    return packHalf2x16(uintBitsToFloat(u));
-#endif
-}
-
-uvec4 rounded_eight(Sixteen s, uint i) {
-#ifdef BRAIN
-    if (SCHEME == BF16) return s.plain[i];
-#else
-    if (SCHEME == F16) return s.plain[i];
-#endif
-    vec4 a = four_values(s, 2 * i);
-    vec4 b = four_values(s, 2 * i + 1);
-    return uvec4(rounded_pair(a.x, a.y), rounded_pair(a.z, a.w), rounded_pair(b.x, b.y), rounded_pair(b.z, b.w));
-}
-
+// Where the pieces of x that a lane brings begin.
+uint x_from[X_EACH];
 uvec4 next_x[X_EACH];
 Sixteen next_w[W_EACH];
 
-// Loads columns 32g to 32g + 31 of the tile that begins at row r0 and column n0.
-void fetch(uint r0, uint n0, uint g) {
-    uint lane = gl_LocalInvocationID.x;
+void find_x(uint r0) {
     [[unroll]] for (uint e = 0; e < X_EACH; ++e) {
-        uint i = lane + e * WG;
-        uint row = min(i / 4, TILE_ROWS - 1);
-        next_x[e] = x[p.x_at + (r0 + row) * (p.k / 8) + 4 * g + i % 4];
+        uint i = gl_LocalInvocationID.x + e * WG;
+        x_from[e] = x_place(r0 + min(i / 4, TILE_ROWS - 1)) + i % 4;
     }
+}
+
+// Loads columns 32g to 32g + 31 of the tile whose weights begin at column n0.
+void fetch(uint n0, uint g) {
+    uint lane = gl_LocalInvocationID.x;
+    [[unroll]] for (uint e = 0; e < X_EACH; ++e) next_x[e] = x[x_from[e] + 4 * g];
     [[unroll]] for (uint e = 0; e < W_EACH; ++e) {
         uint i = lane + e * WG;
         uint t = i / 2;
@@ -198,7 +155,7 @@ void fetch(uint r0, uint n0, uint g) {
 #else
         uint column = n0 + t;
 #endif
-        uint row = min(column, p.n - 1) * p.w_stride;
+        uint row = (matrix_row + min(column, p.n - 1)) * p.w_stride;
         uint at = 32 * g + (second ? 16 : 0);
 #ifdef GATED
         if (is_other) {
@@ -264,7 +221,7 @@ SUMS bias_of(uint n0, uint f) {
         vec4 v = vec4(0.0);
         for (uint i = 0; i < 4; ++i) {
             uint n = column_of(n0, f) + e % (CN / 4) * 4 + i;
-            if (has != 0 && n < p.n) v[i] = second ? other_bias[p.other_bias_at + n] : bias[p.bias_at + n];
+            if (has != 0 && n < p.n) v[i] = second ? other_bias[p.other_bias_at + n] : bias[p.bias_at + bias_row + n];
         }
         tiles[region + e] = floatBitsToUint(v);
     }
@@ -288,16 +245,30 @@ void write(SUMS sums, uint row, uint column, uint rows, bool whole) {
         uint r = row + e / CN;
         uint n = column + e % CN;
         if (r < rows && n < p.n) {
-            y[p.y_at + r * p.y_stride + n] = uintBitsToFloat(tiles[region + e / 4][e & 3u]);
+            y[y_place(r) + n] = uintBitsToFloat(tiles[region + e / 4][e & 3u]);
         }
     }
 }
 
 void main() {
+    uint n0 = gl_WorkGroupID.y * OUT_COLS;
+#ifdef EXPERTS
+    if (gl_WorkGroupID.x >= lists[p.tiles_at]) return;
+    uint tile = p.tiles_at + 1 + 3 * gl_WorkGroupID.x;
+    uint expert = lists[tile];
+    if (expert - p.first_expert >= p.experts) return;
+    tile_order = p.order_at + lists[tile + 1];
+    tile_rows = lists[tile + 2];
+    matrix_row = (expert - p.first_expert) * p.n;
+    bias_row = expert * p.n;
+    uint r0 = 0;
+    uint rows = tile_rows;
+#else
     uint rows = REAL_ROWS(p.rows);
     uint r0 = gl_WorkGroupID.x * TILE_ROWS;
-    uint n0 = gl_WorkGroupID.y * OUT_COLS;
     if (r0 >= rows) return;
+#endif
+    find_x(r0);
     uint sub_row = gl_SubgroupID / SUB_COLS * FRAG_ROWS;
     uint sub_col = gl_SubgroupID % SUB_COLS * FRAG_COLS;
     SUMS sums[FRAG_ROWS * FRAG_COLS];
@@ -310,11 +281,11 @@ void main() {
         barrier();
     }
     uint groups = p.k / 32;
-    fetch(r0, n0, 0);
+    fetch(n0, 0);
     put(0);
     for (uint g = 0; g < groups; ++g) {
         barrier();
-        if (g + 1 < groups) fetch(r0, n0, g + 1);
+        if (g + 1 < groups) fetch(n0, g + 1);
         uint from = (g & 1u) * STAGE;
         [[unroll]] for (uint k = 0; k < 32; k += CK) {
             coopmat<FACTOR, gl_ScopeSubgroup, CM, CK, gl_MatrixUseA> a[FRAG_ROWS];

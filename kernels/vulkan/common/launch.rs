@@ -8,22 +8,42 @@ use hal::{Access, Device, DeviceInfo, HalError, Recorder};
 use registry::{
     Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, RowsFrom, TensorRef,
 };
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 pub type Result<T> = std::result::Result<T, KernelError>;
 
 /// SPIR-V of `<layer>/<variant>.comp` and the size of its interface.
 #[derive(Clone, Copy)]
 pub struct Shader {
+    pub name: &'static str,
     pub spirv: &'static [u8],
     pub buffers: u32,
     pub push_words: u32,
+}
+
+impl Shader {
+    /// The SPIR-V, or what an author of kernels tries out: `<name>.spv` of the folder
+    /// that `ESPALIER_VULKAN_SPIRV` names.
+    fn code(&self) -> &'static [u8] {
+        static OWN: Mutex<BTreeMap<&'static str, &'static [u8]>> = Mutex::new(BTreeMap::new());
+        let Some(folder) = std::env::var_os("ESPALIER_VULKAN_SPIRV") else {
+            return self.spirv;
+        };
+        let mut own = OWN.lock().unwrap_or_else(|e| e.into_inner());
+        // Kept, because pipelines are found by where their code lies.
+        own.entry(self.name).or_insert_with(|| {
+            let file = std::path::Path::new(&folder).join(format!("{}.spv", self.name));
+            std::fs::read(file).map_or(self.spirv, |code| code.leak())
+        })
+    }
 }
 
 /// `shader!("linear.gemv", buffers, push constant words)`.
 macro_rules! shader {
     ($name:literal, $buffers:literal, $push:literal) => {
         $crate::common::launch::Shader {
+            name: $name,
             spirv: include_bytes!(concat!(
                 env!("CARGO_MANIFEST_DIR"),
                 "/prebuilt/",
@@ -73,9 +93,10 @@ impl Gpu<'_> {
     }
 }
 
-/// A second dispatch of a kernel, which goes on with what the first left in the
-/// workspace.
-pub struct Second {
+/// A further dispatch of a kernel, which goes on with what the ones before left in
+/// the workspace.
+#[derive(Clone, Copy)]
+pub struct Further {
     pub shader: Shader,
     pub constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
 }
@@ -89,7 +110,7 @@ pub struct Plain {
     pub fits: fn(&Problem) -> std::result::Result<(), String>,
     /// Specialization constants, the workgroup's size first.
     pub constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>,
-    pub second: Option<Second>,
+    pub further: &'static [Further],
     /// Bytes of scratch.
     pub workspace: fn(&Problem) -> u64,
     pub record: fn(&mut Step<'_>) -> Result<()>,
@@ -119,7 +140,7 @@ impl Plain {
             every_attribute: false,
             fits: |_| Ok(()),
             constants: |_, gpu| Ok(gpu.elementwise()),
-            second: None,
+            further: &[],
             workspace: |_| 0,
             record,
         }
@@ -131,8 +152,12 @@ impl Plain {
         self
     }
 
-    pub const fn with_second(mut self, second: Second, workspace: fn(&Problem) -> u64) -> Self {
-        self.second = Some(second);
+    pub const fn with_further(
+        mut self,
+        further: &'static [Further],
+        workspace: fn(&Problem) -> u64,
+    ) -> Self {
+        self.further = further;
         self.workspace = workspace;
         self
     }
@@ -188,26 +213,23 @@ impl Kernel for Plain {
         let pipeline = |shader: &Shader, spec: &[u32]| {
             device.pipeline(&PipelineDesc {
                 name: &key,
-                spirv: shader.spirv,
+                spirv: shader.code(),
                 buffers: shader.buffers,
                 push_words: shader.push_words,
                 spec,
             })
         };
         let first = pipeline(&self.shader, &spec)?;
-        let (second, second_constants) = match &self.second {
-            Some(second) => {
-                let spec = (second.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
-                (Some(pipeline(&second.shader, &spec)?), spec)
-            }
-            None => (None, Vec::new()),
-        };
+        let mut further = Vec::new();
+        for shader in self.further {
+            let spec = (shader.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
+            further.push((pipeline(&shader.shader, &spec)?, spec));
+        }
         Ok(Box::new(PlainPrepared {
             problem: problem.clone(),
             constants: spec,
             pipeline: first,
-            second,
-            second_constants,
+            further,
             workspace: (self.workspace)(problem),
             record: self.record,
             key,
@@ -220,8 +242,7 @@ struct PlainPrepared {
     key: String,
     constants: Vec<u32>,
     pipeline: Arc<VulkanPipeline>,
-    second: Option<Arc<VulkanPipeline>>,
-    second_constants: Vec<u32>,
+    further: Vec<(Arc<VulkanPipeline>, Vec<u32>)>,
     workspace: u64,
     record: fn(&mut Step<'_>) -> Result<()>,
 }
@@ -243,8 +264,7 @@ impl Prepared for PlainPrepared {
             binds,
             constants: &self.constants,
             pipeline: &self.pipeline,
-            second: self.second.as_ref(),
-            second_constants: &self.second_constants,
+            further: &self.further,
             recorder,
         })
     }
@@ -256,11 +276,9 @@ pub struct Step<'a> {
     pub binds: &'a Binds,
     /// Specialization constants of the pipeline.
     pub constants: &'a [u32],
-    /// Those of the second, if there is one.
-    pub second_constants: &'a [u32],
     key: &'a str,
     pipeline: &'a Arc<VulkanPipeline>,
-    second: Option<&'a Arc<VulkanPipeline>>,
+    further: &'a [(Arc<VulkanPipeline>, Vec<u32>)],
     recorder: &'a mut VulkanRecorder,
 }
 
@@ -354,15 +372,21 @@ impl<'a> Step<'a> {
             .dispatch(self.key, pipeline, binds, push, groups, accesses)?)
     }
 
-    /// Appends a dispatch of the second shader.
-    pub fn dispatch_second(
+    /// Specialization constants of the further shader `i`.
+    pub fn further_constants(&self, i: usize) -> &'a [u32] {
+        self.further.get(i).map_or(&[], |(_, constants)| constants)
+    }
+
+    /// Appends a dispatch of the further shader `i`.
+    pub fn dispatch_further(
         &mut self,
+        i: usize,
         args: &Args<'_>,
         groups: [u32; 3],
         accesses: &[Access],
     ) -> Result<()> {
-        let Some(pipeline) = self.second else {
-            return Err(self.refuse("it has one shader"));
+        let Some((pipeline, _)) = self.further.get(i) else {
+            return Err(self.refuse(format!("it has no further shader {i}")));
         };
         let (binds, push) = (&args.binds, &args.push);
         Ok(self

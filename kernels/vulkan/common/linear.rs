@@ -17,8 +17,12 @@ const SHARED_ROWS: usize = 4;
 /// Subgroups of a workgroup in which each works alone.
 const SUBGROUPS: u32 = 4;
 
-/// Subgroups of a workgroup that rounds activations for all of them.
+/// Subgroups of a workgroup that rounds activations for all of them; of one that rounds
+/// a single row, and the most workgroups that do: one for each multiprocessor of a large
+/// device, since whoever comes later rounds first, too.
 const ROUNDING_SUBGROUPS: u32 = 16;
+const ONE_ROW_SUBGROUPS: u32 = 32;
+const MOST_ONE_ROW: u32 = 132;
 
 /// Groups of 32 weights that a lane loads at once.
 const MOST_AHEAD: usize = 4;
@@ -82,9 +86,14 @@ pub fn rounded_constants(
         rows if rows > 1 => ((MOST_ROUNDED / width).min(SHARED_ROWS), 1),
         _ => (1, MOST_AHEAD / matrices.max(1)),
     };
+    let (subgroups, most_ahead) = match gpu.limits.gemv {
+        Some([subgroups, _, ahead]) if rows == 1 => (subgroups, ahead as usize / matrices.max(1)),
+        None if rows == 1 => (ONE_ROW_SUBGROUPS, most_ahead),
+        _ => (ROUNDING_SUBGROUPS, most_ahead),
+    };
     let of_a_lane = (k / 32).div_ceil(gpu.info.subgroup as usize);
     let ahead = of_a_lane.clamp(1, most_ahead.max(1));
-    let mut all = team_constants(w.scheme, rows, columns, ROUNDING_SUBGROUPS, gpu)?;
+    let mut all = team_constants(w.scheme, rows, columns, subgroups, gpu)?;
     all.extend([width as u32, ahead as u32]);
     Ok(all)
 }
@@ -140,7 +149,14 @@ pub fn gemv_groups(step: &Step<'_>, n: usize) -> u32 {
 pub fn gemv_q8_groups(step: &Step<'_>, n: usize) -> u32 {
     match step.constants[0] == step.constants[7] {
         true => (n as u32).div_ceil(SOFTWARE_COLUMNS),
-        false => gemv_groups(step, n).min(MOST_ROUNDING),
+        false => {
+            let most = match step.limits().gemv {
+                Some([_, most, _]) if step.max_rows() == 1 => most.max(1),
+                None if step.max_rows() == 1 => MOST_ONE_ROW,
+                _ => MOST_ROUNDING,
+            };
+            gemv_groups(step, n).min(most)
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! op: linear, many rows, by cooperative matrices of bf16. See `coopmat.comp`.
 
-use crate::common::coopmat::{self, Factor};
-use crate::common::launch::{Plain, shader};
+use crate::common::coopmat::{self, Way, further};
+use crate::common::launch::{Further, Plain};
 use crate::common::stored::{for_each_scheme, register_schemes};
 use registry::Pattern;
 
+const SHADERS: &[Further] = further!(Bf16, "linear.coopmat");
+
 const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
-    let shader = shader!("linear.coopmat", 7, 14);
-    coopmat::kernel(&Pattern::LINEAR, quant, layouts, Factor::Bf16, shader)
+    coopmat::kernel(&Pattern::LINEAR, quant, layouts, Way::Bf16, SHADERS)
 }
 
 for_each_scheme!(register_schemes);

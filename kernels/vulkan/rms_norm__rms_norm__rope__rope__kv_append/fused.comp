@@ -48,6 +48,8 @@ layout(push_constant, scalar) uniform Push {
 #include "../common/store.glsl"
 
 shared float normed[DIM];
+// Elements of a lane.
+const uint EACH = (DIM + WG - 1) / WG;
 #define NORMED(i) normed[i]
 
 void main() {
@@ -57,34 +59,44 @@ void main() {
     bool of_q = gl_WorkGroupID.x < p.heads;
     uint head = of_q ? gl_WorkGroupID.x : gl_WorkGroupID.x - p.heads;
     uint from = of_q ? p.q_at + t * p.q_stride + head * DIM : p.k_at + t * p.k_stride + head * DIM;
+    // What comes from far is asked for at once.
+    float weight[EACH];
+    float value[EACH];
     float sum = 0.0;
-    for (uint i = lane; i < DIM; i += WG) {
+    [[unroll]] for (uint n = 0; n < EACH; ++n) {
+        uint i = min(lane + n * WG, DIM - 1);
         float x = of_q ? q[from + i] : k[from + i];
-        normed[i] = x;
-        sum += x * x;
+        weight[n] = of_q ? q_weight[p.q_weight_at + i] : k_weight[p.k_weight_at + i];
+        value[n] = of_q ? 0.0 : v[p.v_at + t * p.v_stride + head * DIM + i];
+        if (lane + n * WG < DIM) {
+            normed[i] = x;
+            sum += x * x;
+        }
     }
-    float scale = inversesqrt(workgroup_sum(sum) / float(DIM) + p.eps);
-    for (uint i = lane; i < DIM; i += WG) {
-        float w = of_q ? q_weight[p.q_weight_at + i] : k_weight[p.k_weight_at + i];
-        normed[i] *= scale * (w + p.weight_offset);
-    }
-    workgroup_sync();
     uint position = meta[p.positions + t];
     uint page = meta[p.pages_at + meta[p.row_span + t] * p.blocks + position / p.block];
+    float scale = inversesqrt(workgroup_sum(sum) / float(DIM) + p.eps);
+    [[unroll]] for (uint n = 0; n < EACH; ++n) {
+        uint i = lane + n * WG;
+        if (i < DIM) normed[i] *= scale * (weight[n] + p.weight_offset);
+    }
+    workgroup_sync();
     // A row without a page is the runtime's mistake; it must not be written over
     // another sequence.
     if (!of_q && page >= p.pages) return;
     uint turn = p.table_at + t * p.table_stride;
     uint entry = p.cache_at + page * p.page_stride + head * p.head_stride
         + (position % p.block) * p.token_stride;
-    for (uint i = lane; i < DIM; i += WG) {
+    [[unroll]] for (uint n = 0; n < EACH; ++n) {
+        uint i = lane + n * WG;
+        if (i >= DIM) continue;
         float x;
         ROTATED(x, i, turn, NORMED)
         if (of_q) {
             y[p.y_at + t * p.y_stride + head * DIM + i] = x;
         } else {
             store(entry + i, x);
-            store(entry + p.kv_stride + i, v[p.v_at + t * p.v_stride + head * DIM + i]);
+            store(entry + p.kv_stride + i, value[n]);
         }
     }
 }

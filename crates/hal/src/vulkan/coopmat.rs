@@ -1,5 +1,5 @@
-//! Cooperative matrices (`VK_KHR_cooperative_matrix`): which ones a device
-//! multiplies, and what must be switched on for them.
+//! Cooperative matrices (`VK_KHR_cooperative_matrix`, `VK_NV_cooperative_matrix2`):
+//! which ones a device multiplies, and what must be switched on for them.
 
 use super::instance::Instance;
 use ash::vk;
@@ -45,6 +45,145 @@ unsafe impl vk::ExtendsPhysicalDeviceFeatures2 for Bfloat16Features<'_> {}
 // SAFETY: as above.
 unsafe impl vk::ExtendsDeviceCreateInfo for Bfloat16Features<'_> {}
 
+const MATRIX2: &CStr = c"VK_NV_cooperative_matrix2";
+
+/// `VkPhysicalDeviceCooperativeMatrix2FeaturesNV`, which the bindings do not know yet.
+#[repr(C)]
+pub(super) struct Matrix2Features<'a> {
+    s_type: vk::StructureType,
+    p_next: *mut c_void,
+    workgroup_scope: vk::Bool32,
+    flexible_dimensions: vk::Bool32,
+    reductions: vk::Bool32,
+    conversions: vk::Bool32,
+    per_element: vk::Bool32,
+    tensor_addressing: vk::Bool32,
+    block_loads: vk::Bool32,
+    _marker: PhantomData<&'a ()>,
+}
+
+impl Default for Matrix2Features<'_> {
+    fn default() -> Self {
+        Matrix2Features {
+            s_type: <Self as vk::TaggedStructure>::STRUCTURE_TYPE,
+            p_next: std::ptr::null_mut(),
+            workgroup_scope: vk::FALSE,
+            flexible_dimensions: vk::FALSE,
+            reductions: vk::FALSE,
+            conversions: vk::FALSE,
+            per_element: vk::FALSE,
+            tensor_addressing: vk::FALSE,
+            block_loads: vk::FALSE,
+            _marker: PhantomData,
+        }
+    }
+}
+
+// SAFETY: laid out as the specification says, beginning with its own type and the
+// next structure.
+unsafe impl vk::TaggedStructure for Matrix2Features<'_> {
+    const STRUCTURE_TYPE: vk::StructureType = vk::StructureType::from_raw(1_000_593_000);
+}
+// SAFETY: the specification lists both structures that it extends.
+unsafe impl vk::ExtendsPhysicalDeviceFeatures2 for Matrix2Features<'_> {}
+// SAFETY: as above.
+unsafe impl vk::ExtendsDeviceCreateInfo for Matrix2Features<'_> {}
+
+impl Matrix2Features<'_> {
+    /// What the kernels of whole workgroups use.
+    fn enough(&self) -> bool {
+        let all = [
+            self.workgroup_scope,
+            self.flexible_dimensions,
+            self.per_element,
+            self.tensor_addressing,
+        ];
+        all.iter().all(|f| *f != vk::FALSE)
+    }
+}
+
+/// `VkCooperativeMatrixFlexibleDimensionsPropertiesNV`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct FlexibleDimensions {
+    s_type: vk::StructureType,
+    p_next: *mut c_void,
+    m: u32,
+    n: u32,
+    k: u32,
+    a: vk::ComponentTypeKHR,
+    b: vk::ComponentTypeKHR,
+    c: vk::ComponentTypeKHR,
+    result: vk::ComponentTypeKHR,
+    saturating: vk::Bool32,
+    scope: vk::ScopeKHR,
+    invocations: u32,
+}
+
+type FlexibleDimensionsQuery =
+    unsafe extern "system" fn(vk::PhysicalDevice, *mut u32, *mut FlexibleDimensions) -> vk::Result;
+
+impl FlexibleDimensions {
+    const QUERY: &CStr = c"vkGetPhysicalDeviceCooperativeMatrixFlexibleDimensionsPropertiesNV";
+
+    fn all(instance: &Instance, handle: vk::PhysicalDevice) -> Vec<FlexibleDimensions> {
+        // SAFETY: a live instance; the function has the type that the specification
+        // gives it.
+        let query = unsafe {
+            let found = (instance.entry)
+                .get_instance_proc_addr(instance.raw.handle(), Self::QUERY.as_ptr());
+            found.map(|f| std::mem::transmute::<_, FlexibleDimensionsQuery>(f))
+        };
+        let Some(query) = query else {
+            return Vec::new();
+        };
+        let empty = FlexibleDimensions {
+            s_type: vk::StructureType::from_raw(1_000_593_001),
+            p_next: std::ptr::null_mut(),
+            m: 0,
+            n: 0,
+            k: 0,
+            a: vk::ComponentTypeKHR::FLOAT16,
+            b: vk::ComponentTypeKHR::FLOAT16,
+            c: vk::ComponentTypeKHR::FLOAT16,
+            result: vk::ComponentTypeKHR::FLOAT16,
+            saturating: vk::FALSE,
+            scope: vk::ScopeKHR::SUBGROUP,
+            invocations: 0,
+        };
+        let mut count = 0;
+        // SAFETY: asks for the count alone, then fills as many structures as there are.
+        unsafe {
+            if query(handle, &mut count, std::ptr::null_mut()) != vk::Result::SUCCESS {
+                return Vec::new();
+            }
+            let mut all = vec![empty; count as usize];
+            if query(handle, &mut count, all.as_mut_ptr()) != vk::Result::SUCCESS {
+                return Vec::new();
+            }
+            all.truncate(count as usize);
+            all
+        }
+    }
+
+    /// Whether workgroups of [`WORKGROUP_LANES`] multiply `factor`, with sums in f32,
+    /// rows in steps of 64, columns and depth of 32.
+    fn fits(&self, factor: vk::ComponentTypeKHR) -> bool {
+        let sum = vk::ComponentTypeKHR::FLOAT32;
+        (self.a, self.b) == (factor, factor)
+            && (self.c, self.result) == (sum, sum)
+            && self.saturating == vk::FALSE
+            && self.scope == vk::ScopeKHR::WORKGROUP
+            && self.invocations == WORKGROUP_LANES
+            && [(self.m, 64), (self.n, 32), (self.k, 32)]
+                .iter()
+                .all(|(grain, tile)| *grain > 0 && tile % grain == 0)
+    }
+}
+
+/// Lanes of workgroups that multiply matrices as one.
+pub const WORKGROUP_LANES: u32 = 256;
+
 /// Rows of A, columns of B and depth of one product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoopmatShape {
@@ -59,6 +198,9 @@ pub struct CoopmatShape {
 pub struct Coopmat {
     pub f16: Option<CoopmatShape>,
     pub bf16: Option<CoopmatShape>,
+    /// Products of bf16 by workgroups of [`WORKGROUP_LANES`] as one, rows in steps of 64, columns
+    /// and depth of 32 (`VK_NV_cooperative_matrix2`).
+    pub workgroup_bf16: bool,
 }
 
 impl Coopmat {
@@ -76,6 +218,10 @@ impl Coopmat {
         let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut matrices);
         if has_extension(BFLOAT16) {
             features = features.push_next(&mut brain);
+        }
+        let mut matrices2 = Matrix2Features::default();
+        if has_extension(MATRIX2) {
+            features = features.push_next(&mut matrices2);
         }
         let loaded = ash::khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
         // SAFETY: plain queries of a device of this instance; the chain holds
@@ -108,10 +254,17 @@ impl Coopmat {
             })
         };
         let halves = f12.shader_float16 != 0;
+        let bf16 = best(BFLOAT16_COMPONENT)
+            .filter(|_| brain.bfloat16_type != 0 && brain.cooperative_matrix != 0);
+        let f16 = best(vk::ComponentTypeKHR::FLOAT16).filter(|_| halves);
+        let as_one = || {
+            let all = FlexibleDimensions::all(instance, handle);
+            all.iter().any(|p| p.fits(BFLOAT16_COMPONENT))
+        };
         Coopmat {
-            f16: best(vk::ComponentTypeKHR::FLOAT16).filter(|_| halves),
-            bf16: best(BFLOAT16_COMPONENT)
-                .filter(|_| brain.bfloat16_type != 0 && brain.cooperative_matrix != 0),
+            f16,
+            bf16,
+            workgroup_bf16: bf16.is_some() && matrices2.enough() && as_one(),
         }
     }
 
@@ -128,6 +281,9 @@ impl Coopmat {
         if self.bf16.is_some() {
             all.push(BFLOAT16);
         }
+        if self.workgroup_bf16 {
+            all.push(MATRIX2);
+        }
         all
     }
 
@@ -137,6 +293,7 @@ impl Coopmat {
         info: vk::DeviceCreateInfo<'a>,
         matrices: &'a mut vk::PhysicalDeviceCooperativeMatrixFeaturesKHR<'a>,
         brain: &'a mut Bfloat16Features<'a>,
+        matrices2: &'a mut Matrix2Features<'a>,
     ) -> vk::DeviceCreateInfo<'a> {
         let mut info = info;
         if self.any() {
@@ -147,6 +304,13 @@ impl Coopmat {
             brain.bfloat16_type = vk::TRUE;
             brain.cooperative_matrix = vk::TRUE;
             info = info.push_next(brain);
+        }
+        if self.workgroup_bf16 {
+            matrices2.workgroup_scope = vk::TRUE;
+            matrices2.flexible_dimensions = vk::TRUE;
+            matrices2.per_element = vk::TRUE;
+            matrices2.tensor_addressing = vk::TRUE;
+            info = info.push_next(matrices2);
         }
         info
     }

@@ -1,10 +1,12 @@
 //! An opened device: its queue, memory, transfers.
 
-use super::coopmat::Bfloat16Features;
+use super::coopmat::{Bfloat16Features, Matrix2Features};
 use super::instance::{Instance, ValidationLog};
 use super::memory::{Heap, Memory, Place, RawBuffer, VulkanMailbox};
+use super::options::VulkanOptions;
 use super::physical::{Limits, Physical};
 use super::pipeline::{PipelineDesc, Pipelines, VulkanPipeline};
+use super::pipeline_cache::PipelineCache;
 use super::record::VulkanRecorder;
 use super::{API, check};
 use crate::cpu::Counters;
@@ -18,42 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Largest piece moved through staging memory at once, except by
 /// [`Device::fill`], whose callers choose the piece.
 const STAGING: u64 = 32 << 20;
-
-#[derive(Clone, Debug, Default)]
-pub struct VulkanOptions {
-    /// Runs under the Khronos validation layer; an error if it is not installed.
-    pub validation: bool,
-    /// Moves host data through staging memory even where the host could write
-    /// the device's memory in place.
-    pub staging: bool,
-    /// In place of [`Limits::reduce_lanes`], to try what other devices do.
-    pub reduce_lanes: Option<u32>,
-    /// In place of [`Limits::coopmat_tile`].
-    pub coopmat_tile: Option<[u32; 3]>,
-    /// In place of [`Limits::matrix_range`].
-    pub matrix_range: Option<u64>,
-}
-
-impl VulkanOptions {
-    /// `ESPALIER_VULKAN_VALIDATION` and `ESPALIER_VULKAN_STAGING`, each `1` for on,
-    /// `ESPALIER_VULKAN_LANES`, a number, and `ESPALIER_VULKAN_COOPMAT`, three of them
-    /// with commas between.
-    pub fn from_env() -> Self {
-        let on = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty() && v != "0");
-        VulkanOptions {
-            validation: on("ESPALIER_VULKAN_VALIDATION"),
-            staging: on("ESPALIER_VULKAN_STAGING"),
-            reduce_lanes: std::env::var("ESPALIER_VULKAN_LANES")
-                .ok()
-                .and_then(|v| v.parse().ok()),
-            coopmat_tile: std::env::var("ESPALIER_VULKAN_COOPMAT").ok().and_then(|v| {
-                let all: Vec<u32> = v.split(',').filter_map(|n| n.parse().ok()).collect();
-                all.try_into().ok()
-            }),
-            matrix_range: None,
-        }
-    }
-}
 
 /// Devices that meet the demands, best first: discrete, integrated, software,
 /// each by memory. `index` is the position in the driver's own order.
@@ -325,6 +291,7 @@ impl VulkanDevice {
             physical.limits.matrix_range = physical.limits.storage_range.min(range);
         }
         physical.limits.coopmat_tile = options.coopmat_tile;
+        physical.limits.gemv = options.gemv;
         if !physical.missing.is_empty() {
             return Err(none(lacks(&physical)));
         }
@@ -343,6 +310,8 @@ impl VulkanDevice {
             .vulkan_memory_model(physical.limits.coopmat.any());
         let mut f13 = vk::PhysicalDeviceVulkan13Features::default()
             .synchronization2(true)
+            // SPIR-V 1.6 states a workgroup's size by constants.
+            .maintenance4(true)
             .shader_integer_dot_product(physical.info.features.contains("integer_dot"))
             .subgroup_size_control(physical.choose_subgroup)
             .compute_full_subgroups(physical.limits.whole_subgroups);
@@ -350,6 +319,7 @@ impl VulkanDevice {
         let mut extensions: Vec<_> = coopmat.extensions().iter().map(|e| e.as_ptr()).collect();
         let mut matrices = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
         let mut brain = Bfloat16Features::default();
+        let mut matrices2 = Matrix2Features::default();
         if physical.memory_budget {
             extensions.push(ash::ext::memory_budget::NAME.as_ptr());
         }
@@ -359,7 +329,7 @@ impl VulkanDevice {
             .push_next(&mut f11)
             .push_next(&mut f12)
             .push_next(&mut f13);
-        let info = coopmat.enable(info, &mut matrices, &mut brain);
+        let info = coopmat.enable(info, &mut matrices, &mut brain, &mut matrices2);
         // SAFETY: everything asked for was found by the query above, and all
         // pointers outlive the call.
         let raw = unsafe { instance.raw.create_device(handle, &info, None) };
@@ -373,6 +343,7 @@ impl VulkanDevice {
                 return Err(e);
             }
         };
+        let cache = PipelineCache::open(&raw, &physical, options.pipeline_cache.as_deref());
         let debug = options
             .validation
             .then(|| ash::ext::debug_utils::Device::new(&instance.raw, &raw));
@@ -381,7 +352,7 @@ impl VulkanDevice {
                 debug,
                 direct: physical.info.kind != DeviceKind::Discrete && !options.staging,
                 counters: Counters::default(),
-                pipelines: Mutex::default(),
+                pipelines: Mutex::new(Pipelines::new(cache)),
                 queue: Mutex::new(Queue {
                     handle: objects.queue,
                     value: 0,
@@ -406,6 +377,13 @@ impl VulkanDevice {
     /// Command buffers submitted so far, transfers included.
     pub fn submits(&self) -> u64 {
         self.shared.submits.load(Ordering::Relaxed)
+    }
+
+    /// Why the compiled pipelines of an earlier process were not used; `None` if they
+    /// were, or if there are none.
+    pub fn pipeline_cache_notice(&self) -> Option<String> {
+        let pipelines = &self.shared.pipelines;
+        pipelines.lock().unwrap_or_else(|e| e.into_inner()).notice()
     }
 
     /// What the validation layer says; `None` if it does not run.

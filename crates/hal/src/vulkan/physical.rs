@@ -3,6 +3,7 @@
 use super::API;
 use super::coopmat::Coopmat;
 use super::instance::Instance;
+use super::options::is_switched_off;
 use crate::{DeviceInfo, DeviceKind};
 use ash::vk;
 use std::collections::BTreeSet;
@@ -10,9 +11,16 @@ use std::collections::BTreeSet;
 /// Features of devices that multiply cooperative matrices of f16 or bf16.
 pub const COOPMAT_F16: &str = "coopmat_f16";
 pub const COOPMAT_BF16: &str = "coopmat_bf16";
+/// Whole workgroups multiply such of bf16 as one.
+pub const COOPMAT2_BF16: &str = "coopmat2_bf16";
 
 /// Features that some kernels demand and not every device has.
-pub const OPTIONAL_FEATURES: &[&str] = &["integer_dot_accelerated", COOPMAT_F16, COOPMAT_BF16];
+pub const OPTIONAL_FEATURES: &[&str] = &[
+    "integer_dot_accelerated",
+    COOPMAT_F16,
+    COOPMAT_BF16,
+    COOPMAT2_BF16,
+];
 
 /// Limits that geometry and bindings must respect.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +50,9 @@ pub struct Limits {
     /// Rows, columns and rows of subgroups of the tiles of such products, in place of
     /// the kernels' own: to try others.
     pub coopmat_tile: Option<[u32; 3]>,
+    /// Subgroups of a workgroup, most workgroups and groups of weights loaded ahead of
+    /// products of one row in int8, in place of the kernels' own: to try others.
+    pub gemv: Option<[u32; 3]>,
     /// Nanoseconds of a timestamp tick; 0 if the queue has no timestamps.
     pub timestamp_period: f32,
 }
@@ -67,6 +78,10 @@ pub(super) struct Physical {
     /// Pipelines can name the subgroup size they want.
     pub choose_subgroup: bool,
     pub memory_budget: bool,
+    /// What compiled pipelines are good for.
+    pub vendor: u32,
+    pub device: u32,
+    pub cache_uuid: [u8; 16],
     /// Demands it does not meet, by name; empty for a device that can be used.
     pub missing: Vec<&'static str>,
 }
@@ -173,12 +188,13 @@ impl Physical {
             ),
             (coopmat.f16.is_some(), COOPMAT_F16),
             (coopmat.bf16.is_some(), COOPMAT_BF16),
+            (coopmat.workgroup_bf16, COOPMAT2_BF16),
             (
                 has_extension(ash::ext::memory_budget::NAME),
                 "memory_budget",
             ),
         ] {
-            if present {
+            if present && !is_switched_off(name) {
                 features.insert(name);
             }
         }
@@ -248,6 +264,7 @@ impl Physical {
                 },
                 coopmat,
                 coopmat_tile: None,
+                gemv: None,
                 timestamp_period: if ticks == 0 {
                     0.0
                 } else {
@@ -259,6 +276,9 @@ impl Physical {
             queue_family: queue_family.unwrap_or(0) as u32,
             choose_subgroup,
             memory_budget: has_extension(ash::ext::memory_budget::NAME),
+            vendor: base.vendor_id,
+            device: base.device_id,
+            cache_uuid: base.pipeline_cache_uuid,
             missing,
         }
     }

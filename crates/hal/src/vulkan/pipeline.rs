@@ -2,6 +2,7 @@
 
 use super::API;
 use super::device::Shared;
+use super::pipeline_cache::PipelineCache;
 use crate::{HalError, Result};
 use ash::vk;
 use std::collections::HashMap;
@@ -31,19 +32,33 @@ struct Layout {
 }
 
 /// All pipelines of a device; they live as long as it does.
-#[derive(Default)]
 pub(super) struct Pipelines {
     made: HashMap<Key, vk::Pipeline>,
     layouts: HashMap<(u32, u32), Layout>,
+    cache: PipelineCache,
 }
 
 impl Pipelines {
+    pub fn new(cache: PipelineCache) -> Self {
+        Pipelines {
+            made: HashMap::new(),
+            layouts: HashMap::new(),
+            cache,
+        }
+    }
+
+    /// Why a cache that is there was not used.
+    pub fn notice(&self) -> Option<String> {
+        self.cache.notice.clone()
+    }
+
     /// # Safety
     /// The device is idle and no recording of it is left.
     pub unsafe fn destroy(&mut self, raw: &ash::Device) {
         // SAFETY: the caller's promise; every handle is drained, so destroyed
         // once.
         unsafe {
+            self.cache.close(raw);
             for (_, p) in self.made.drain() {
                 raw.destroy_pipeline(p, None);
             }
@@ -138,7 +153,7 @@ impl VulkanPipeline {
         let handle = match pipelines.made.get(&key) {
             Some(&p) => p,
             None => {
-                let p = create(shared, desc, layout).map_err(fail)?;
+                let p = create(shared, desc, layout, pipelines.cache.handle).map_err(fail)?;
                 pipelines.made.insert(key, p);
                 p
             }
@@ -159,6 +174,7 @@ fn create(
     shared: &Shared,
     desc: &PipelineDesc,
     layout: vk::PipelineLayout,
+    cache: vk::PipelineCache,
 ) -> Result<vk::Pipeline, String> {
     let raw = &shared.raw;
     let code = ash::util::read_spv(&mut std::io::Cursor::new(desc.spirv))
@@ -199,7 +215,7 @@ fn create(
     // SAFETY: the module, layout and constants match the shader's interface; the
     // module may go once the pipeline exists.
     let made = unsafe {
-        let made = raw.create_compute_pipelines(vk::PipelineCache::null(), &[info], None);
+        let made = raw.create_compute_pipelines(cache, &[info], None);
         raw.destroy_shader_module(module, None);
         made
     };

@@ -1,0 +1,91 @@
+// Products of many rows by matrices that a whole workgroup multiplies as one
+// (GL_NV_cooperative_matrix2). A workgroup takes a tile of TILE_ROWS rows of x and
+// TILE_COLS rows of weights, TILE_K columns of K at a time, straight from buffers in
+// bf16: the driver stages them. Rows up to whole tiles are there on both sides; what
+// they hold past the last is not stored. Sums are f32, over K in order.
+
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_NV_cooperative_matrix2 : require
+#extension GL_EXT_bfloat16 : require
+#pragma use_vulkan_memory_model
+
+layout(constant_id = 3) const uint TILE_ROWS = 128;
+layout(constant_id = 4) const uint TILE_COLS = 128;
+layout(constant_id = 5) const uint TILE_K = 32;
+// What is done with the sums. A constant: matrices that pass a branch are slower.
+layout(constant_id = 6) const uint THEN = 0;
+
+layout(set = 0, binding = 0, scalar) readonly buffer X { bfloat16_t x[]; };
+layout(set = 0, binding = 1, scalar) readonly buffer W { bfloat16_t w[]; };
+layout(set = 0, binding = 2, scalar) readonly buffer Bias { float bias[]; };
+layout(set = 0, binding = 3, scalar) buffer Y { float y[]; };
+STEP_BUFFER(4)
+
+const uint STORE = 0;
+const uint STORE_SILU = 1;
+const uint MULTIPLY = 2;
+
+// x_at counts pieces of eight, K and what weights begin at are multiples of eight.
+layout(push_constant, scalar) uniform Push {
+    uint rows;
+    uint n, k;
+    uint x_at;
+    uint w_at, w_stride;
+    uint bias_at, has_bias;
+    uint y_at, y_stride;
+} p;
+
+#define SUMS coopmat<float, gl_ScopeWorkgroup, TILE_ROWS, TILE_COLS, gl_MatrixUseAccumulator>
+#define LEFT coopmat<bfloat16_t, gl_ScopeWorkgroup, TILE_ROWS, TILE_K, gl_MatrixUseA>
+#define RIGHT coopmat<bfloat16_t, gl_ScopeWorkgroup, TILE_K, TILE_COLS, gl_MatrixUseB>
+
+float plus_bias(const in uint row, const in uint column, const in float v, const in uint n0) {
+    return v + bias[p.bias_at + min(n0 + column, p.n - 1)];
+}
+
+// Times what y holds.
+float times_held(const in uint row, const in uint column, const in float v, const in uint r0, const in uint n0) {
+    if (r0 + row >= REAL_ROWS(p.rows) || n0 + column >= p.n) return v;
+    return v * y[p.y_at + (r0 + row) * p.y_stride + n0 + column];
+}
+
+void main() {
+    uint rows = REAL_ROWS(p.rows);
+    uint r0 = gl_WorkGroupID.x * TILE_ROWS;
+    uint n0 = gl_WorkGroupID.y * TILE_COLS;
+    if (r0 >= rows) return;
+    // Multiples of eight, so that the compiler knows of whole pieces.
+    uint k = p.k & ~7u;
+    uint stride = p.w_stride & ~7u;
+    uint x_at = p.x_at * 8;
+    uint w_at = p.w_at & ~7u;
+    tensorLayoutNV<2> left_layout = createTensorLayoutNV(2);
+    tensorLayoutNV<2> right_layout = createTensorLayoutNV(2);
+    left_layout = setTensorLayoutDimensionNV(left_layout, r0 + TILE_ROWS, k);
+    left_layout = setTensorLayoutStrideNV(left_layout, k, 1);
+    right_layout = setTensorLayoutDimensionNV(right_layout, n0 + TILE_COLS, k);
+    right_layout = setTensorLayoutStrideNV(right_layout, stride, 1);
+    tensorViewNV<2, false, 1, 0> transposed = createTensorViewNV(2, false, 1, 0);
+    SUMS sums = SUMS(0.0);
+    [[dont_unroll]] for (uint i = 0; i < k; i += TILE_K) {
+        LEFT a;
+        RIGHT b;
+        coopMatLoadTensorNV(a, x, x_at, sliceTensorLayoutNV(left_layout, r0, TILE_ROWS, i, TILE_K));
+        coopMatLoadTensorNV(
+            b, w, w_at, sliceTensorLayoutNV(right_layout, n0, TILE_COLS, i, TILE_K), transposed);
+        sums = coopMatMulAdd(a, b, sums);
+    }
+    if (p.has_bias != 0) coopMatPerElementNV(sums, sums, plus_bias, n0);
+    if (THEN == STORE_SILU) {
+        for (uint e = 0; e < sums.length(); ++e) sums[e] = silu(sums[e]);
+    } else if (THEN == MULTIPLY) {
+        coopMatPerElementNV(sums, sums, times_held, r0, n0);
+        barrier();
+    }
+    tensorLayoutNV<2, gl_CooperativeMatrixClampModeConstantNV> out_layout =
+        createTensorLayoutNV(2, gl_CooperativeMatrixClampModeConstantNV);
+    out_layout = setTensorLayoutDimensionNV(out_layout, rows, p.n);
+    out_layout = setTensorLayoutStrideNV(out_layout, p.y_stride, 1);
+    coopMatStoreTensorNV(sums, y, p.y_at, sliceTensorLayoutNV(out_layout, r0, TILE_ROWS, n0, TILE_COLS));
+}

@@ -1,0 +1,13 @@
+//! op: linear, many rows, by matrices of bf16 that a workgroup multiplies
+//! as one. See `linear/coopmat2.comp`.
+
+use crate::common::coopmat2;
+use crate::common::launch::Plain;
+use crate::common::stored::{for_each_scheme, register_schemes};
+use registry::Pattern;
+
+const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
+    coopmat2::kernel(&Pattern::LINEAR, quant, layouts, coopmat2::ONE)
+}
+
+for_each_scheme!(register_schemes);
