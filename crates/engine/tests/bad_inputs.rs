@@ -237,15 +237,16 @@ fn a_prompt_that_does_not_fit_or_is_not_there() {
 
 #[test]
 fn a_backend_or_device_that_is_not_there() {
-    let on = |backend: &[&str]| {
+    let run = |name: &str, backend: &[&str]| {
         let mut command = engine();
         command.args(["run", "-q", "--ids", "1", "-m"]);
-        command.arg(model(SMALL)).args(backend);
+        command.arg(model(name)).args(backend);
         // Without a driver for the loader to find.
         command.env("VK_DRIVER_FILES", "/nonexistent");
         command.env("VK_ICD_FILENAMES", "/nonexistent");
         command.output().unwrap()
     };
+    let on = |backend: &[&str]| run(SMALL, backend);
     refused(on(&["--backend", "abacus"]), USAGE, "abacus");
     refused(on(&["--backend", "vulkan"]), FAILED, "vulkan");
     refused(on(&["--backend", ORACLE, "--device", "99"]), FAILED, "99");
@@ -262,9 +263,12 @@ fn a_backend_or_device_that_is_not_there() {
         for backend in [ORACLE, "cpu_simd"] {
             refused(on(&["--backend", backend, flag, "1"]), USAGE, backend);
         }
-        refused(on(&["--backend", "vulkan", flag, "1"]), FAILED, "vulkan");
+        let divided = run("mixtral-f16", &["--backend", "vulkan", flag, "1"]);
+        refused(divided, FAILED, "vulkan");
         refused(on(&[flag, "-1"]), USAGE, flag);
     }
+    let dense = on(&["--backend", "vulkan", "--cpu-experts", "1"]);
+    refused(dense, FAILED, "no experts");
 }
 
 #[test]
