@@ -128,7 +128,7 @@ registry::inventory::submit! {
         parent: None,
         auto: false,
         hardware_only: false,
-        kv: &["f32", "f16", "bf16"],
+        kv: &["f32", "f16", "bf16", "int8_kv"],
         rows: 512,
         probe: |o| Ok(vec![hal::cpu::probe(&o.cpu())?]),
         open: |o, _| Ok(Arc::new(CpuDevice::open(&o.cpu())?)),

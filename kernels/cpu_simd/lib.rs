@@ -211,7 +211,7 @@ registry::inventory::submit! {
         parent: None,
         auto: true,
         hardware_only: false,
-        kv: &["f16", "f32", "bf16"],
+        kv: &["f16", "f32", "bf16", "int8_kv"],
         rows: 512,
         probe: |o| Ok(vec![hal::cpu::probe(&o.cpu())?]),
         open: |o, _| Ok(Arc::new(CpuDevice::open(&o.cpu())?)),

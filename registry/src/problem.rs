@@ -26,10 +26,15 @@ pub enum OperandRole {
     State,
 }
 
+/// Scales, and elements behind them, start at multiples of so many bytes.
+const SCALES_ALIGN: usize = 16;
+
 /// Where a layer's keys and values lie in its group's pages. Units: elements of
 /// the cache's scheme. Element (page p, kv s ∈ {0 = k, 1 = v}, head h, token t,
 /// d) is at `p·page_stride + offset + s·kv_stride + h·head_stride +
 /// t·token_stride + d`. A cache of latent vectors has one head and no values.
+/// Schemes with a scale for each head and token keep those behind the elements of
+/// all heads of a page's keys, and of its values: see [`CacheView::scale_at`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CacheView {
     /// Index into [`StepLayout::groups`].
@@ -55,6 +60,42 @@ impl CacheView {
             + kv * self.kv_stride
             + head * self.head_stride
             + token * self.token_stride
+    }
+
+    /// Index of the first byte of a token's head's scale, in a scheme whose elements
+    /// are bytes and whose scales have `bytes` of them.
+    pub fn scale_at(
+        &self,
+        (page, kv): (usize, usize),
+        head: usize,
+        token: usize,
+        bytes: usize,
+    ) -> usize {
+        page * self.page_stride
+            + self.offset
+            + kv * self.kv_stride
+            + Self::align(self.kv_heads * self.block * self.head_dim)
+            + (head * self.block + token) * bytes
+    }
+
+    /// Elements that all keys of a layer (or all values) take in a page: its
+    /// `kv_stride` at least. `None` if they are too many to count.
+    pub fn plane(scheme: Scheme, kv_heads: usize, head_dim: usize, block: usize) -> Option<usize> {
+        let rows = kv_heads.checked_mul(block)?;
+        let elements = rows.checked_mul(head_dim)?;
+        match scheme.scale_bytes() {
+            0 => Some(elements),
+            bytes => {
+                let elements = elements.checked_add(SCALES_ALIGN)?;
+                let end =
+                    Self::align(elements - SCALES_ALIGN).checked_add(rows.checked_mul(bytes)?)?;
+                end.checked_next_multiple_of(SCALES_ALIGN)
+            }
+        }
+    }
+
+    fn align(n: usize) -> usize {
+        n.next_multiple_of(SCALES_ALIGN)
     }
 }
 

@@ -12,6 +12,10 @@ impl Scheme {
     pub const F16: Scheme = Scheme("f16");
     pub const BF16: Scheme = Scheme("bf16");
     pub const U32: Scheme = Scheme("u32");
+    /// Of caches alone: a head's elements are whole numbers of −127..=127 times a
+    /// scale, its largest magnitude / 127 rounded to f16. Numbers are rounded to
+    /// the nearest, ties to even; a head of zeros has the scale 0.
+    pub const INT8_KV: Scheme = Scheme("int8_kv");
 
     /// The registered scheme of that name.
     pub fn find(name: &str) -> Option<Scheme> {
@@ -33,6 +37,11 @@ impl Scheme {
         }
         (elements as u64 / d.block as u64).checked_mul(d.block_bytes as u64)
     }
+
+    /// Bytes of the scale that a cache keeps for each head and token, 0 without one.
+    pub fn scale_bytes(self) -> usize {
+        self.desc().map_or(0, |d| d.scale_bytes)
+    }
 }
 
 impl fmt::Debug for Scheme {
@@ -53,29 +62,51 @@ pub struct SchemeDesc {
     /// Elements of a block, consecutive along a row.
     pub block: usize,
     pub block_bytes: usize,
+    /// See [`Scheme::scale_bytes`]; [`CacheView`](crate::CacheView) says where
+    /// the scales lie.
+    pub scale_bytes: usize,
+}
+
+impl SchemeDesc {
+    pub const fn new(name: &'static str, block: usize, block_bytes: usize) -> Self {
+        SchemeDesc {
+            name,
+            block,
+            block_bytes,
+            scale_bytes: 0,
+        }
+    }
+
+    const fn with_scale(mut self, bytes: usize) -> Self {
+        self.scale_bytes = bytes;
+        self
+    }
 }
 
 inventory::collect!(SchemeDesc);
 
-inventory::submit! { SchemeDesc { name: "f32", block: 1, block_bytes: 4 } }
-inventory::submit! { SchemeDesc { name: "f16", block: 1, block_bytes: 2 } }
-inventory::submit! { SchemeDesc { name: "bf16", block: 1, block_bytes: 2 } }
-inventory::submit! { SchemeDesc { name: "u32", block: 1, block_bytes: 4 } }
+inventory::submit! { SchemeDesc::new("f32", 1, 4) }
+inventory::submit! { SchemeDesc::new("f16", 1, 2) }
+inventory::submit! { SchemeDesc::new("bf16", 1, 2) }
+inventory::submit! { SchemeDesc::new("u32", 1, 4) }
 
 // The block schemes of GGUF files, which say what each byte means.
-inventory::submit! { SchemeDesc { name: "q4_0", block: 32, block_bytes: 18 } }
-inventory::submit! { SchemeDesc { name: "q4_1", block: 32, block_bytes: 20 } }
-inventory::submit! { SchemeDesc { name: "q5_0", block: 32, block_bytes: 22 } }
-inventory::submit! { SchemeDesc { name: "q5_1", block: 32, block_bytes: 24 } }
-inventory::submit! { SchemeDesc { name: "q8_0", block: 32, block_bytes: 34 } }
-inventory::submit! { SchemeDesc { name: "q2_k", block: 256, block_bytes: 84 } }
-inventory::submit! { SchemeDesc { name: "q3_k", block: 256, block_bytes: 110 } }
-inventory::submit! { SchemeDesc { name: "q4_k", block: 256, block_bytes: 144 } }
-inventory::submit! { SchemeDesc { name: "q5_k", block: 256, block_bytes: 176 } }
-inventory::submit! { SchemeDesc { name: "q6_k", block: 256, block_bytes: 210 } }
-inventory::submit! { SchemeDesc { name: "iq4_nl", block: 32, block_bytes: 18 } }
-inventory::submit! { SchemeDesc { name: "iq4_xs", block: 256, block_bytes: 136 } }
-inventory::submit! { SchemeDesc { name: "mxfp4", block: 32, block_bytes: 17 } }
+inventory::submit! { SchemeDesc::new("q4_0", 32, 18) }
+inventory::submit! { SchemeDesc::new("q4_1", 32, 20) }
+inventory::submit! { SchemeDesc::new("q5_0", 32, 22) }
+inventory::submit! { SchemeDesc::new("q5_1", 32, 24) }
+inventory::submit! { SchemeDesc::new("q8_0", 32, 34) }
+inventory::submit! { SchemeDesc::new("q2_k", 256, 84) }
+inventory::submit! { SchemeDesc::new("q3_k", 256, 110) }
+inventory::submit! { SchemeDesc::new("q4_k", 256, 144) }
+inventory::submit! { SchemeDesc::new("q5_k", 256, 176) }
+inventory::submit! { SchemeDesc::new("q6_k", 256, 210) }
+inventory::submit! { SchemeDesc::new("iq4_nl", 32, 18) }
+inventory::submit! { SchemeDesc::new("iq4_xs", 256, 136) }
+inventory::submit! { SchemeDesc::new("mxfp4", 32, 17) }
 
 // ParoQuant, put into blocks when it is read.
-inventory::submit! { SchemeDesc { name: "w4_paro", block: 128, block_bytes: 68 } }
+inventory::submit! { SchemeDesc::new("w4_paro", 128, 68) }
+
+// Caches.
+inventory::submit! { SchemeDesc::new("int8_kv", 1, 1).with_scale(2) }

@@ -141,14 +141,21 @@ impl Problem {
         };
         let inner = |slot: usize| shape(slot).iter().skip(1).product::<usize>();
         let operand = |slot: usize| self.input(i, slot).map(|(_, o)| o);
-        let cell =
-            |o: &Operand, elements: usize| o.scheme.row_bytes(1).unwrap_or(0) * elements as u64;
+        // Bytes of so many heads of so many elements each.
+        let cells = |o: &Operand, heads: usize, dim: usize| {
+            let element = o.scheme.row_bytes(1).unwrap_or(0);
+            heads as u64 * (dim as u64 * element + o.scheme.scale_bytes() as u64)
+        };
         let spans = size.spans.max(1);
         match op {
             Op::KvAppend | Op::LatentAppend => {
-                let elements = size.rows * (inner(0) + inner(1));
+                let written = inner(0) + inner(1);
+                let bytes = operand(2).and_then(|o| {
+                    let dim = o.cache?.head_dim.max(1);
+                    Some(cells(o, size.rows * (written / dim), dim))
+                });
                 Work {
-                    bytes: operand(2).map_or(0, |o| cell(o, elements)),
+                    bytes: bytes.unwrap_or(0),
                     flops: 0,
                 }
             }
@@ -158,7 +165,7 @@ impl Problem {
                 };
                 let (read, seen) = size.visible(spec.window);
                 Work {
-                    bytes: cell(o, spans * read * view.kv_heads * view.head_dim * 2),
+                    bytes: cells(o, spans * read * view.kv_heads * 2, view.head_dim),
                     flops: (4.0 * size.rows as f64 * seen * inner(0) as f64) as u64,
                 }
             }
@@ -170,7 +177,7 @@ impl Problem {
                 // Scores over both parts, values over the first.
                 let dims = 2 * inner(0) + inner(1);
                 Work {
-                    bytes: cell(o, spans * read * view.head_dim),
+                    bytes: cells(o, spans * read, view.head_dim),
                     flops: (2.0 * size.rows as f64 * seen * dims as f64) as u64,
                 }
             }

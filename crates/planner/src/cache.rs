@@ -185,14 +185,11 @@ fn plan_pool<'g>(
         what: "KV cache",
         detail,
     };
-    let elements = |c: &CacheSpec| -> Option<usize> {
-        let (heads, len, both) = entry_shape(&c.entry);
-        limits
-            .block
-            .checked_mul(len)?
-            .checked_mul(heads)?
-            .checked_mul(both)
+    let plane = |c: &CacheSpec| -> Option<usize> {
+        let (heads, len, _) = entry_shape(&c.entry);
+        CacheView::plane(scheme, heads, len, limits.block)
     };
+    let elements = |c: &CacheSpec| plane(c)?.checked_mul(entry_shape(&c.entry).2);
     let mut page_elements = 0usize;
     let mut drafts: Vec<(CacheKind, Vec<&CacheSpec>)> = Vec::new();
     for (kind, specs) in kinds {
@@ -224,7 +221,7 @@ fn plan_pool<'g>(
                 pages: 0,
                 page_stride: page_elements,
                 offset,
-                kv_stride: head_stride * kv_heads,
+                kv_stride: plane(c).expect("it was counted above"),
                 head_stride,
                 token_stride: head_dim,
             };

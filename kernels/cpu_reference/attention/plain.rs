@@ -2,8 +2,8 @@
 //! (p − window, p], or [0, p] without a window. A soft cap makes scores s
 //! cap·tanh(s/cap); a sink joins the softmax as a score whose value is zero.
 //!
-//! q, o f32 [T, heads, head_dim]; cache in pages, f32, f16 or bf16; query head h
-//! reads kv head h / (heads / kv_heads). Scores are f32; the softmax subtracts
+//! q, o f32 [T, heads, head_dim]; cache in pages, f32, f16, bf16 or int8_kv; query
+//! head h reads kv head h / (heads / kv_heads). Scores are f32; the softmax subtracts
 //! the maximum, takes exp in f32 and sums in f64; values are accumulated in f32 in
 //! the order of positions and divided by the sum at the end. Threads share the
 //! (row, kv head) pairs, dealt in turn because later rows see more. Pages that no
@@ -97,4 +97,5 @@ const fn of(quant: &'static [&'static str]) -> Plain {
 static F32: Plain = of(&["f32"]);
 static F16: Plain = of(&["f16"]);
 static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+static INT8: Plain = of(&["int8_kv"]);
+registry::register!(F32, F16, BF16, INT8);

@@ -2,7 +2,7 @@
 //! tree share.
 
 use crate::BACKEND;
-use crate::common::stored::{Codec, Decoder, codec, decoder};
+use crate::common::stored::{CacheCodec, Decoder, decoder, int8};
 use hal::cpu::{CpuRecorder, CpuSlice, TaskCtx};
 use hal::{Device, HalError, Recorder};
 use registry::{
@@ -182,7 +182,7 @@ impl Step<'_> {
         let view = operand
             .cache
             .ok_or_else(|| self.refuse(format!("input {i} is not a cache")))?;
-        let codec = codec(operand.scheme)
+        let codec = CacheCodec::of(operand.scheme)
             .ok_or_else(|| self.refuse(format!("no decoder for {}", operand.scheme)))?;
         let data = self.recorder.slice(&t.buffer, t.offset, t.bytes as usize)?;
         Ok(Cache { data, codec, view })
@@ -378,7 +378,7 @@ impl Matrix {
 #[derive(Clone, Copy)]
 pub struct Cache {
     data: CpuSlice<u8>,
-    codec: Codec,
+    codec: CacheCodec,
     pub view: CacheView,
 }
 
@@ -390,8 +390,16 @@ impl Cache {
     pub unsafe fn load(self, page: usize, kv: usize, head: usize, token: usize, out: &mut [f32]) {
         // SAFETY: as the caller promises.
         let all = unsafe { self.data.get() };
-        let at = self.view.at(page, kv, head, token) * self.codec.bytes;
-        (self.codec.decode)(&all[at..][..out.len() * self.codec.bytes], out);
+        let at = self.view.at(page, kv, head, token);
+        match self.codec {
+            CacheCodec::Plain(codec) => {
+                (codec.decode)(&all[at * codec.bytes..][..out.len() * codec.bytes], out);
+            }
+            CacheCodec::Int8 => {
+                let scale = self.view.scale_at((page, kv), head, token, 2);
+                int8::decode([all[scale], all[scale + 1]], &all[at..][..out.len()], out);
+            }
+        }
     }
 
     /// Stores a key or value.
@@ -400,10 +408,21 @@ impl Cache {
     /// Inside the step that declared the write, and no other thread touches this
     /// head and token.
     pub unsafe fn store(self, page: usize, kv: usize, head: usize, token: usize, x: &[f32]) {
-        let at = self.view.at(page, kv, head, token) * self.codec.bytes;
-        // SAFETY: as the caller promises.
-        let out = unsafe { self.data.get_mut(at, x.len() * self.codec.bytes) };
-        (self.codec.encode)(x, out);
+        let at = self.view.at(page, kv, head, token);
+        match self.codec {
+            CacheCodec::Plain(codec) => {
+                // SAFETY: as the caller promises.
+                let out = unsafe { self.data.get_mut(at * codec.bytes, x.len() * codec.bytes) };
+                (codec.encode)(x, out);
+            }
+            CacheCodec::Int8 => {
+                let scale = self.view.scale_at((page, kv), head, token, 2);
+                // SAFETY: as the caller promises; codes and scale lie apart.
+                let (codes, to) =
+                    unsafe { (self.data.get_mut(at, x.len()), self.data.get_mut(scale, 2)) };
+                to.copy_from_slice(&int8::encode(x, codes));
+            }
+        }
     }
 }
 

@@ -144,6 +144,51 @@ pub fn codec(scheme: Scheme) -> Option<Codec> {
     }
 }
 
+/// How a cache's heads are read and written.
+#[derive(Clone, Copy)]
+pub enum CacheCodec {
+    /// Element by element.
+    Plain(Codec),
+    /// [`Scheme::INT8_KV`].
+    Int8,
+}
+
+impl CacheCodec {
+    /// The codec of a cache's scheme, if the tree has it.
+    pub fn of(scheme: Scheme) -> Option<Self> {
+        match scheme {
+            Scheme::INT8_KV => Some(CacheCodec::Int8),
+            _ => codec(scheme).map(CacheCodec::Plain),
+        }
+    }
+}
+
+/// Heads in [`Scheme::INT8_KV`].
+pub mod int8 {
+    use super::f16_to_f32;
+    use half::f16;
+
+    /// Writes a head's codes and gives its scale, an f16.
+    pub fn encode(x: &[f32], codes: &mut [u8]) -> [u8; 2] {
+        let most = x.iter().fold(0f32, |m, v| m.max(v.abs()));
+        // No head is so large that its scale has no f16.
+        let scale = f16::from_f32((most / 127.0).min(f16::MAX.to_f32()));
+        let by = scale.to_f32();
+        for (code, v) in codes.iter_mut().zip(x) {
+            let n = if by > 0.0 { v / by } else { 0.0 };
+            *code = n.round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+        }
+        scale.to_le_bytes()
+    }
+
+    pub fn decode(scale: [u8; 2], codes: &[u8], out: &mut [f32]) {
+        let by = f16_to_f32(u16::from_le_bytes(scale));
+        for (x, code) in out.iter_mut().zip(codes) {
+            *x = by * f32::from(*code as i8);
+        }
+    }
+}
+
 /// All three cases are computed and one is selected, so that loops over this
 /// become vector code.
 fn f16_to_f32(h: u16) -> f32 {
@@ -197,6 +242,33 @@ mod tests {
     }
 
     #[test]
+    fn heads_in_int8_keep_their_largest_and_their_zeros() {
+        let round = |x: &[f32]| {
+            let mut codes = vec![0; x.len()];
+            let scale = int8::encode(x, &mut codes);
+            let mut back = vec![0.0; x.len()];
+            int8::decode(scale, &codes, &mut back);
+            (codes, back)
+        };
+        // A scale of 1: ties go to even numbers.
+        let (codes, back) = round(&[127.0, -127.0, 0.5, 1.5, -2.5, 0.0]);
+        assert_eq!(
+            codes.as_slice(),
+            [127i8, -127, 0, 2, -2, 0].map(|c| c as u8)
+        );
+        assert_eq!(back, [127.0, -127.0, 0.0, 2.0, -2.0, 0.0]);
+        assert_eq!(round(&[0.0; 3]), (vec![0; 3], vec![0.0; 3]));
+        // Too small, too large: no NaN, no wrong sign.
+        assert_eq!(round(&[1e-9, -1e-9]).1, [0.0, 0.0]);
+        assert_eq!(round(&[1e9, -1e9]).0, [127i8, -127].map(|c| c as u8));
+        // The scale is rounded to f16 and the codes are of what it became.
+        let x = [0.3f32, -0.1, 0.2999];
+        for (x, y) in x.iter().zip(round(&x).1) {
+            assert!((x - y).abs() <= 0.3 / 127.0 * 0.51, "{x} became {y}");
+        }
+    }
+
+    #[test]
     fn the_registry_and_the_decoders_agree_on_blocks() {
         for name in registry::inventory::iter::<registry::SchemeDesc>().map(|d| d.name) {
             let scheme = Scheme(name);
@@ -206,6 +278,8 @@ mod tests {
                     assert_eq!(bytes, scheme.row_bytes(512), "{name}");
                     assert_eq!(d.row_bytes(13).is_some(), d.block == 1, "{name}");
                 }
+                // Of caches.
+                None if CacheCodec::of(scheme).is_some() => {}
                 None => assert_eq!(scheme, Scheme::U32),
             }
         }

@@ -1,7 +1,7 @@
 //! op: kv_append. Stores each row's keys and values at its position.
 //!
-//! k, v f32 [T, kv_heads, head_dim]; cache in pages, f32, f16 or bf16 (rounded to
-//! nearest even). Row t of span s at position p goes to token p mod block of page
+//! k, v f32 [T, kv_heads, head_dim]; cache in pages, f32, f16, bf16 (rounded to
+//! nearest even) or int8_kv. Row t of span s at position p goes to token p mod block of page
 //! table[s][p / block]. Threads share the rows, whose positions differ.
 
 use crate::common::plumbing::{Plain, Result, Step};
@@ -41,4 +41,5 @@ const fn of(quant: &'static [&'static str]) -> Plain {
 static F32: Plain = of(&["f32"]);
 static F16: Plain = of(&["f16"]);
 static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+static INT8: Plain = of(&["int8_kv"]);
+registry::register!(F32, F16, BF16, INT8);

@@ -1,4 +1,4 @@
-//! attention / f32, f16, bf16 caches / amx (cpu_simd)
+//! attention / f32, f16, bf16, int8_kv caches / amx (cpu_simd)
 //! op:        as `simd`
 //! shapes:    as `simd`
 //! dtypes:    f32; every factor in two bf16 halves, sums f32: see
@@ -58,4 +58,5 @@ const fn kernel(quant: &'static [&'static str]) -> SimdKernel {
 static F32: SimdKernel = kernel(&["f32"]);
 static F16: SimdKernel = kernel(&["f16"]);
 static BF16: SimdKernel = kernel(&["bf16"]);
-registry::register!(F32, F16, BF16);
+static INT8: SimdKernel = kernel(&["int8_kv"]);
+registry::register!(F32, F16, BF16, INT8);

@@ -1,4 +1,4 @@
-//! attention / f32, f16, bf16 caches / simd (cpu_simd)
+//! attention / f32, f16, bf16, int8_kv caches / simd (cpu_simd)
 //! op:        o[r, h] = Σ_p softmax_p(scale·q[r, h]·k[p, h/g]) · v[p, h/g] over the
 //!            positions that row r sees: p ≤ its own and, with a window, p > its
 //!            own − window; soft-capped scores and sinks where the spec has them
@@ -42,4 +42,5 @@ const fn kernel(quant: &'static [&'static str]) -> SimdKernel {
 static F32: SimdKernel = kernel(&["f32"]);
 static F16: SimdKernel = kernel(&["f16"]);
 static BF16: SimdKernel = kernel(&["bf16"]);
-registry::register!(F32, F16, BF16);
+static INT8: SimdKernel = kernel(&["int8_kv"]);
+registry::register!(F32, F16, BF16, INT8);

@@ -11,7 +11,7 @@
 use super::elem::Elem;
 use super::math::{exp, softcap};
 use super::plumbing::{Cache, Meta, Rows};
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, Simd, f16_to_f32};
 use hal::cpu::{CpuSlice, TaskCtx};
 use registry::{NO_BLOCK, RowsFrom, StepView};
 
@@ -227,9 +227,12 @@ impl Attend {
         let mut p = low;
         while p < high {
             let end = high.min((p / block + 1) * block);
-            let mut from = self
-                .cache
-                .run(table[p / block], kv, head, (p % block, end - p), bytes);
+            let (page, run) = (table[p / block], (p % block, end - p));
+            let mut from = self.cache.run(page, kv, head, run, bytes);
+            let mut scale = match self.elem {
+                Elem::Int8 => self.cache.scales(page, kv, head, run).cast_const(),
+                _ => std::ptr::null(),
+            };
             let (later, token) = ((p + ahead) / block, (p + ahead) % block);
             let later = table.get(later).filter(|page| **page != NO_BLOCK);
             let mut later = match later {
@@ -252,6 +255,14 @@ impl Attend {
                             for d in (0..dim).step_by(LANES) {
                                 s.store(row.add(d), s.load_f16(from.cast::<u16>().add(d)));
                             }
+                        }
+                        Elem::Int8 => {
+                            let by = s.splat(f16_to_f32(u16::from_le_bytes(*scale)));
+                            for d in (0..dim).step_by(LANES) {
+                                let v = Elem::Int8.load_n(s, from.add(d), dim - d);
+                                s.store(row.add(d), s.mul(v, by));
+                            }
+                            scale = scale.add(1);
                         }
                         elem => elem.decode_row(s, from, row, dim),
                     }

@@ -94,7 +94,7 @@ impl Attend {
         let p = step.problem;
         let z = sizes(p).map_err(|reason| step.refuse(reason))?;
         let (cache, _) = step.operand(0, 1)?;
-        let elem = Elem::of(cache.scheme);
+        let elem = Elem::of_cache(cache.scheme);
         let len = scratch_len(p, &z, step.threads(), own);
         let sinks = match step.has(0, 2) {
             true => Some(step.vector(0, 2)?),

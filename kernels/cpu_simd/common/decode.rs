@@ -3,6 +3,7 @@
 //! fixed positions, whose results are joined after a barrier.
 
 use super::attend::{Attend, NOTHING, pad_dim};
+use super::elem::Elem;
 use super::math::{exp, softcap};
 use super::simd::{LANES, Simd};
 use hal::cpu::TaskCtx;
@@ -22,6 +23,14 @@ pub fn part_len(dim: usize) -> usize {
     pad_dim(dim) + LANES
 }
 
+/// Where the keys and values of a block lie, and their scales (f16) if their scheme
+/// has such.
+#[derive(Clone, Copy)]
+struct Places {
+    rows: [[*const u8; KEYS]; 2],
+    scales: [[u16; KEYS]; 2],
+}
+
 /// Where a row's block is worked on: of each query its elements, weighted sums,
 /// scores of KEYS keys, maximum and sum.
 #[derive(Clone, Copy)]
@@ -33,6 +42,24 @@ struct Block {
 }
 
 impl Block {
+    /// Multiplies what stands for each key, in all queries, by its scale.
+    ///
+    /// # Safety
+    /// As [`Block::soften`].
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(&self, s: S, group: usize, n: usize, scales: &[u16; KEYS]) {
+        for i in (0..n).step_by(LANES) {
+            // SAFETY: whole vectors of KEYS.
+            unsafe {
+                let by = s.load_f16(scales.as_ptr().add(i));
+                for h in 0..group {
+                    let x = self.scores.add(h * KEYS + i);
+                    s.store(x, s.mul(s.load(x), by));
+                }
+            }
+        }
+    }
+
     /// Scores to weights, and what was summed so far to the new maximum.
     ///
     /// # Safety
@@ -217,7 +244,11 @@ impl Attend {
     ) {
         let (dim, bytes, group) = (self.dim, self.elem.bytes(), self.group());
         let mut block = low / KEYS * KEYS;
-        let mut now = [[std::ptr::null::<u8>(); KEYS]; 2];
+        let scaled = self.elem == Elem::Int8;
+        let mut now = Places {
+            rows: [[std::ptr::null(); KEYS]; 2],
+            scales: [[0; KEYS]; 2],
+        };
         let mut next = now;
         self.addresses(table, head, (low, high.min(block + KEYS)), &mut next);
         while block < high {
@@ -236,7 +267,7 @@ impl Attend {
                         for d in (0..dim).step_by(LANES) {
                             let q = at.queries.add(h * dim + d);
                             for i in 0..abreast {
-                                let k = self.elem.load(s, now[0][j + i].add(d * bytes));
+                                let k = self.elem.load(s, now.rows[0][j + i].add(d * bytes));
                                 for g in 0..G {
                                     let q = s.load(q.add(g * dim));
                                     let acc = &mut acc[abreast * g + i];
@@ -246,7 +277,7 @@ impl Attend {
                         }
                         for i in 0..abreast {
                             for line in (0..dim * bytes).step_by(64) {
-                                s.prefetch(next[0][j + i].wrapping_add(line));
+                                s.prefetch(next.rows[0][j + i].wrapping_add(line));
                             }
                         }
                         let sums = s.to_array(s.sums(acc));
@@ -257,7 +288,14 @@ impl Attend {
                         }
                     }
                 }
+                // The codes' products first, then what is the same for a whole key.
+                if scaled {
+                    at.scale(s, group, n, &now.scales[0]);
+                }
                 at.soften(s, group, dim, n, self.softcap);
+                if scaled {
+                    at.scale(s, group, n, &now.scales[1]);
+                }
                 for h in (0..group).step_by(G) {
                     let mut d = 0;
                     while d < dim {
@@ -266,15 +304,15 @@ impl Attend {
                         // As many sums as there are registers for.
                         d += match left {
                             8.. if G <= 2 => {
-                                self.add_values::<S, G, 8>(s, of, &now[1], &next[1], at);
+                                self.add_values::<S, G, 8>(s, of, &now.rows[1], &next.rows[1], at);
                                 8
                             }
                             4.. => {
-                                self.add_values::<S, G, 4>(s, of, &now[1], &next[1], at);
+                                self.add_values::<S, G, 4>(s, of, &now.rows[1], &next.rows[1], at);
                                 4
                             }
                             _ => {
-                                self.add_values::<S, G, 1>(s, of, &now[1], &next[1], at);
+                                self.add_values::<S, G, 1>(s, of, &now.rows[1], &next.rows[1], at);
                                 1
                             }
                         } * LANES;
@@ -330,24 +368,25 @@ impl Attend {
 
     /// Where the keys and values of positions `low..high` lie; the last ones
     /// repeat up to a whole block.
-    fn addresses(
-        &self,
-        table: &[u32],
-        head: usize,
-        (low, high): (usize, usize),
-        to: &mut [[*const u8; KEYS]; 2],
-    ) {
+    fn addresses(&self, table: &[u32], head: usize, (low, high): (usize, usize), to: &mut Places) {
         if low == high {
             return;
         }
         let (block, bytes) = (self.cache.view.block, self.elem.bytes());
         let stride = self.cache.view.token_stride * bytes;
-        for (kv, to) in to.iter_mut().enumerate() {
+        let Places { rows, scales } = to;
+        for (kv, (to, scales)) in rows.iter_mut().zip(scales).enumerate() {
             let mut p = low;
             while p < high {
                 let end = high.min((p / block + 1) * block);
-                let run = (p % block, end - p);
-                let first = self.cache.run(table[p / block], kv, head, run, bytes);
+                let (page, run) = (table[p / block], (p % block, end - p));
+                let first = self.cache.run(page, kv, head, run, bytes);
+                if self.elem == Elem::Int8 {
+                    let from = self.cache.scales(page, kv, head, run);
+                    let to = scales[p - low..end - low].as_mut_ptr().cast::<[u8; 2]>();
+                    // SAFETY: as many scales, which `Cache::scales` checked.
+                    unsafe { std::ptr::copy_nonoverlapping(from, to, end - p) };
+                }
                 for (i, to) in to[p - low..end - low].iter_mut().enumerate() {
                     *to = first.wrapping_add(i * stride);
                 }

@@ -1,4 +1,5 @@
-//! Elements of stored operands: f32, f16 and bf16, read and written as f32.
+//! Elements of stored operands: f32, f16, bf16 and the codes of caches in int8, read
+//! and written as f32.
 
 use super::simd::{LANES, Simd};
 use registry::Scheme;
@@ -8,9 +9,20 @@ pub enum Elem {
     F32,
     F16,
     Bf16,
+    /// Whole numbers, whose scales the cache keeps elsewhere.
+    Int8,
 }
 
 impl Elem {
+    /// Elements of a cache.
+    pub fn of_cache(scheme: Scheme) -> Option<Elem> {
+        match scheme {
+            Scheme::INT8_KV => Some(Elem::Int8),
+            _ => Elem::of(scheme),
+        }
+    }
+
+    /// Elements that stand for themselves.
     pub fn of(scheme: Scheme) -> Option<Elem> {
         match scheme {
             Scheme::F32 => Some(Elem::F32),
@@ -24,6 +36,7 @@ impl Elem {
         match self {
             Elem::F32 => 4,
             Elem::F16 | Elem::Bf16 => 2,
+            Elem::Int8 => 1,
         }
     }
 
@@ -39,6 +52,7 @@ impl Elem {
                 Elem::F32 => s.load(p.cast()),
                 Elem::F16 => s.load_f16(p.cast()),
                 Elem::Bf16 => s.load_bf16(p.cast()),
+                Elem::Int8 => s.load_i8(p),
             }
         }
     }
@@ -75,6 +89,7 @@ impl Elem {
                 Elem::F32 => s.store(to.cast(), v),
                 Elem::F16 => s.store_f16(to.cast(), v),
                 Elem::Bf16 => s.store_bf16(to.cast(), v),
+                Elem::Int8 => s.store_i8(to, v),
             }
             if n < LANES {
                 std::ptr::copy_nonoverlapping(part.as_ptr(), p, n * self.bytes());

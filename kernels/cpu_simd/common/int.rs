@@ -35,13 +35,6 @@ pub trait IntSimd: Simd {
     /// # Safety
     /// 16 readable bytes.
     unsafe fn load_u8(self, p: *const u8) -> Self::V;
-    /// # Safety
-    /// 16 readable bytes.
-    unsafe fn load_i8(self, p: *const u8) -> Self::V;
-    /// Whole numbers from −127 to 127.
-    /// # Safety
-    /// 16 writable bytes.
-    unsafe fn store_i8(self, p: *mut u8, v: Self::V);
 }
 
 /// The mask of a field that was moved to begin at `to`.
@@ -100,16 +93,6 @@ impl IntSimd for Portable {
     unsafe fn load_u8(self, p: *const u8) -> Self::V {
         // SAFETY: 16 readable bytes.
         unsafe { p.cast::<[u8; LANES]>().read_unaligned() }.map(f32::from)
-    }
-    #[inline(always)]
-    unsafe fn load_i8(self, p: *const u8) -> Self::V {
-        // SAFETY: 16 readable bytes.
-        unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
-    }
-    #[inline(always)]
-    unsafe fn store_i8(self, p: *mut u8, v: Self::V) {
-        // SAFETY: 16 writable bytes.
-        unsafe { p.cast::<[i8; LANES]>().write_unaligned(v.map(|x| x as i8)) }
     }
 }
 

@@ -163,23 +163,6 @@ impl<const BYTES: u8> IntSimd for Neon<BYTES> {
             ];
             four!(vcvtq_f32_u32, words)
         }
-        load_i8(p: *const u8) -> Four {
-            let bytes = vld1q_s8(p.cast());
-            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
-            let words = [
-                vmovl_s16(vget_low_s16(low)),
-                vmovl_high_s16(low),
-                vmovl_s16(vget_low_s16(high)),
-                vmovl_high_s16(high),
-            ];
-            four!(vcvtq_f32_s32, words)
-        }
-        store_i8(p: *mut u8, v: Four) {
-            let [a, b, c, d] = four!(vcvtnq_s32_f32, v);
-            let low = vqmovn_high_s32(vqmovn_s32(a), b);
-            let high = vqmovn_high_s32(vqmovn_s32(c), d);
-            vst1q_s8(p.cast(), vqmovn_high_s16(vqmovn_s16(low), high))
-        }
     }
 }
 

@@ -112,19 +112,6 @@ macro_rules! avx512 {
                 // SAFETY: as above.
                 unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) }
             }
-            #[inline(always)]
-            unsafe fn load_i8(self, p: *const u8) -> __m512 {
-                // SAFETY: as above.
-                unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
-            }
-            #[inline(always)]
-            unsafe fn store_i8(self, p: *mut u8, v: __m512) {
-                // SAFETY: as above.
-                unsafe {
-                    let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v));
-                    _mm_storeu_si128(p.cast(), bytes)
-                }
-            }
         }
     };
 }
@@ -227,30 +214,6 @@ impl<const VNNI: bool> IntSimd for Avx2<VNNI> {
             let low = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
             let high = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8).cast()));
             [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
-        }
-    }
-    #[inline(always)]
-    unsafe fn load_i8(self, p: *const u8) -> [__m256; 2] {
-        // SAFETY: as above.
-        unsafe {
-            let low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()));
-            let high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8).cast()));
-            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_i8(self, p: *mut u8, v: [__m256; 2]) {
-        // SAFETY: as above.
-        unsafe {
-            let (low, high) = (_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
-            // Packs work in halves of 128 bits: put the quarters in order.
-            let words = _mm256_packs_epi32(low, high);
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-            let bytes = _mm_packs_epi16(
-                _mm256_castsi256_si128(words),
-                _mm256_extracti128_si256::<1>(words),
-            );
-            _mm_storeu_si128(p.cast(), bytes)
         }
     }
 }

@@ -344,6 +344,27 @@ impl Cache {
         self.address(first)
     }
 
+    /// Where a head's scale lies, an f16.
+    #[inline(always)]
+    pub fn scale(&self, page: u32, kv: usize, head: usize, token: usize) -> *mut [u8; 2] {
+        self.scales(page, kv, head, (token, 1))
+    }
+
+    /// Where the scales of `count` tokens of a page begin, one behind the other, all
+    /// of them in the pool.
+    #[inline(always)]
+    pub fn scales(
+        &self,
+        page: u32,
+        kv: usize,
+        head: usize,
+        (token, count): (usize, usize),
+    ) -> *mut [u8; 2] {
+        let first = self.view.scale_at((page as usize, kv), head, token, 2);
+        assert!(first + 2 * count <= self.data.len());
+        self.data.as_ptr().wrapping_add(first).cast()
+    }
+
     /// An address that need not be in the pool.
     #[inline(always)]
     pub fn address(&self, bytes: usize) -> *mut u8 {

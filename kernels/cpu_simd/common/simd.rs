@@ -64,6 +64,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// 32 readable bf16.
     unsafe fn load_bf16_pairs(self, p: *const u16) -> (Self::V, Self::V);
+    /// Sixteen signed bytes.
+    /// # Safety
+    /// 16 readable bytes.
+    unsafe fn load_i8(self, p: *const u8) -> Self::V;
+    /// Magnitudes of 127.5 at most, rounded to nearest even.
+    /// # Safety
+    /// 16 writable bytes.
+    unsafe fn store_i8(self, p: *mut u8, v: Self::V);
     /// # Safety
     /// None: an address that is not mapped is ignored.
     unsafe fn prefetch(self, p: *const u8);
@@ -127,7 +135,7 @@ pub fn fold(mut a: [f32; LANES]) -> f32 {
 /// Every case is computed and one is chosen, so that sixteen of them become
 /// vector code.
 #[inline(always)]
-fn f16_to_f32(h: u16) -> f32 {
+pub fn f16_to_f32(h: u16) -> f32 {
     let magnitude = u32::from(h & 0x7fff);
     // The exponent moves from bias 15 to bias 127; subnormal halves are integers
     // of 2^-24; all ones stay all ones.
@@ -244,6 +252,17 @@ impl Simd for Portable {
         let h = unsafe { p.cast::<[[u16; 2]; LANES]>().read_unaligned() };
         let half = |i: usize| h.map(|pair| f32::from_bits(u32::from(pair[i]) << 16));
         (half(0), half(1))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const u8) -> Self::V {
+        // SAFETY: 16 readable bytes.
+        unsafe { p.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut u8, v: Self::V) {
+        let bytes = v.map(|x| x.round_ties_even() as i8);
+        // SAFETY: 16 writable bytes.
+        unsafe { p.cast::<[i8; LANES]>().write_unaligned(bytes) }
     }
     #[inline(always)]
     unsafe fn prefetch(self, _: *const u8) {}

@@ -165,6 +165,13 @@ impl Simd for $name {
                 _mm512_castsi512_ps(second),
             )
         }
+        load_i8(p: *const u8) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
+        }
+        store_i8(p: *mut u8, v: __m512) {
+            let bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v));
+            _mm_storeu_si128(p.cast(), bytes)
+        }
         prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }
@@ -315,6 +322,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                     _mm256_castsi256_ps(_mm256_and_si256(b, high)),
                 ],
             )
+        }
+        load_i8(p: *const u8) -> Two {
+            let low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()));
+            let high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8).cast()));
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+        }
+        store_i8(p: *mut u8, v: Two) {
+            let (low, high) = (_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            // Packs work in halves of 128 bits: put the quarters in order.
+            let words = _mm256_packs_epi32(low, high);
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(p.cast(), bytes)
         }
         prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }

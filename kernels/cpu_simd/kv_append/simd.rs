@@ -1,4 +1,4 @@
-//! kv_append / f32, f16, bf16 / simd (cpu_simd)
+//! kv_append / f32, f16, bf16, int8_kv / simd (cpu_simd)
 //! op:        cache[page(t), kv, h, token(t)] = k[t, h], v[t, h]
 //! shapes:    k, v [T, kv_heads, head_dim]; cache in pages, see `CacheView`
 //! dtypes:    f32 in; the cache's scheme, rounded to nearest even
@@ -58,4 +58,5 @@ const fn kernel(quant: &'static [&'static str]) -> SimdKernel {
 static F32: SimdKernel = kernel(&["f32"]);
 static F16: SimdKernel = kernel(&["f16"]);
 static BF16: SimdKernel = kernel(&["bf16"]);
-registry::register!(F32, F16, BF16);
+static INT8: SimdKernel = kernel(&["int8_kv"]);
+registry::register!(F32, F16, BF16, INT8);

@@ -1,4 +1,4 @@
-//! rope+rope+kv_append / f32, f16, bf16 caches / simd (cpu_simd)
+//! rope+rope+kv_append / f32, f16, bf16, int8_kv caches / simd (cpu_simd)
 //! op:        q' = rope(q); cache[…] = rope(k), v
 //! shapes:    q [T, heads, head_dim]; k, v [T, kv_heads, head_dim]; table [T, rotary_dim];
 //!            outputs q' and the cache
@@ -39,4 +39,5 @@ const fn kernel(quant: &'static [&'static str], tolerance: f32) -> SimdKernel {
 static F32: SimdKernel = kernel(&["f32"], 1e-6);
 static F16: SimdKernel = kernel(&["f16"], 1e-6);
 static BF16: SimdKernel = kernel(&["bf16"], 1e-6);
-registry::register!(F32, F16, BF16);
+static INT8: SimdKernel = kernel(&["int8_kv"], 1e-6);
+registry::register!(F32, F16, BF16, INT8);

@@ -4,6 +4,7 @@ use super::case::{Case, Data, Product};
 use super::chain::OpValue;
 use super::fill::parts;
 use super::routing;
+use super::scaled;
 use super::stored::{decode, rounded};
 use graph::{Activation, Op, OpKind};
 use registry::{OperandSrc, Problem, Scheme, StateView};
@@ -328,7 +329,11 @@ fn cache(
 ) -> Verdict {
     let (n, operand) = problem.input(op, 2).ok_or("no external cache")?;
     let view = operand.cache.ok_or("no cache view")?;
-    let got = decode(operand.scheme, got).ok_or("a scheme that cannot be read")?;
+    let scaled = scaled::is_scaled(operand.scheme);
+    let values = match scaled {
+        true => Vec::new(),
+        false => decode(operand.scheme, got).ok_or("a scheme that cannot be read")?,
+    };
     let mut worst: f64 = 0.0;
     // A latent vector is c and k, one behind the other.
     let latent = parts(problem, n) == 1;
@@ -358,8 +363,17 @@ fn cache(
         for (row, ((span, position), x)) in places.enumerate() {
             let page = case.page(&view, span, position);
             for (head, x) in x.chunks_exact(head_dim).enumerate() {
-                let at = view.at(page, kv, head, position % view.block) + within;
-                for (d, (x, g)) in x.iter().zip(&got[at..]).enumerate() {
+                let token = position % view.block;
+                if scaled {
+                    let place = ((page, kv), head, token);
+                    scaled::check(&view, got, place, x, slack).map_err(|why| {
+                        let what = ["key", "value"][slot];
+                        format!("{what} of row {row} (position {position}), head {head} {why}")
+                    })?;
+                    continue;
+                }
+                let at = view.at(page, kv, head, token) + within;
+                for (d, (x, g)) in x.iter().zip(&values[at..]).enumerate() {
                     let x = f64::from(*x);
                     let lo = rounded(operand.scheme, (x - slack) as f32);
                     let hi = rounded(operand.scheme, (x + slack) as f32);

@@ -5,6 +5,7 @@ use super::case::Data;
 use super::dims::{Dims, Mode};
 use super::rng::Rng;
 use super::routing;
+use super::scaled;
 use super::stored::{decode, encode};
 use graph::{Op, RouteScore};
 use registry::{Act, CacheView, OperandRole, OperandSrc, Problem, Scheme};
@@ -105,7 +106,10 @@ pub fn fill(
             let appends = |op: &Op| matches!(op, Op::KvAppend | Op::LatentAppend);
             let appended = problem.ops.iter().any(|o| appends(&o.op));
             let cells = cache_cells(&view, appended, parts(problem, n), d, batch, rng);
-            let bytes = encode(operand.scheme, &cells);
+            let bytes = match scaled::is_scaled(operand.scheme) {
+                true => Some(scaled::encode(&view, parts(problem, n), &cells)),
+                false => encode(operand.scheme, &cells),
+            };
             Data::Cache(
                 bytes
                     .ok_or_else(|| format!("the gate cannot write caches in {}", operand.scheme))?,

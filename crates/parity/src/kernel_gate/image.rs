@@ -5,6 +5,7 @@ use super::GateError;
 use super::case::{Case, Data, Product, products};
 use super::chain::bytes_of;
 use super::fill::parts;
+use super::scaled;
 use hal::Buffer;
 use registry::{
     Binds, Operand, OperandRole, Problem, ROW_MAJOR, RowsFrom, Scheme, TensorRef, WeightLayout,
@@ -172,6 +173,12 @@ impl Image {
         let parts = parts(problem, n);
         for (span, position) in case.batch.places() {
             let page = case.page(&view, span, position);
+            if scaled::is_scaled(operand.scheme) {
+                let own = scaled::written(&view, parts, (page, position % view.block));
+                self.writable
+                    .extend(own.map(|r| start + r.start..start + r.end));
+                continue;
+            }
             for (kv, head) in (0..parts).flat_map(|kv| (0..view.kv_heads).map(move |h| (kv, h))) {
                 let at = start + view.at(page, kv, head, position % view.block) * size;
                 self.writable.push(at..at + view.head_dim * size);

@@ -24,6 +24,7 @@ mod image;
 mod report;
 mod rng;
 mod routing;
+mod scaled;
 mod shapes;
 mod stored;
 mod wiring;

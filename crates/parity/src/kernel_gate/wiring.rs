@@ -287,7 +287,7 @@ impl Build<'_> {
             }
             Kind::KeyValue => {
                 let (kv_heads, head_dim) = (dims[0], dims[1]);
-                let view = self.pages(kv_heads, head_dim);
+                let view = self.pages(self.scheme_of[v], kv_heads, head_dim);
                 self.views[v] = Some(View::Pages(view));
                 let spec = CacheSpec::key_value(0, None, kv_heads, head_dim);
                 let kind = view.kind;
@@ -296,7 +296,7 @@ impl Build<'_> {
             }
             Kind::Latent => {
                 let len = dims.iter().sum();
-                let view = self.pages(1, len);
+                let view = self.pages(self.scheme_of[v], 1, len);
                 self.views[v] = Some(View::Pages(view));
                 let spec = CacheSpec::latent(0, len);
                 (Shape::fixed(&[]), ValueKind::Cache(spec))
@@ -363,9 +363,10 @@ impl Build<'_> {
     }
 
     /// The second of two layers in each page, in one of two orders.
-    fn pages(&self, kv_heads: usize, head_dim: usize) -> CacheView {
+    fn pages(&self, scheme: Scheme, kv_heads: usize, head_dim: usize) -> CacheView {
         let d = self.d;
-        let plane = d.block * kv_heads * head_dim;
+        let plane = CacheView::plane(scheme, kv_heads, head_dim, d.block);
+        let plane = plane.expect("cases are small");
         CacheView {
             group: self.group,
             kind: match d.window {
