@@ -1,6 +1,6 @@
 //! Tuned picks: the variants that were measured as fastest on a device.
 //!
-//! `tuned/<device>.toml` holds `[[pick]]` tables; see `docs/KERNELS.md`. The
+//! `tuned/<backend>-<device>.toml` holds `[[pick]]` tables; see `docs/KERNELS.md`. The
 //! files of this folder are built into the binary.
 
 use crate::error::RegistryError;
@@ -26,6 +26,9 @@ pub struct Pick {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tuned {
+    /// Variants are those of a backend: one device may have several.
+    #[serde(default)]
+    pub backend: String,
     /// Device name as the driver spells it.
     #[serde(default)]
     pub device: String,
@@ -41,19 +44,20 @@ impl Tuned {
         })
     }
 
-    /// The picks for a device, none if it was never tuned.
-    pub fn for_device(name: &str) -> Result<Self, RegistryError> {
+    /// The picks of a backend for a device, none if it was never tuned.
+    pub fn for_device(backend: &str, device: &str) -> Result<Self, RegistryError> {
         for (file, text) in TUNED_FILES {
             let tuned: Tuned = toml::from_str(text).map_err(|e| RegistryError::Tuned {
                 device: (*file).into(),
                 reason: e.to_string(),
             })?;
-            if tuned.device == name {
+            if tuned.backend == backend && tuned.device == device {
                 return Ok(tuned);
             }
         }
         Ok(Tuned {
-            device: name.into(),
+            backend: backend.into(),
+            device: device.into(),
             pick: Vec::new(),
         })
     }

@@ -190,7 +190,7 @@ pub struct TuneArgs {
     pub layers: Option<usize>,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// File to write; registry/tuned/<device>.toml by default
+    /// File to write; registry/tuned/<backend>-<device>.toml by default
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Timed repetitions of each step

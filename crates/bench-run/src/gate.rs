@@ -3,25 +3,24 @@
 //! that is ring 3; where it is too large, or its weights are random, the plan is
 //! held against its plain chain.
 
+mod ring2;
 mod slice;
 
 pub use slice::{Slice, first_layers, slice};
 
 use anyhow::{Context as _, Result};
-use graph::{Op, OpKind};
-use parity::kernel_gate::{ChainOracle, GateError, gate_problem};
 use parity::model_gate::{
     Bounds, EvalOptions, Evaluation, ORACLE, Reference, Script, VERIFY_TEXT, act_cost_bound,
     compare, evaluate, f32_acts, fit, forgets, load_candidate, load_on, load_oracle, matrix, play,
     text_ids,
 };
 use parity::stats::{Summary, Tally, sigma};
-use planner::Program;
-use registry::{Kernel, OperandRole, OperandSrc, Problem, Registry, Tuned};
+use planner::{ActMap, Program};
+use registry::{Act, Registry, Tuned};
 use runtime::{LoadOptions, Opened, Runner};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Tokens compared where the oracle is quick: enough for every row bucket, chunked,
 /// whole and batched.
@@ -32,12 +31,12 @@ const FEWEST_IDS: usize = 48;
 const RUNS_PER_ID: f64 = 6.0;
 /// Multiply-adds that the oracle does in a second, at least.
 const ORACLE_RATE: f64 = 4e8;
-/// Bound of the error of random weights' logits, relative to their spread.
+/// Bound of the error of random weights' logits, relative to their spread. Two ways
+/// to sum round activations of a coarse format to other neighbours here and there,
+/// and layer by layer that grows until the two differ by about as much as the
+/// rounding itself moves the logits. So where the error is larger than this, what the
+/// format does to the plain chain is measured, and bounds it.
 const MAX_LOGIT_ERROR: f64 = 1e-2;
-/// Output rows of a sampled matrix, and as many more as it has beyond multiples.
-const SAMPLED_ROWS: usize = 256;
-/// Experts that it is given, at least as many as a row takes.
-const SAMPLED_EXPERTS: usize = 16;
 /// A step through every row bucket.
 const CHUNKS: &[usize] = &[1, 2, 17, 1, 70];
 
@@ -73,6 +72,10 @@ pub struct Correctness {
     pub act_kl_mean: Option<f64>,
     /// Root mean square of a row's error over the spread of its logits, the worst.
     pub logit_error: Option<f64>,
+    /// The same error between the plain chain in the plan's activation formats and in
+    /// f32, where it was asked for: what rounding activations does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act_logit_error: Option<f64>,
     /// The first layers against the oracle, where it could not run the whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slice: Option<Slice>,
@@ -123,6 +126,7 @@ impl Correctness {
             ("max", self.kl_max),
             ("activations cost", self.act_kl_mean),
             ("relative logit error", self.logit_error),
+            ("of rounded activations", self.act_logit_error),
         ];
         for (name, x) in figures {
             out += &x.map_or(String::new(), |x| format!(" {name} {x:.1e},"));
@@ -199,7 +203,7 @@ pub fn climb(gated: &Gated<'_>) -> Result<Correctness> {
     if c.chain != ORACLE {
         slice(gated, &mut c)?;
     }
-    ring2(gated, &mut c)?;
+    ring2::ring2(gated, &mut c)?;
     c.passed = c.failures.is_empty();
     Ok(c)
 }
@@ -235,9 +239,7 @@ fn ring3(gated: &Gated<'_>, ids: usize, c: &mut Correctness) -> Result<()> {
     let mut cost = 0.0;
     for script in &scripts {
         let one = compare(&mut plain, &mut candidate, script)?;
-        let one = one.summary().context(nothing)?.mean_kl;
-        // NaN is the dearest of all.
-        cost = if one <= cost { cost } else { one };
+        cost = worse(cost, one.summary().context(nothing)?.mean_kl);
     }
     let summary = tally.summary().context(nothing)?;
     let acts = program.acts();
@@ -272,51 +274,49 @@ fn chain(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
     let program = candidate.program().clone();
     same_kernels(gated.timed, &program)?;
     let wanted = opened.model.parameters as f64 * total as f64 / ORACLE_RATE;
-    let mut plain = match wanted < gated.limit.as_secs_f64() / 2.0 {
-        true => {
-            c.chain = ORACLE.into();
-            load_oracle(opened, registry, &program, program.acts())?
-        }
+    let by_oracle = wanted < gated.limit.as_secs_f64() / 2.0;
+    c.chain = match by_oracle {
+        true => ORACLE.into(),
+        false => format!("unfused {}", program.backend.name),
+    };
+    let device = candidate.device().clone();
+    let plain = |acts: ActMap| match by_oracle {
+        true => load_oracle(opened, registry, &program, acts),
         false => {
-            c.chain = format!("unfused {}", program.backend.name);
             let mut options = gated.options.clone();
             options.backend = program.backend.name.into();
             options.fusion = false;
             options.tuned = Some(Tuned::default());
-            options.acts = Some(program.acts());
-            load_on(
-                opened,
-                registry,
-                candidate.device().clone(),
-                &options,
-                scripts,
-            )?
+            options.acts = Some(acts);
+            load_on(opened, registry, device.clone(), &options, scripts.clone())
         }
     };
-    let vocab = plain.vocab();
-    let mut want: Vec<f32> = Vec::new();
-    play(&mut plain, &script, &mut |_, rows| {
-        want.extend_from_slice(rows)
-    })?;
-    drop(plain);
-    let (mut tally, mut worst, mut at) = (Tally::default(), 0f64, 0);
-    play(&mut candidate, &script, &mut |_, rows| {
-        for have in rows.chunks_exact(vocab) {
-            let want = &want[at..at + vocab];
-            at += vocab;
-            // NaN is the worst of all.
-            let error = logit_error(want, have);
-            worst = if error <= worst { worst } else { error };
-            tally.push(parity::stats::compare_row(want, have));
-        }
-    })?;
+    let mut first = plain(program.acts())?;
+    let vocab = first.vocab();
+    let want = logits(&mut first, &script)?;
+    drop(first);
+    let have = logits(&mut candidate, &script)?;
+    let mut tally = Tally::default();
+    for (want, have) in want.chunks_exact(vocab).zip(have.chunks_exact(vocab)) {
+        tally.push(parity::stats::compare_row(want, have));
+    }
     let summary = tally.summary().context("the gate compared no positions")?;
     c.positions = summary.positions;
+    let worst = worst_logit_error(&want, &have, vocab);
     c.logit_error = Some(worst);
-    let near = worst <= MAX_LOGIT_ERROR;
+    let mut bound = MAX_LOGIT_ERROR;
+    if worst > bound && program.acts().values().any(|a| *a != Act::F32) {
+        drop(have);
+        let exact = logits(&mut plain(f32_acts(opened))?, &script)?;
+        let cost = worst_logit_error(&exact, &want, vocab);
+        c.act_logit_error = Some(cost);
+        bound = bound.max(cost);
+    }
+    // Written so that NaN fails.
+    let near = worst <= bound;
     if !near {
         c.fail(format!(
-            "logits differ from those of {} by {worst:.1e} of their spread, more than {MAX_LOGIT_ERROR:.0e}",
+            "logits differ from those of {} by {worst:.1e} of their spread, more than {bound:.0e}",
             c.chain
         ));
     }
@@ -327,6 +327,25 @@ fn chain(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Logits of all positions of a script, row after row.
+fn logits(runner: &mut Runner, script: &Script) -> Result<Vec<f32>> {
+    let mut all = Vec::new();
+    play(runner, script, &mut |_, rows| all.extend_from_slice(rows))?;
+    Ok(all)
+}
+
+/// The largest [`logit_error`] of all rows, or NaN if one is.
+fn worst_logit_error(want: &[f32], have: &[f32], vocab: usize) -> f64 {
+    let rows = want.chunks_exact(vocab).zip(have.chunks_exact(vocab));
+    rows.map(|(want, have)| logit_error(want, have))
+        .fold(0.0, worse)
+}
+
+/// The larger; NaN is the worst of all.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b <= a { a } else { b }
 }
 
 /// Root mean square of the error over the spread of the row.
@@ -349,191 +368,6 @@ fn same_kernels(timed: &Program, gated: &Program) -> Result<()> {
         ),
         None => Ok(()),
     }
-}
-
-struct Use<'a> {
-    key: String,
-    kernel: &'static dyn Kernel,
-    problem: &'a Problem,
-    /// Of the program's targets, the one that it runs on.
-    target: usize,
-    cost: f64,
-}
-
-/// What a comparison with the oracle costs, in operations.
-fn cost(problem: &Problem) -> f64 {
-    let sizes = problem.inputs.iter();
-    let stored: usize = sizes.map(|o| o.shape.iter().product::<usize>()).sum();
-    // Weights are made and packed too.
-    problem.flops(problem.rows.max) as f64 + 20.0 * stored as f64
-}
-
-/// Every distinct use of a kernel in the timed plans, the cheapest first, as far as
-/// time goes.
-fn ring2(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
-    let oracle = ChainOracle::open(gated.registry)?;
-    let mut seen = BTreeSet::new();
-    let mut uses = Vec::new();
-    for step in gated.timed.plans.iter().flat_map(|p| &p.steps) {
-        let problem = &step.problem;
-        let (ops, ins) = (&problem.ops, &problem.inputs);
-        let key = step.key.to_string();
-        if seen.insert(format!("{key} {:?} {ops:?} {ins:?}", problem.rows)) {
-            uses.push(Use {
-                key,
-                kernel: step.kernel,
-                problem,
-                target: step.target,
-                cost: cost(problem),
-            });
-        }
-    }
-    uses.sort_by(|a, b| a.cost.total_cmp(&b.cost));
-    let devices = gated_devices(gated)?;
-    let start = Instant::now();
-    let mut compared: BTreeMap<&str, bool> = BTreeMap::new();
-    let mut pace = 0.0;
-    for u in &uses {
-        let known = compared.entry(&u.key).or_default();
-        let left = gated.limit.saturating_sub(start.elapsed()).as_secs_f64();
-        // What is too dear as a whole is compared at fewer output rows.
-        let share = gated.limit.as_secs_f64() / 2.0 / uses.len() as f64;
-        let dear = pace * u.cost > f64::max(share, left / 4.0);
-        let sampled = sampled(u.problem, dear);
-        let problem = sampled.as_ref().unwrap_or(u.problem);
-        if *known && pace * cost(problem) > left {
-            c.kernels_left_out += 1;
-            continue;
-        }
-        let begun = Instant::now();
-        let report = match gate_problem(u.kernel, problem, &*devices[u.target], &oracle, 1) {
-            Ok(report) => report,
-            Err(GateError::Case(reason)) => {
-                c.kernels_failed.push(format!("{}: {reason}", u.key));
-                continue;
-            }
-            Err(e) => return Err(e.into()),
-        };
-        pace = f64::max(pace, begun.elapsed().as_secs_f64() / cost(problem).max(1e6));
-        *known = true;
-        c.kernels += 1;
-        c.kernels_sampled += usize::from(sampled.is_some());
-        c.kernels_worst = c.kernels_worst.max(report.worst);
-        if !report.passed() || report.cases == 0 {
-            c.kernels_failed.push(report.to_string());
-        }
-    }
-    if let Some(first) = c.kernels_failed.first() {
-        let first = first.clone();
-        c.fail(format!(
-            "{} kernel uses differ from {ORACLE}, such as {first}",
-            c.kernels_failed.len()
-        ));
-    }
-    Ok(())
-}
-
-fn gated_devices(gated: &Gated<'_>) -> Result<Vec<std::sync::Arc<dyn hal::Device>>> {
-    let open = &gated.options.open;
-    let first = gated.timed.backend.open_device(open)?;
-    Ok(runtime::device::with_second(first, gated.timed, open)?)
-}
-
-/// The same problem with fewer output rows or experts, where a matrix is so large,
-/// or the whole so dear, that only a sample can be checked: the kernel keeps its K and
-/// its layout.
-fn sampled(problem: &Problem, dear: bool) -> Option<Problem> {
-    let large = |o: &registry::Operand| {
-        let elements: usize = o.shape.iter().product();
-        o.role == OperandRole::Matrix && (dear || elements >= 1 << 26)
-    };
-    problem.inputs.iter().any(large).then_some(())?;
-    fewer_experts(problem).or_else(|| fewer_rows(problem))
-}
-
-/// Each matrix that feeds an output, a sum or a product with so many fewer rows.
-fn fewer_rows(problem: &Problem) -> Option<Problem> {
-    let mut small = problem.clone();
-    // What each op's rows become.
-    let mut cut: Vec<Option<usize>> = vec![None; problem.ops.len()];
-    let mut any = false;
-    let first = |i: usize| problem.input(i, 0).map(|(at, _)| at);
-    let read: Vec<usize> = (0..problem.ops.len())
-        .take_while(|i| matches!(problem.ops[*i].op.kind(), OpKind::Linear | OpKind::RmsNorm))
-        .filter_map(first)
-        .collect();
-    for (i, op) in problem.ops.iter().enumerate() {
-        match op.op.kind() {
-            OpKind::Linear => {
-                let (at, matrix) = problem.input(i, 1)?;
-                let n = matrix.shape[0];
-                // As far from whole panels as it was.
-                let few = SAMPLED_ROWS + n % SAMPLED_ROWS;
-                any |= few < n;
-                let few = few.min(n);
-                small.inputs[at].shape[0] = few;
-                if let Some((bias, _)) = problem.input(i, 2) {
-                    small.inputs[bias].shape[0] = few;
-                }
-                small.ops[i].op = Op::Linear { out: vec![few] };
-                small.ops[i].shape = vec![op.shape[0], few];
-                cut[i] = Some(few);
-            }
-            OpKind::Add | OpKind::GatedMul(_) => {
-                let mut few = None;
-                for src in &op.inputs {
-                    if let OperandSrc::Op(j) = src {
-                        few = few.or(cut[*j]);
-                    }
-                }
-                let few = few?;
-                for slot in 0..op.inputs.len() {
-                    if let Some((at, operand)) = problem.input(i, slot) {
-                        // What the matrices read as well keeps its length.
-                        if read.contains(&at) {
-                            return None;
-                        }
-                        small.inputs[at].shape = vec![operand.shape[0], few];
-                    }
-                }
-                small.ops[i].shape = vec![op.shape[0], few];
-                cut[i] = Some(few);
-            }
-            // A norm of x comes before the matrices.
-            _ if cut.iter().all(Option::is_none) => {}
-            _ => return None,
-        }
-    }
-    for (op, few) in problem.ops.iter().zip(cut) {
-        if let (Some(output), Some(few)) = (op.output, few) {
-            let rows = problem.outputs[output].shape[0];
-            small.outputs[output].shape = vec![rows, few];
-        }
-    }
-    any.then_some(small)
-}
-
-fn fewer_experts(problem: &Problem) -> Option<Problem> {
-    let mut small = problem.clone();
-    let mut cut = BTreeSet::new();
-    for (i, op) in problem.ops.iter().enumerate() {
-        let Op::ExpertLinear { experts } = op.op else {
-            continue;
-        };
-        let few = SAMPLED_EXPERTS.max(op.shape.get(1).copied().unwrap_or(1));
-        if few >= experts {
-            return None;
-        }
-        small.ops[i].op = Op::ExpertLinear { experts: few };
-        for slot in [1, 3] {
-            if let Some((at, operand)) = problem.input(i, slot)
-                && cut.insert(at)
-            {
-                small.inputs[at].shape[0] = operand.shape[0] / experts * few;
-            }
-        }
-    }
-    (!cut.is_empty()).then_some(small)
 }
 
 /// Perplexity on a text, and KL against another model that is loaded beside it.
@@ -593,5 +427,9 @@ mod tests {
         let off = want.map(|x| x + 0.02);
         assert!((logit_error(&want, &off) - 0.02).abs() < 1e-6);
         assert!(logit_error(&want, &[f32::NAN; 4]).is_nan());
+        let (two, mut have) = ([want, want].concat(), [want, off].concat());
+        assert!((worst_logit_error(&two, &have, 4) - 0.02).abs() < 1e-6);
+        have[0] = f32::NAN;
+        assert!(worst_logit_error(&two, &have, 4).is_nan());
     }
 }

@@ -148,6 +148,11 @@ pub fn tune(
     let info = chosen.device.info().clone();
     let alternatives = alternatives(registry, &options.backend, &program.plans)?;
     drop((chosen, program));
+    let picked = |pick| Tuned {
+        backend: options.backend.clone(),
+        device: info.name.clone(),
+        pick,
+    };
 
     let rounds = alternatives.values().map(Vec::len).max().unwrap_or(1);
     let mut timed = Vec::new();
@@ -156,10 +161,7 @@ pub fn tune(
             let name = names.get(round).filter(|_| round > 0)?;
             Some(class.pick(name))
         });
-        let tuned = Tuned {
-            device: info.name.clone(),
-            pick: pick.collect(),
-        };
+        let tuned = picked(pick.collect());
         say(&format!("round {} of {rounds}", round + 1));
         timed.push(time(
             registry,
@@ -171,10 +173,8 @@ pub fn tune(
         )?);
     }
     let picks = choose(&timed, args.margin, say);
-    let tuned = Tuned {
-        device: info.name.clone(),
-        pick: picks,
-    };
+    let tuned = picked(picks);
+    let file = format!("{}-{}.toml", options.backend, slug(&info.name));
     options.tuned = Some(tuned.clone());
     let (chosen, program) = opened.place(registry, &options)?;
     drop(chosen);
@@ -192,7 +192,6 @@ pub fn tune(
         say("nothing is written: the gate of these picks failed");
         return Ok(None);
     }
-    let file = format!("{}.toml", slug(&info.name));
     let path = args.out.clone();
     let path = path.unwrap_or_else(|| PathBuf::from("registry/tuned").join(file));
     let model = args.synthetic.clone().unwrap_or_else(|| {
@@ -411,7 +410,7 @@ fn groups<'c>(classes: impl Iterator<Item = &'c Class>) -> Vec<Vec<&'c Class>> {
 fn merged(old: Tuned, new: Tuned) -> Tuned {
     let key = |p: &Pick| (p.layer.clone(), p.quant.clone(), p.rows, p.k, p.n);
     let replaced: BTreeSet<_> = new.pick.iter().map(key).collect();
-    let mut pick: Vec<Pick> = match old.device == new.device {
+    let mut pick: Vec<Pick> = match (&old.backend, &old.device) == (&new.backend, &new.device) {
         true => old.pick,
         false => Vec::new(),
     };
@@ -419,6 +418,7 @@ fn merged(old: Tuned, new: Tuned) -> Tuned {
     pick.extend(new.pick);
     pick.sort_by_key(key);
     Tuned {
+        backend: new.backend,
         device: new.device,
         pick,
     }
@@ -427,8 +427,9 @@ fn merged(old: Tuned, new: Tuned) -> Tuned {
 fn text(tuned: &Tuned, model: &str) -> String {
     let quoted = |s: &str| format!("{s:?}");
     let mut out = format!(
-        "# Written by `bench-run tune`, last for {model} on {}.\ndevice = {}\n",
+        "# Written by `bench-run tune`, last for {model} on {}.\nbackend = {}\ndevice = {}\n",
         &timestamp()[..10],
+        quoted(&tuned.backend),
         quoted(&tuned.device)
     );
     for p in &tuned.pick {
@@ -534,6 +535,7 @@ mod tests {
     #[test]
     fn picks_are_written_as_they_are_read() {
         let tuned = Tuned {
+            backend: "b".into(),
             device: "A \"quoted\" device\n".into(),
             pick: vec![
                 class("linear", 2).pick("v"),
@@ -541,13 +543,17 @@ mod tests {
             ],
         };
         let read = Tuned::parse(&text(&tuned, "m")).unwrap();
-        assert_eq!(read.device, tuned.device);
+        assert_eq!(
+            (&read.backend, &read.device),
+            (&tuned.backend, &tuned.device)
+        );
         let found = read.variant("linear", "q4_k", 2, Some((64, 32)));
         assert_eq!(found, Some("v"));
         assert_eq!(read.variant("linear", "q4_k", 1, Some((64, 32))), None);
         let again = merged(
             read,
             Tuned {
+                backend: tuned.backend.clone(),
                 device: tuned.device.clone(),
                 pick: vec![class("linear", 2).pick("w")],
             },

@@ -506,6 +506,7 @@ fn tuning_writes_only_what_the_gate_let_pass() {
     assert!(path.starts_with("registry/tuned") && path.extension().is_some_and(|e| e == "toml"));
     let tuned = registry::Tuned::parse(&text).expect("picks");
     assert!(!tuned.device.is_empty());
+    assert_eq!(tuned.backend, "cpu_simd");
     let broken = break_kernel("cpu_simd", OpKind::RmsNorm, Fault::Scale(1.01)).expect("a fault");
     assert!(tune(&broken).is_none());
 }

@@ -3,10 +3,10 @@
 //! another target, the value is copied to the arena there before the first segment
 //! that reads it.
 
-use crate::PlanError;
 use crate::layout::Layouts;
 use crate::plan::{EdgeCopy, Output, Place, Plan, PlanStep, Segment};
 use crate::select::{Draft, DraftStep};
+use crate::{CachePlan, PlanError};
 use graph::{CacheKind, Dim, Graph, ValueId, ValueKind};
 use registry::{RowsFrom, Why};
 use std::collections::HashMap;
@@ -17,6 +17,7 @@ const ALIGN: u64 = 256;
 
 pub(crate) fn place(
     graph: &Graph,
+    caches: &CachePlan,
     draft: Draft,
     targets: usize,
     layouts: &Layouts,
@@ -80,7 +81,9 @@ pub(crate) fn place(
         },
         ValueKind::Cache(ref spec) => match spec.kind {
             CacheKind::Recurrent => Place::States,
-            CacheKind::Full | CacheKind::Window { .. } => Place::Pool,
+            CacheKind::Full | CacheKind::Window { .. } => Place::Pages {
+                buffer: caches.slots[v].buffer,
+            },
         },
         _ => Place::Resident(*v),
     };

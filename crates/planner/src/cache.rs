@@ -6,6 +6,11 @@
 //! the same number of layers, the size of the rarest kind (as long as that keeps
 //! the number of groups small), and every page is as large as the largest needs.
 //!
+//! A page does not lie in one piece: layer `i` of every group has a buffer of its
+//! own, which holds its part of all pages. A kernel then binds one layer's keys and
+//! values, which is what devices bound (4 GiB for a binding or an allocation), and
+//! not those of the model.
+//!
 //! Each target has a pool of its own, whose pages its groups draw: a group lies on
 //! one target.
 //!
@@ -28,6 +33,9 @@ const MAX_GROUPS_PER_KIND: usize = 8;
 pub struct LayerSlot {
     pub layer: usize,
     pub part: usize,
+    /// Index of its buffer: see [`PagePool::parts`].
+    pub buffer: usize,
+    /// Where they lie in that buffer.
     pub view: CacheView,
 }
 
@@ -86,10 +94,21 @@ impl StatePlan {
 }
 
 /// The pages of a target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PagePool {
-    pub page_bytes: u64,
+    /// Bytes of a page in each of the pool's buffers.
+    pub parts: Vec<u64>,
     pub pages: usize,
+}
+
+impl PagePool {
+    /// Bytes of each buffer.
+    pub fn buffers(&self) -> impl Iterator<Item = u64> {
+        let pages = self.pages as u64;
+        self.parts
+            .iter()
+            .map(move |part| part.saturating_mul(pages))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -100,8 +119,8 @@ pub struct CachePlan {
     pub block: usize,
     /// By target.
     pub pools: Vec<PagePool>,
-    /// The view of each cache value of the graph, every version.
-    pub views: HashMap<ValueId, CacheView>,
+    /// Where each cache value of the graph lies, every version.
+    pub slots: HashMap<ValueId, LayerSlot>,
     pub states: StatePlan,
 }
 
@@ -113,8 +132,12 @@ impl CachePlan {
     }
 
     pub fn pool_bytes_on(&self, target: usize) -> u64 {
-        let pool = self.pools.get(target).copied().unwrap_or_default();
-        pool.page_bytes.saturating_mul(pool.pages as u64)
+        let buffers = self
+            .pools
+            .get(target)
+            .into_iter()
+            .flat_map(PagePool::buffers);
+        buffers.fold(0, u64::saturating_add)
     }
 
     /// Pages of all targets.
@@ -142,16 +165,16 @@ pub(crate) fn plan_caches(
         pools.push(pool);
     }
     let slots = groups.iter().flat_map(|g| &g.slots);
-    let by_layer: HashMap<(usize, usize), CacheView> =
-        slots.map(|s| ((s.layer, s.part), s.view)).collect();
-    let views = graph
+    let by_layer: HashMap<(usize, usize), LayerSlot> =
+        slots.map(|s| ((s.layer, s.part), *s)).collect();
+    let slots = graph
         .values()
         .iter()
         .enumerate()
         .filter_map(|(i, v)| match &v.kind {
             ValueKind::Cache(c) => {
-                let view = by_layer.get(&(c.layer, c.part))?;
-                Some((ValueId(i as u32), *view))
+                let slot = by_layer.get(&(c.layer, c.part))?;
+                Some((ValueId(i as u32), *slot))
             }
             _ => None,
         })
@@ -161,7 +184,7 @@ pub(crate) fn plan_caches(
         scheme,
         block: limits.block,
         pools,
-        views,
+        slots,
         states: plan_states(graph, limits, at, targets)?,
     })
 }
@@ -190,27 +213,28 @@ fn plan_pool<'g>(
         CacheView::plane(scheme, heads, len, limits.block)
     };
     let elements = |c: &CacheSpec| plane(c)?.checked_mul(entry_shape(&c.entry).2);
-    let mut page_elements = 0usize;
+    let block_too_large = || too_large(format!("a block of {} tokens", limits.block));
     let mut drafts: Vec<(CacheKind, Vec<&CacheSpec>)> = Vec::new();
+    // Elements of a page in each buffer.
+    let mut strides: Vec<usize> = Vec::new();
     for (kind, specs) in kinds {
         for chunk in specs.chunks(size) {
-            let total = chunk
-                .iter()
-                .try_fold(0usize, |n, c| n.checked_add(elements(c)?))
-                .ok_or_else(|| too_large(format!("a block of {} tokens", limits.block)))?;
-            page_elements = page_elements.max(total);
+            strides.resize(strides.len().max(chunk.len()), 0);
+            for (stride, c) in strides.iter_mut().zip(chunk) {
+                *stride = (*stride).max(elements(c).ok_or_else(block_too_large)?);
+            }
             drafts.push((kind, chunk.to_vec()));
         }
     }
+    let bytes = strides.iter().map(|n| scheme.row_bytes(*n));
+    let parts: Option<Vec<u64>> = bytes.collect();
+    let parts = parts.ok_or_else(block_too_large)?;
 
-    let row = |n: usize| scheme.row_bytes(n);
-    let page_bytes = row(page_elements).ok_or_else(|| too_large("a page".into()))?;
     let mut groups = Vec::new();
     for (group, (kind, specs)) in drafts.into_iter().enumerate() {
-        let mut offset = 0;
         let mut slots = Vec::new();
-        for c in specs {
-            let (kv_heads, head_dim, both) = entry_shape(&c.entry);
+        for (buffer, c) in specs.into_iter().enumerate() {
+            let (kv_heads, head_dim, _) = entry_shape(&c.entry);
             let head_stride = limits.block * head_dim;
             let view = CacheView {
                 group: first + group,
@@ -219,16 +243,16 @@ fn plan_pool<'g>(
                 head_dim,
                 block: limits.block,
                 pages: 0,
-                page_stride: page_elements,
-                offset,
+                page_stride: strides[buffer],
+                offset: 0,
                 kv_stride: plane(c).expect("it was counted above"),
                 head_stride,
                 token_stride: head_dim,
             };
-            offset += both * view.kv_stride;
             slots.push(LayerSlot {
                 layer: c.layer,
                 part: c.part,
+                buffer,
                 view,
             });
         }
@@ -246,7 +270,7 @@ fn plan_pool<'g>(
     for slot in groups.iter_mut().flat_map(|g| &mut g.slots) {
         slot.view.pages = pages;
     }
-    Ok((groups, PagePool { page_bytes, pages }))
+    Ok((groups, PagePool { parts, pages }))
 }
 
 /// Heads, elements of one, and whether it is both keys and values (2) or one

@@ -233,7 +233,7 @@ pub fn plan(
     let chosen = layout::agree(&graph, schemes, &drafts)?;
     let mut plans = Vec::new();
     for draft in drafts {
-        plans.push(arena::place(&graph, draft, targets.len(), &chosen)?);
+        plans.push(arena::place(&graph, &cache, draft, targets.len(), &chosen)?);
     }
     let weights = weight_plans(&graph, schemes, &at, &chosen)?;
     let second = targets.get(1).zip(split).map(|(target, split)| {

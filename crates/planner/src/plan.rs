@@ -18,8 +18,8 @@ pub enum Place {
     Arena { offset: u64, bytes: u64 },
     /// A weight or constant, in the memory the loader gave it.
     Resident(ValueId),
-    /// The page pool of the caches.
-    Pool,
+    /// One of the buffers of the caches' pages: see [`LayerSlot::buffer`](crate::LayerSlot).
+    Pages { buffer: usize },
     /// The pool of recurrent states.
     States,
 }

@@ -329,7 +329,7 @@ impl Context<'_> {
             ValueKind::Cache(_) => (
                 OperandRole::Cache,
                 self.cache.scheme,
-                Some(self.cache.views[&id]),
+                Some(self.cache.slots[&id].view),
             ),
         };
         let rows = rows_from(value.shape.leading());

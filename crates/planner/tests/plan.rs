@@ -403,16 +403,16 @@ fn cache_groups_share_a_pool_of_equal_pages() {
     let of_kind = |k| p.cache.groups.iter().filter(move |g| g.kind == k);
     assert_eq!(of_kind(CacheKind::Full).count(), 1);
     assert_eq!(of_kind(window).count(), 2, "three layers in groups of two");
-    // 2 layers × (k, v) × 2 heads × 32 tokens × 8 × 4 bytes.
-    assert_eq!(p.cache.pools[0].page_bytes, 2 * 2 * 2 * 32 * 8 * 4);
+    // 2 layers of (k, v) × 2 heads × 32 tokens × 8 × 4 bytes, each in a buffer.
+    let part = 2 * 2 * 32 * 8 * 4;
+    assert_eq!(p.cache.pools[0].parts, [part, part]);
     // 4 blocks of full context; the window keeps 24 + 40 rows + a block.
     assert_eq!(p.cache.pages(), 4 + 2 * 3);
     let mut seen = std::collections::HashSet::new();
     for g in &p.cache.groups {
         for s in &g.slots {
             assert!(seen.insert(s.layer));
-            let end = s.view.at(0, 1, 1, 31) + 8;
-            assert!(end * 4 <= p.cache.pools[0].page_bytes as usize);
+            assert_eq!((s.view.at(0, 1, 1, 31) + 8) as u64 * 4, part);
         }
     }
     assert_eq!(seen.len(), 5);

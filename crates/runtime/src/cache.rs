@@ -397,10 +397,10 @@ mod tests {
             scheme: Scheme::F32,
             block: 4,
             pools: vec![planner::PagePool {
-                page_bytes: 1,
+                parts: vec![1],
                 pages,
             }],
-            views: HashMap::new(),
+            slots: HashMap::new(),
             states: planner::StatePlan {
                 slot_bytes: vec![4],
                 slots: states,

@@ -148,9 +148,9 @@ impl Opened {
             Some(rows) => rows,
             None => registry.backend(backend)?.rows,
         };
-        let tuned = |device: &DeviceInfo| match &options.tuned {
+        let tuned = |backend: &str, device: &DeviceInfo| match &options.tuned {
             Some(t) => Ok(t.clone()),
-            None => Tuned::for_device(&device.name),
+            None => Tuned::for_device(backend, &device.name),
         };
         let second = match (self.division(options)?, &options.placement) {
             (Division::Both(split), Some(placement)) => {
@@ -158,7 +158,7 @@ impl Opened {
                 let device = device::find_second(backend, &options.open)?;
                 Some(Second {
                     backend: placement.second.clone(),
-                    tuned: tuned(&device)?,
+                    tuned: tuned(&placement.second, &device)?,
                     device: Arc::new(device),
                     split,
                 })
@@ -179,7 +179,7 @@ impl Opened {
                 drafts: options.drafts,
                 ..Limits::default()
             },
-            tuned: tuned(device)?,
+            tuned: tuned(backend, device)?,
             acts: options.acts.clone(),
             second,
         };

@@ -12,7 +12,8 @@ pub(crate) struct Part {
     pub device: Arc<dyn Device>,
     resident: Resident,
     pub arena: Buffer,
-    pool: Option<Buffer>,
+    /// Of the caches: see `planner::PagePool`.
+    pages: Vec<Buffer>,
     states: Option<Buffer>,
     workspace: Option<Buffer>,
     /// The step buffer of each plan.
@@ -40,7 +41,10 @@ impl Part {
         let steps = program.plans.iter();
         Ok(Part {
             arena: device.alloc(arena.unwrap_or(0).max(4), "activations")?,
-            pool: some(&*device, program.cache.pool_bytes_on(target), "KV cache")?,
+            pages: program.cache.pools[target]
+                .buffers()
+                .map(|bytes| device.alloc(bytes.max(4), "KV cache"))
+                .collect::<Result<_, _>>()?,
             states: some(
                 &*device,
                 program.cache.states.pool_bytes_on(target),
@@ -66,9 +70,9 @@ impl Part {
                 TensorRef::contiguous(&self.arena, *offset, operand, *bytes)
             }
             Place::Resident(v) => self.resident[v].clone(),
-            Place::Pool => {
-                let pool = self.pool.as_ref().unwrap_or(&self.arena);
-                TensorRef::contiguous(pool, 0, operand, pool.len())
+            Place::Pages { buffer } => {
+                let pages = &self.pages[*buffer];
+                TensorRef::contiguous(pages, 0, operand, pages.len())
             }
             Place::States => {
                 let states = self.states.as_ref().unwrap_or(&self.arena);
@@ -101,15 +105,17 @@ impl Part {
         }
     }
 
-    /// Copies pages of the pool.
-    pub fn copy_pages(&self, copies: &[&PageCopy], page_bytes: u64) -> Result<(), RuntimeError> {
-        let (Some(pool), false) = (&self.pool, copies.is_empty()) else {
+    /// Copies pages, of which each buffer holds so many bytes.
+    pub fn copy_pages(&self, copies: &[&PageCopy], parts: &[u64]) -> Result<(), RuntimeError> {
+        if copies.is_empty() {
             return Ok(());
-        };
+        }
         let mut recorder = self.device.recorder("copy pages")?;
-        for c in copies {
-            let (from, to) = (u64::from(c.from) * page_bytes, u64::from(c.to) * page_bytes);
-            recorder.copy(pool, from, pool, to, page_bytes)?;
+        for (pages, part) in self.pages.iter().zip(parts) {
+            for c in copies {
+                let (from, to) = (u64::from(c.from) * part, u64::from(c.to) * part);
+                recorder.copy(pages, from, pages, to, *part)?;
+            }
         }
         Ok(recorder.finish()?.run()?)
     }

@@ -335,7 +335,7 @@ impl Runner {
         let pools = &self.program.cache.pools;
         for (target, (part, pool)) in self.parts.iter().zip(pools).enumerate() {
             let here: Vec<&PageCopy> = copies.iter().filter(|c| c.target == target).collect();
-            part.copy_pages(&here, pool.page_bytes)?;
+            part.copy_pages(&here, &pool.parts)?;
         }
         Ok(())
     }
