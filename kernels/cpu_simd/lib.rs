@@ -8,6 +8,9 @@
 
 // Folders, and so modules, carry their layer's name: ops joined by `__`.
 #![allow(non_snake_case)]
+// Unit tests are of `common` alone. Kernels are bodies times instruction sets, which
+// take minutes to compile: once, for what the gates test, is enough.
+#![cfg_attr(test, allow(dead_code, unused_macros, unused_imports))]
 
 mod common {
     #[cfg(test)]
@@ -62,135 +65,173 @@ mod common {
     pub mod x86;
 }
 
+#[cfg(not(test))]
 mod add {
     mod simd;
 }
+#[cfg(not(test))]
 mod add__rms_norm {
     mod simd;
 }
+#[cfg(not(test))]
 mod argmax {
     mod simd;
 }
+#[cfg(not(test))]
 mod attention {
     #[cfg(target_arch = "x86_64")]
     mod amx;
     mod simd;
 }
+#[cfg(not(test))]
 mod embed {
     mod blocks;
     mod simd;
 }
+#[cfg(not(test))]
 mod gather_rows {
     mod simd;
 }
+#[cfg(not(test))]
 mod kv_append {
     mod simd;
 }
+#[cfg(not(test))]
 mod linear {
     mod decoded;
     mod int8;
     mod packed;
     mod rows;
 }
+#[cfg(not(test))]
 mod linear__add {
     mod int8;
     mod packed;
 }
+#[cfg(not(test))]
 mod linear__linear__silu_mul {
     mod int8;
     mod packed;
 }
+#[cfg(not(test))]
 mod rms_norm {
     mod simd;
 }
+#[cfg(not(test))]
 mod rms_norm__linear {
     mod int8;
     mod packed;
 }
+#[cfg(not(test))]
 mod rms_norm__linear__linear__linear {
     mod int8;
     mod packed;
 }
+#[cfg(not(test))]
 mod rms_norm__linear__linear__silu_mul {
     mod int8;
     mod packed;
 }
+#[cfg(not(test))]
 mod rms_norm__rms_norm__rope__rope__kv_append {
     mod simd;
 }
+#[cfg(not(test))]
 mod rope {
     mod simd;
 }
+#[cfg(not(test))]
 mod rope__rope__kv_append {
     mod simd;
 }
+#[cfg(not(test))]
 mod rope_table {
     mod simd;
 }
+#[cfg(not(test))]
 mod silu_mul {
     mod simd;
 }
 
+#[cfg(not(test))]
 mod gelu_tanh_mul {
     mod simd;
 }
+#[cfg(not(test))]
 mod gelu_mul {
     mod simd;
 }
+#[cfg(not(test))]
 mod sigmoid_mul {
     mod simd;
 }
+#[cfg(not(test))]
 mod mul {
     mod simd;
 }
+#[cfg(not(test))]
 mod swiglu_oai_mul {
     mod simd;
 }
+#[cfg(not(test))]
 mod scale {
     mod simd;
 }
+#[cfg(not(test))]
 mod softcap {
     mod simd;
 }
+#[cfg(not(test))]
 mod route {
     mod simd;
 }
+#[cfg(not(test))]
 mod expert_sum {
     mod simd;
 }
+#[cfg(not(test))]
 mod causal_conv {
     mod simd;
 }
+#[cfg(not(test))]
 mod latent_append {
     mod simd;
 }
+#[cfg(not(test))]
 mod latent_attention {
     mod simd;
 }
+#[cfg(not(test))]
 mod rotate {
     mod simd;
 }
+#[cfg(not(test))]
 mod gated_delta {
     mod chunked;
     mod columns;
 }
+#[cfg(not(test))]
 mod expert_linear {
     mod int8;
     mod packed;
     mod rows;
 }
+#[cfg(not(test))]
 mod expert_linear__expert_linear__silu_mul {
     mod int8;
     mod packed;
 }
+#[cfg(not(test))]
 mod expert_linear__expert_linear__swiglu_oai_mul {
     mod int8;
     mod packed;
 }
+#[cfg(not(test))]
 mod expert_linear__expert_sum {
     mod int8;
     mod packed;
 }
+#[cfg(not(test))]
 mod head_linear {
     mod int8;
     mod packed;

@@ -172,7 +172,7 @@ pub struct CompareArgs {
 pub struct ReportArgs {
     /// Folder of artifacts
     pub dir: PathBuf,
-    /// Write report.md and its charts to this folder instead
+    /// Write report.md, roofline.md and their charts to this folder instead
     #[arg(long)]
     pub out: Option<PathBuf>,
 }

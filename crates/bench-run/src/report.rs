@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Writes `report.md` and its charts: what it wrote, and what it could not read.
+/// Writes `report.md`, its charts and, of profiled runs, `roofline.md`: what it wrote, and what it could not read.
 pub fn report(dir: &Path, out: &Path) -> Result<(Vec<PathBuf>, Vec<String>)> {
     let mut all: Vec<(String, Artifact)> = Vec::new();
     let mut skipped = Vec::new();
@@ -35,10 +35,72 @@ pub fn report(dir: &Path, out: &Path) -> Result<(Vec<PathBuf>, Vec<String>)> {
             charts.push((file, chart.title));
         }
     }
-    let path = out.join("report.md");
-    write_whole(&path, &page(&all, &charts))?;
-    written.push(path);
+    let (roofs, charts): (Vec<_>, Vec<_>) =
+        (charts.into_iter()).partition(|(file, _)| file.starts_with(ROOFLINE));
+    let mut pages = vec![("report.md", page(&all, &charts))];
+    if let Some(page) = rooflines(&all, &roofs) {
+        pages.push(("roofline.md", page));
+    }
+    for (file, text) in pages {
+        let path = out.join(file);
+        write_whole(&path, &text)?;
+        written.push(path);
+    }
     Ok((written, skipped))
+}
+
+/// What the charts of kernels under a roof are called.
+const ROOFLINE: &str = "roofline-";
+
+/// Every kernel of every profiled run: its time, bytes and operations, and what of
+/// the device's measured ceilings it reaches.
+fn rooflines(all: &[(String, Artifact)], charts: &[(String, String)]) -> Option<String> {
+    let mut out = String::from(
+        "# Rooflines\n\nKernels of profiled steps, each timed alone: bytes are those of the weights, caches and activations that the plan declares, operations those of the maths. Shares are of what the device was measured to do in the same run: its fastest copy or read, and the rate of the activations' format where that was measured.\n",
+    );
+    let mut any = false;
+    for (name, a) in all {
+        for phase in &a.profile {
+            any = true;
+            let device = a.hardware.as_ref().map_or("none", |h| h.device.as_str());
+            out += &format!(
+                "\n## {}, {} of {} rows\n\n{}, {} cached before, {} sequences: {:.3} ms of kernels. Artifact: {}.\n\n",
+                cell(&a.workload.model),
+                phase.name,
+                phase.rows,
+                cell(device),
+                phase.depth,
+                phase.sequences,
+                phase.kernels_s * 1e3,
+                cell(name),
+            );
+            let chart = format!("{ROOFLINE}{name}.svg");
+            if charts.iter().any(|(file, _)| *file == chart) {
+                out += &format!("![roofline]({chart})\n\n");
+            }
+            out += "| kernel | matrices | uses | µs each | share | MB | GB/s | of bandwidth | Gop | Gop/s | of compute |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
+            for k in &phase.kernels {
+                let uses = k.uses_s.len().max(1) as f64;
+                let percent =
+                    |x: Option<f64>| x.map_or("–".into(), |x| format!("{:.0} %", x * 100.0));
+                out += &format!(
+                    "| {} | {} | {} | {:.1} | {} | {:.2} | {:.0} | {} | {:.2} | {:.0} | {} |\n",
+                    cell(&k.key),
+                    cell(&k.matrices.join(", ")),
+                    k.uses_s.len(),
+                    k.seconds / uses * 1e6,
+                    percent(Some(k.seconds / phase.kernels_s.max(f64::MIN_POSITIVE))),
+                    k.bytes as f64 / uses / 1e6,
+                    k.gbytes_s,
+                    percent(k.of_bandwidth),
+                    k.flops as f64 / uses / 1e9,
+                    k.gflops_s,
+                    percent(k.of_compute),
+                );
+            }
+        }
+    }
+    any.then_some(out)
 }
 
 fn page(all: &[(String, Artifact)], charts: &[(String, String)]) -> String {
@@ -295,5 +357,5 @@ fn roofline(name: &str, a: &Artifact) -> Option<(String, Chart)> {
         y: Axis::log("10^9 operations per second"),
         series,
     };
-    Some((format!("roofline-{name}.svg"), chart)).filter(|_| !a.profile.is_empty())
+    Some((format!("{ROOFLINE}{name}.svg"), chart)).filter(|_| !a.profile.is_empty())
 }

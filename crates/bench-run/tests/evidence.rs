@@ -389,9 +389,16 @@ fn artifacts_are_compared_and_reported() {
     let (written, skipped) = report(dir.path(), dir.path()).expect("a report");
     assert_eq!(skipped.len(), 1);
     let page = std::fs::read_to_string(dir.path().join("report.md")).expect("a page");
-    for wanted in ["tiny:bf16", "diagnostic", "depth.svg", "roofline-a.svg"] {
+    for wanted in ["tiny:bf16", "diagnostic", "depth.svg"] {
         assert!(page.contains(wanted), "{wanted} in {page}");
     }
+    let page = std::fs::read_to_string(dir.path().join("roofline.md")).expect("a page");
+    for phase in &a.profile {
+        for k in &phase.kernels {
+            assert!(page.contains(&k.key), "{} in {page}", k.key);
+        }
+    }
+    assert!(!a.profile.is_empty() && page.contains("roofline-a.svg"));
     assert!(written.iter().all(|p| p.exists()));
     assert_eq!(
         Artifact::read(&dir.path().join("a.json")).expect("an artifact"),
