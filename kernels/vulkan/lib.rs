@@ -158,7 +158,7 @@ registry::inventory::submit! {
         parent: None,
         auto: true,
         hardware_only: false,
-        kv: &["f16", "f32", "bf16"],
+        kv: &["f16", "f32", "bf16", "int8_kv"],
         rows: 2048,
         probe: |_| probe(),
         open: |_, index| {

@@ -322,6 +322,27 @@ fn vulkan_keeps_to_the_oracle_without_validation_messages() {
     assert_eq!(device.validation_messages(), Vec::<String>::new());
 }
 
+/// Fused and unfused; the scheme that is the default is what the other tests run with.
+#[test]
+fn vulkan_keeps_to_the_oracle_with_every_kv_scheme() {
+    let Some(device) = vulkan() else { return };
+    let scripts = short();
+    let offered = registry().backend("vulkan").expect("a backend").kv;
+    assert!(offered.contains(&"int8_kv"), "{offered:?}");
+    for kv in &offered[1..] {
+        for fusion in [true, false] {
+            let mut options = options("vulkan", fusion);
+            options.kv = Some((*kv).into());
+            let on = device.clone();
+            let loaded = load_on(ferris_opened(), registry(), on, &options, scripts.iter());
+            let mut candidate = loaded.unwrap_or_else(|e| panic!("{kv}: {e}"));
+            let what = format!("vulkan, KV {kv}, fusion {fusion}");
+            gate_ferris(&what, &mut candidate, &scripts);
+        }
+    }
+    assert_eq!(device.validation_messages(), Vec::<String>::new());
+}
+
 /// Every family, and the trained mixture: what ferris-9m has no op, head size, window
 /// or odd shape for.
 #[test]

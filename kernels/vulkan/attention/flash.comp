@@ -1,8 +1,8 @@
 // op: attention, many rows, by cooperative matrices. See `paged.comp` for what it
 // computes.
 // q as two f16 [T, heads, D] in the workspace (`halves.comp`), D a multiple of 16;
-// cache in pages, f16, every head aligned to 16 bytes; sinks f32 [heads]?; o f32
-// [T, heads, D], rows strided.
+// cache in pages, f16 or int8_kv, every head aligned to 16 bytes; sinks f32 [heads]?;
+// o f32 [T, heads, D], rows strided.
 // Launch: one workgroup for each head (x) of CM rows a subgroup (y), the last rows
 // first: they see most. Keys and values come 32 tokens at a time through shared
 // memory, the next while the last are multiplied. A subgroup keeps its rows' q and o
@@ -13,6 +13,8 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "../common/base.glsl"
+#include "../common/stored.glsl"
+#include "../common/scaled.glsl"
 #include "../common/round.glsl"
 #include "../common/tanh.glsl"
 #extension GL_KHR_cooperative_matrix : require
@@ -44,21 +46,30 @@ const uint FACTORS_EACH = CM * CN / 4;
 // Lanes of a row.
 const uint PARTS = SUBGROUP / CM;
 const uint PART_KEYS = KEYS / PARTS;
-// Pieces that a lane brings.
-const uint EACH = (2 * KEYS * PIECES + WG - 1) / WG;
+// Pieces of the cache that make up a key, pieces here that each becomes, and how many
+// of them a lane brings.
+const uint BECOMES = SCALED ? 2 : 1;
+const uint STORED_PIECES = PIECES / BECOMES;
+const uint EACH = (2 * KEYS * STORED_PIECES + WG - 1) / WG;
+// Scales of keys and values.
+const uint SCALES = SCALED ? 2 * KEYS : 1;
+const uint SCALES_EACH = (SCALES + WG - 1) / WG;
 
 layout(set = 0, binding = 0, scalar) readonly buffer Halves { uvec4 halves[]; };
 layout(set = 0, binding = 1, scalar) readonly buffer Cache { uvec4 cache[]; };
+layout(set = 0, binding = 1, scalar) readonly buffer Words { uint words[]; };
 layout(set = 0, binding = 2, scalar) readonly buffer Sinks { float sinks[]; };
 layout(set = 0, binding = 3, scalar) writeonly buffer O { float o[]; };
 STEP_BUFFER(4)
 
-// Offsets and strides of halves and the cache are in pieces.
+// Offsets and strides of halves and the cache are in pieces, of the cache's scales in
+// f16 numbers.
 layout(push_constant, scalar) uniform Push {
     uint rows;
     uint group;
     uint high_at, low_at, q_stride;
     uint cache_at, page_stride, kv_stride, head_stride, token_stride;
+    uint scales_at, scales_page, scales_kv;
     uint sinks_at, has_sinks;
     uint o_at, o_stride, o_aligned;
     uint block;
@@ -69,30 +80,72 @@ layout(push_constant, scalar) uniform Push {
 } p;
 
 shared uvec4 tiles[FACTORS + SUBGROUPS * FACTORS_EACH];
+shared float scales[SCALES];
 
 uvec4 next[EACH];
+float next_scale[SCALES_EACH];
 
 // Keys and values of tokens base to base + 31, zeros for those that are not from
 // `begin` to before `end`.
-void fetch(uint keys, uint table, uint base, uint begin, uint end) {
+void fetch(uint kv_head, uint table, uint base, uint begin, uint end) {
+    uint keys = p.cache_at + kv_head * p.head_stride;
     [[unroll]] for (uint e = 0; e < EACH; ++e) {
         uint i = gl_LocalInvocationID.x + e * WG;
-        uint token = i / PIECES % KEYS;
+        uint token = i / STORED_PIECES % KEYS;
         uint pos = base + token;
         next[e] = uvec4(0);
-        if (i < 2 * KEYS * PIECES && pos >= begin && pos < end) {
+        if (i < 2 * KEYS * STORED_PIECES && pos >= begin && pos < end) {
             uint page = meta[table + pos / p.block];
-            uint at = keys + page * p.page_stride + pos % p.block * p.token_stride + i % PIECES;
-            next[e] = cache[at + (i < KEYS * PIECES ? 0 : p.kv_stride)];
+            uint at = keys + page * p.page_stride + pos % p.block * p.token_stride + i % STORED_PIECES;
+            next[e] = cache[at + (i < KEYS * STORED_PIECES ? 0 : p.kv_stride)];
         }
     }
+    if (!SCALED) return;
+    [[unroll]] for (uint e = 0; e < SCALES_EACH; ++e) {
+        uint i = gl_LocalInvocationID.x + e * WG;
+        uint pos = base + i % KEYS;
+        next_scale[e] = 0.0;
+        if (i < 2 * KEYS && pos >= begin && pos < end) {
+            uint at = p.scales_at + kv_head * p.block + meta[table + pos / p.block] * p.scales_page
+                + pos % p.block + (i < KEYS ? 0 : p.scales_kv);
+            next_scale[e] = SCALE(words, at);
+        }
+    }
+}
+
+// Two words of f16 for one of bytes.
+uvec2 halves_of(uint word) {
+    vec4 four = codes(word);
+    return uvec2(packHalf2x16(four.xy), packHalf2x16(four.zw));
 }
 
 void put() {
     [[unroll]] for (uint e = 0; e < EACH; ++e) {
         uint i = gl_LocalInvocationID.x + e * WG;
-        if (i < 2 * KEYS * PIECES) tiles[i / PIECES * PITCH + i % PIECES] = next[e];
+        if (i >= 2 * KEYS * STORED_PIECES) continue;
+        uint to = i / STORED_PIECES * PITCH + i % STORED_PIECES * BECOMES;
+        if (SCALED) {
+            tiles[to] = uvec4(halves_of(next[e].x), halves_of(next[e].y));
+            tiles[to + 1] = uvec4(halves_of(next[e].z), halves_of(next[e].w));
+        } else {
+            tiles[to] = next[e];
+        }
     }
+    if (!SCALED) return;
+    [[unroll]] for (uint e = 0; e < SCALES_EACH; ++e) {
+        uint i = gl_LocalInvocationID.x + e * WG;
+        if (i < 2 * KEYS) scales[i] = next_scale[e];
+    }
+}
+
+// What weights times the values' scales are multiplied by, so that the largest are
+// good f16 numbers: 2^14 over a power of two that is no less than any scale so far.
+float gain_of(float gain, uint lane) {
+    float most = 0.0;
+    for (uint i = lane; i < KEYS; i += SUBGROUP) most = max(most, scales[KEYS + i]);
+    uint above = (floatBitsToUint(subgroupMax(most)) + 0x7fffffu) & 0x7f800000u;
+    // The exponents of 2^14 and 1, less the power's.
+    return min(gain, uintBitsToFloat((268u << 23) - max(above, 103u << 23)));
 }
 
 #define SUMS coopmat<float, gl_ScopeSubgroup, CM, CN, gl_MatrixUseAccumulator>
@@ -115,7 +168,7 @@ void main() {
     uint row = r0 + r;
     uint scores = SCORES + gl_SubgroupID * SCORES_EACH;
     uint factors = FACTORS + gl_SubgroupID * FACTORS_EACH;
-    uint keys = p.cache_at + head / p.group * p.head_stride;
+    uint kv_head = head / p.group;
 
     LEFT high[DIM / CK];
     LEFT low[DIM / CK];
@@ -128,6 +181,8 @@ void main() {
     [[unroll]] for (uint d = 0; d < DIM / CN; ++d) own[d] = SUMS(0.0);
     float top = p.has_sinks != 0 ? sinks[p.sinks_at + head] : -3.0e38;
     float sum = p.has_sinks != 0 && part == 0 ? 1.0 : 0.0;
+    // Of an unscaled cache 1; else for scales of at most 2^-24, the least that there is.
+    float gain = SCALED ? 274877906944.0 : 1.0;
 
     uint my_span = row < rows ? meta[p.row_span + row] : 0xffffffffu;
     uint position = row < rows ? meta[p.positions + row] : 0;
@@ -143,12 +198,12 @@ void main() {
         uint end = meta[p.positions + end_row - 1] + 1;
         // At the same steps for every row, wherever it stands in the batch.
         uint start = begin / KEYS * KEYS;
-        fetch(keys, table, start, begin, end);
+        fetch(kv_head, table, start, begin, end);
         for (uint base = start; base < end; base += KEYS) {
             barrier();
             put();
             barrier();
-            if (base + KEYS < end) fetch(keys, table, base + KEYS, begin, end);
+            if (base + KEYS < end) fetch(kv_head, table, base + KEYS, begin, end);
 
             [[unroll]] for (uint k = 0; k < KEYS / CN; ++k) {
                 SUMS s = SUMS(0.0);
@@ -168,6 +223,7 @@ void main() {
                 [[unroll]] for (uint n = 0; n < 4; ++n) {
                     uint pos = base + part * PART_KEYS + i + n;
                     float s = four[n];
+                    if (SCALED) s *= scales[part * PART_KEYS + i + n];
                     if (p.softcap > 0.0) s = p.softcap * exact_tanh(s / p.softcap);
                     bool seen = my_span == span && pos <= position && pos >= seen_from;
                     score[i + n] = seen ? s : -3.0e38;
@@ -187,6 +243,12 @@ void main() {
             float keep = exp(top - new_top);
             top = new_top;
             sum *= keep;
+            if (SCALED) {
+                float new_gain = gain_of(gain, sub_lane);
+                // A power of two.
+                keep *= uintBitsToFloat(floatBitsToUint(new_gain) - floatBitsToUint(gain) + 0x3f800000u);
+                gain = new_gain;
+            }
             // All scores and maxima are read before anything is put in their place.
             subgroupBarrier();
             [[unroll]] for (uint i = 0; i < PART_KEYS; i += 8) {
@@ -196,6 +258,10 @@ void main() {
                     vec2 s = vec2(score[i + 2 * n], score[i + 2 * n + 1]);
                     vec2 e = mix(exp(s - new_top), vec2(0.0), lessThan(s, vec2(-2.9e38)));
                     sum += e.x + e.y;
+                    if (SCALED) {
+                        uint at = KEYS + part * PART_KEYS + i + 2 * n;
+                        e *= gain * vec2(scales[at], scales[at + 1]);
+                    }
                     // Cut off by bits: a conversion there and back may be left out.
                     vec2 high = uintBitsToFloat(floatBitsToUint(e) & 0xffffe000u);
                     weights[n] = packHalf2x16(high);
@@ -240,6 +306,7 @@ void main() {
             sum += uintBitsToFloat(tiles[scores + at / 4][at & 3u]);
         }
     }
+    if (SCALED) sum *= gain;
     for (uint i = part; i < CN / 4; i += PARTS) {
         tiles[factors + r * (CN / 4) + i] = uvec4(floatBitsToUint(sum));
     }

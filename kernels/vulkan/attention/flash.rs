@@ -3,6 +3,7 @@
 
 use crate::common::cache;
 use crate::common::launch::{Further, Gpu, Plain, Result, Step, shader};
+use crate::common::stored::scheme_constant;
 use graph::Op;
 use hal::DeviceKind;
 use hal::vulkan::COOPMAT_F16;
@@ -15,7 +16,7 @@ const LEAST_ROWS: usize = 17;
 const MOST_DIM: usize = 256;
 const DIM_STEP: usize = 16;
 
-/// Elements of a piece of 16 bytes.
+/// Elements of a piece of 16 bytes of queries.
 const PIECE: usize = 8;
 
 /// Subgroups of a workgroup.
@@ -29,8 +30,8 @@ fn fits(problem: &Problem) -> std::result::Result<(), String> {
     if !problem.device.features.contains(COOPMAT_F16) {
         return Err(format!("the device has no {COOPMAT_F16}"));
     }
-    let view = problem.input(0, 1).and_then(|(_, o)| o.cache);
-    let view = view.ok_or("the cache is missing")?;
+    let (_, stored) = problem.input(0, 1).ok_or("the cache is missing")?;
+    let view = stored.cache.ok_or("the cache is missing")?;
     if problem.outputs[0].shape[0] < LEAST_ROWS {
         return Err(format!("for {LEAST_ROWS} rows and more"));
     }
@@ -40,14 +41,20 @@ fn fits(problem: &Problem) -> std::result::Result<(), String> {
             view.head_dim
         ));
     }
-    match cache::in_pieces(&view) {
+    match cache::in_pieces(stored.scheme, &view) {
         true => Ok(()),
-        false => Err(format!("for heads of whole {PIECE} elements")),
+        false => Err(format!(
+            "for heads of whole {} elements in {}",
+            cache::piece(stored.scheme),
+            stored.scheme
+        )),
     }
 }
 
 fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
     let view = cache::check(problem, gpu, 1)?;
+    let (_, stored) = problem.input(0, 1).ok_or("the cache is missing")?;
+    let scheme = stored.scheme;
     let shape = gpu
         .limits
         .coopmat
@@ -60,10 +67,11 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
     };
     let mut subgroups = wanted.min(gpu.limits.workgroup_invocations / subgroup);
     // As the shader lays it out: keys and values of 32 tokens, then scores and factors
-    // of each subgroup.
+    // of each subgroup, and a scale for each key and value.
+    let scales = if scheme.scale_bytes() > 0 { 64 * 4 } else { 4 };
     let bytes = |subgroups: u32| {
         let pieces = 64 * (view.head_dim as u32 / 8 + 1);
-        16 * (pieces + subgroups * (shape.m * 10 + shape.m * shape.n / 4))
+        scales + 16 * (pieces + subgroups * (shape.m * 10 + shape.m * shape.n / 4))
     };
     while subgroups > 1 && bytes(subgroups) > gpu.limits.shared_memory {
         subgroups /= 2;
@@ -76,8 +84,8 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
         ));
     }
     let mut all = gpu.lanes(subgroups * subgroup);
-    // Constant 3 is the scheme elsewhere; here it is f16.
-    all.extend([1, subgroup, shape.m, shape.n, shape.k, view.head_dim as u32]);
+    all.extend([scheme_constant(scheme)?, subgroup]);
+    all.extend([shape.m, shape.n, shape.k, view.head_dim as u32]);
     Ok(all)
 }
 
@@ -121,17 +129,18 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let o = step.output();
     let mut args = step.args();
     let high = args.bind(halves, 0, halves.bytes, 16)? as usize;
-    // Pieces: the binding begins with one.
-    let at = args.bind(stored, 0, stored.bytes, 16)? as usize + view.offset / PIECE;
+    // In pieces: the binding begins with one.
+    let start = args.bind(stored, 0, stored.bytes, 16)? as usize;
+    let places = cache::Places::of(start, stored.scheme, &view);
     // Without sinks the binding is never read.
     let s = args.words(sinks.unwrap_or(q))? as usize;
     let os = args.rows(o)?;
     let meta = args.step(&step.binds.step)?;
     let layout = &step.problem.step;
     args.count(meta, step.problem.outputs[0].rows)?;
-    args.u32s(&[heads / view.kv_heads, high, high + low, pieces, at])?;
-    args.u32s(&[view.page_stride / PIECE, view.kv_stride / PIECE])?;
-    args.u32s(&[view.head_stride / PIECE, view.token_stride / PIECE])?;
+    args.u32s(&[heads / view.kv_heads, high, high + low, pieces])?;
+    args.u32s(&places.pieces)?;
+    args.u32s(&places.scales)?;
     args.u32s(&[s, usize::from(sinks.is_some()), os.0, os.1])?;
     let aligned = os.0.is_multiple_of(4) && os.1.is_multiple_of(4);
     args.u32s(&[usize::from(aligned), view.block])?;
@@ -151,13 +160,13 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 }
 
 const FLASH: Further = Further {
-    shader: shader!("attention.flash", 5, 23),
+    shader: shader!("attention.flash", 5, 26),
     constants,
 };
 
-const fn f16() -> Plain {
+const fn of(quant: &'static [&'static str]) -> Plain {
     let shader = shader!("attention.halves", 3, 7);
-    let mut plain = Plain::new(&Pattern::ATTENTION, &["f16"], "flash", shader, record)
+    let mut plain = Plain::new(&Pattern::ATTENTION, quant, "flash", shader, record)
         .with_every_attribute()
         .with_further(&[FLASH], workspace);
     plain.fits = fits;
@@ -166,5 +175,6 @@ const fn f16() -> Plain {
     plain
 }
 
-static F16: Plain = f16();
-registry::register!(F16);
+static F16: Plain = of(&["f16"]);
+static INT8: Plain = of(&["int8_kv"]);
+registry::register!(F16, INT8);

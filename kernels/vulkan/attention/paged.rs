@@ -36,8 +36,10 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let heads = step.row_len() / view.head_dim;
     let mut args = step.args();
     let q = args.rows(step.input(0)?)?;
-    let size = element_bytes(stored.scheme);
-    let at = args.bind(stored, 0, stored.bytes, size)? as usize + view.offset;
+    let scheme = stored.scheme;
+    let size = element_bytes(scheme);
+    let start = args.bind(stored, 0, stored.bytes, size)? as usize;
+    let at = start + view.offset;
     let sinks = match step.has_input(2) {
         true => Some(step.input(2)?),
         false => None,
@@ -56,6 +58,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.count(meta, step.problem.outputs[0].rows)?;
     args.u32s(&[heads / view.kv_heads, q.0, q.1, at])?;
     args.u32s(&strides)?;
+    args.u32(cache::scales_at(start, scheme, &view))?;
     args.u32s(&[s, usize::from(sinks.is_some()), o.0, o.1, view.block])?;
     args.u32s(&[meta + layout.positions(), meta + layout.row_span()])?;
     args.u32s(&[
@@ -63,14 +66,14 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         layout.groups[view.group].blocks,
     ])?;
     args.u32(spec.window.unwrap_or(0))?;
-    args.u32(usize::from(cache::in_pairs(at, &view)))?;
+    args.u32(usize::from(cache::in_words(scheme, at, &view)))?;
     args.f32(spec.scale);
     args.f32(spec.softcap.unwrap_or(0.0));
     step.dispatch(&args, [heads as u32, step.max_rows(), 1])
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {
-    let shader = shader!("attention.paged", 5, 22);
+    let shader = shader!("attention.paged", 5, 23);
     let mut plain = Plain::new(&Pattern::ATTENTION, quant, "paged", shader, record)
         .with_every_attribute()
         .with_constants(constants);
@@ -82,4 +85,5 @@ const fn of(quant: &'static [&'static str]) -> Plain {
 static F32: Plain = of(&["f32"]);
 static F16: Plain = of(&["f16"]);
 static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+static INT8: Plain = of(&["int8_kv"]);
+registry::register!(F32, F16, BF16, INT8);

@@ -5,7 +5,7 @@ use crate::common::launch::{Further, Gpu, Plain, Result, Step, shader};
 use crate::common::stored::scheme_constant;
 use graph::Op;
 use hal::DeviceKind;
-use registry::{CacheView, Pattern, Problem};
+use registry::{CacheView, Pattern, Problem, Scheme};
 
 /// Most rows; more of them keep a device busy without splits.
 const MOST_ROWS: usize = 16;
@@ -24,11 +24,9 @@ const SOFTWARE_LANES: u32 = 64;
 const WORKGROUPS: usize = 512;
 const MOST_SPLITS: usize = 64;
 
-/// Elements of a piece of 16 bytes.
-const PIECE: usize = 8;
-
 struct Shape {
     view: CacheView,
+    scheme: Scheme,
     heads: usize,
     /// Query heads of a workgroup.
     together: usize,
@@ -37,8 +35,8 @@ struct Shape {
 
 impl Shape {
     fn of(problem: &Problem) -> std::result::Result<Shape, String> {
-        let view = problem.input(0, 1).and_then(|(_, o)| o.cache);
-        let view = view.ok_or("the cache is missing")?;
+        let (_, stored) = problem.input(0, 1).ok_or("the cache is missing")?;
+        let view = stored.cache.ok_or("the cache is missing")?;
         let &[rows, heads, _] = problem.outputs[0].shape.as_slice() else {
             return Err("o must be [T, heads, D]".into());
         };
@@ -47,6 +45,7 @@ impl Shape {
         let together = (1..=MOST_HEADS.min(group)).rev().find(fits).unwrap_or(1);
         Ok(Shape {
             view,
+            scheme: stored.scheme,
             heads,
             together,
             rows,
@@ -74,22 +73,26 @@ fn fits(problem: &Problem) -> std::result::Result<(), String> {
             "for up to {MOST_ROWS} rows and heads of up to {MOST_DIM}"
         ));
     }
-    match cache::in_pieces(view) {
+    match cache::in_pieces(shape.scheme, view) {
         true => Ok(()),
-        false => Err(format!("for heads of whole {PIECE} elements")),
+        false => Err(format!(
+            "for heads of whole {} elements in {}",
+            cache::piece(shape.scheme),
+            shape.scheme
+        )),
     }
 }
 
 fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
-    let view = cache::check(problem, gpu, 1)?;
-    let (_, stored) = problem.input(0, 1).ok_or("the cache is missing")?;
+    cache::check(problem, gpu, 1)?;
+    let shape = Shape::of(problem)?;
     let lanes = match gpu.info.kind {
         DeviceKind::Software => SOFTWARE_LANES,
         _ => LANES,
     };
     let mut all = gpu.lanes(lanes.max(gpu.info.subgroup));
-    all.push(scheme_constant(stored.scheme)?);
-    all.extend([view.head_dim as u32, Shape::of(problem)?.together as u32]);
+    all.push(scheme_constant(shape.scheme)?);
+    all.extend([shape.view.head_dim as u32, shape.together as u32]);
     Ok(all)
 }
 
@@ -113,15 +116,16 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let parts = step.workspace()?;
     let mut args = step.args();
     let qs = args.rows(q)?;
-    // Pieces: the binding begins with one.
-    let at = args.bind(stored, 0, stored.bytes, 16)? as usize + view.offset / PIECE;
+    // In pieces: the binding begins with one.
+    let start = args.bind(stored, 0, stored.bytes, 16)? as usize;
+    let places = cache::Places::of(start, shape.scheme, view);
     let ps = args.words(parts)? as usize;
     let meta = args.step(&step.binds.step)?;
     let layout = &step.problem.step;
     args.count(meta, step.problem.outputs[0].rows)?;
-    args.u32s(&[shape.heads, shape.heads / view.kv_heads, qs.0, qs.1, at])?;
-    args.u32s(&[view.page_stride / PIECE, view.kv_stride / PIECE])?;
-    args.u32s(&[view.head_stride / PIECE, view.token_stride / PIECE])?;
+    args.u32s(&[shape.heads, shape.heads / view.kv_heads, qs.0, qs.1])?;
+    args.u32s(&places.pieces)?;
+    args.u32s(&places.scales)?;
     args.u32s(&[ps, view.block, meta + layout.positions()])?;
     args.u32s(&[meta + layout.row_span(), meta + layout.table(view.group)])?;
     args.u32s(&[layout.groups[view.group].blocks, spec.window.unwrap_or(0)])?;
@@ -164,7 +168,7 @@ const MERGE: Further = Further {
 };
 
 const fn of(quant: &'static [&'static str]) -> Plain {
-    let shader = shader!("attention.split", 4, 19);
+    let shader = shader!("attention.split", 4, 22);
     let mut plain = Plain::new(&Pattern::ATTENTION, quant, "split", shader, record)
         .with_every_attribute()
         .with_constants(constants)
@@ -177,4 +181,5 @@ const fn of(quant: &'static [&'static str]) -> Plain {
 
 static F16: Plain = of(&["f16"]);
 static BF16: Plain = of(&["bf16"]);
-registry::register!(F16, BF16);
+static INT8: Plain = of(&["int8_kv"]);
+registry::register!(F16, BF16, INT8);

@@ -3,8 +3,8 @@
 // elements lane, lane + WG, …
 //
 // The shader declares `cache`, the step buffer and p with block, page_stride,
-// token_stride, kv_stride, scale, softcap (0 for none) and aligned, and fills
-// `query`.
+// token_stride, kv_stride, scale, softcap (0 for none) and aligned (whether heads
+// are whole words), and fills `query`.
 
 layout(constant_id = 4) const uint DIM = 64;
 // Elements of a value.
@@ -15,10 +15,15 @@ shared float query[DIM];
 shared float weight[WG];
 shared uint value_at[WG];
 
+#define CACHED(e) (SCALED ? code(cache[(e) >> 2], (e) & 3u) : STORED(cache, e))
+
 // Positions first to position of the span whose block table begins at word
-// `table`; `keys` is where the head lies in a page. The softmax starts with a
-// maximum of `top` and a sum of `sum`: a sink, or nothing. own = o.
-void attend(uint keys, uint table, uint first, uint position, float top, float sum, out float own[OWN]) {
+// `table`; `keys` is where the head lies in a page, `scales` where its scales do, in
+// f16 numbers. The softmax starts with a maximum of `top` and a sum of `sum`: a sink,
+// or nothing. own = o.
+void attend(
+    uint keys, uint scales, uint table, uint first, uint position, float top, float sum, out float own[OWN]
+) {
     uint lane = gl_LocalInvocationID.x;
     for (uint i = 0; i < OWN; ++i) own[i] = 0.0;
     workgroup_sync();
@@ -26,17 +31,28 @@ void attend(uint keys, uint table, uint first, uint position, float top, float s
         uint pos = at + lane;
         bool seen = pos <= position;
         float score = -3.0e38;
+        float value_scale = 1.0;
         if (seen) {
             uint page = meta[table + pos / p.block];
             uint key = keys + page * p.page_stride + (pos % p.block) * p.token_stride;
             value_at[lane] = key + p.kv_stride;
             float s = 0.0;
-            if (SCHEME != F32 && p.aligned != 0) {
+            if (SCALED && p.aligned != 0) {
+                for (uint d = 0; d < DIM; d += 4) {
+                    vec4 q = vec4(query[d], query[d + 1], query[d + 2], query[d + 3]);
+                    s += dot(codes(cache[(key + d) / 4]), q);
+                }
+            } else if (SCHEME != F32 && !SCALED && p.aligned != 0) {
                 for (uint d = 0; d < DIM; d += 2) {
                     s += dot(decode16x2(cache[(key + d) / 2]), vec2(query[d], query[d + 1]));
                 }
             } else {
-                for (uint d = 0; d < DIM; ++d) s += STORED(cache, key + d) * query[d];
+                for (uint d = 0; d < DIM; ++d) s += CACHED(key + d) * query[d];
+            }
+            if (SCALED) {
+                uint at = scales + page * p.page_stride / 2 + pos % p.block;
+                s *= SCALE(cache, at);
+                value_scale = SCALE(cache, at + p.kv_stride / 2);
             }
             score = s * p.scale;
             if (p.softcap > 0.0) score = p.softcap * exact_tanh(score / p.softcap);
@@ -45,7 +61,7 @@ void attend(uint keys, uint table, uint first, uint position, float top, float s
         float e = seen ? exp(score - new_top) : 0.0;
         float keep = exp(top - new_top);
         top = new_top;
-        weight[lane] = e;
+        weight[lane] = e * value_scale;
         sum = sum * keep + workgroup_sum(e);
         workgroup_sync();
         uint n = min(WG, position + 1 - at);
@@ -53,7 +69,7 @@ void attend(uint keys, uint table, uint first, uint position, float top, float s
             uint d = lane + i * WG;
             if (d < VALUE_DIM) {
                 float a = own[i] * keep;
-                for (uint j = 0; j < n; ++j) a += weight[j] * STORED(cache, value_at[j] + d);
+                for (uint j = 0; j < n; ++j) a += weight[j] * CACHED(value_at[j] + d);
                 own[i] = a;
             }
         }

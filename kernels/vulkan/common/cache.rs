@@ -2,7 +2,7 @@
 
 use crate::common::launch::{Gpu, Result, Step};
 use crate::common::stored::element_bytes;
-use registry::{CacheView, Operand, Problem};
+use registry::{CacheView, Operand, Problem, Scheme};
 
 /// The view of cache input `i`, and the shader's constant for its scheme once it
 /// is known that one binding can hold the cache.
@@ -32,22 +32,76 @@ pub fn view(step: &Step<'_>, i: usize) -> Result<CacheView> {
     found.ok_or_else(|| step.refuse(format!("input {i} is not a cache")))
 }
 
-/// Whether all heads of a 16-bit cache are whole pieces of 16 bytes.
-pub fn in_pieces(view: &CacheView) -> bool {
-    let all = [
-        view.head_dim,
-        view.offset,
-        view.page_stride,
-        view.kv_stride,
-        view.head_stride,
-        view.token_stride,
-    ];
-    all.iter().all(|n| n.is_multiple_of(8))
+/// Where the scales of a cache in [`Scheme::INT8_KV`] begin, in f16 numbers of the
+/// binding in which the cache itself begins at byte `start`; 0 of other schemes.
+pub fn scales_at(start: usize, scheme: Scheme, view: &CacheView) -> usize {
+    match scheme.scale_bytes() {
+        0 => 0,
+        bytes => (start + view.scale_at((0, 0), 0, 0, bytes)) / bytes,
+    }
 }
 
-/// Whether all heads of a 16-bit cache whose layer begins at element `at` are whole
-/// words.
-pub fn in_pairs(at: usize, view: &CacheView) -> bool {
+/// Where heads lie in the binding of a cache that is read in pieces of 16 bytes.
+pub struct Places {
+    /// The layer's first key, then the strides of pages, values, heads and tokens.
+    pub pieces: [usize; 5],
+    /// As of [`scales_at`]: the first, then the strides of pages and values.
+    pub scales: [usize; 3],
+}
+
+impl Places {
+    /// The cache begins at piece `start` of the binding.
+    pub fn of(start: usize, scheme: Scheme, view: &CacheView) -> Self {
+        let piece = piece(scheme);
+        let scale = scheme.scale_bytes().max(1);
+        Places {
+            pieces: [
+                start + view.offset / piece,
+                view.page_stride / piece,
+                view.kv_stride / piece,
+                view.head_stride / piece,
+                view.token_stride / piece,
+            ],
+            scales: [
+                scales_at(16 * start, scheme, view),
+                view.page_stride / scale,
+                view.kv_stride / scale,
+            ],
+        }
+    }
+}
+
+/// Refuses a cache of bytes in which neighbours are not stored two at a time: no lane
+/// may own half of a 16-bit number.
+pub fn check_pairs(operand: &Operand) -> std::result::Result<(), String> {
+    let view = operand.cache.ok_or("the operand is not a cache")?;
+    let single = operand.scheme == Scheme::INT8_KV && !multiples_of(2, view.offset, &view);
+    match single {
+        true => Err(format!(
+            "for heads of an even number of elements in {}, not {}",
+            operand.scheme, view.head_dim
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Elements of a piece of 16 bytes.
+pub fn piece(scheme: Scheme) -> usize {
+    (16 / element_bytes(scheme)) as usize
+}
+
+/// Whether all heads of a cache are whole pieces of 16 bytes.
+pub fn in_pieces(scheme: Scheme, view: &CacheView) -> bool {
+    multiples_of(piece(scheme), view.offset, view)
+}
+
+/// Whether all heads of a cache whose layer begins at element `at` are whole words.
+pub fn in_words(scheme: Scheme, at: usize, view: &CacheView) -> bool {
+    multiples_of((4 / element_bytes(scheme)) as usize, at, view)
+}
+
+/// Whether the layer begins at a multiple of n elements, and so does all in it.
+fn multiples_of(n: usize, at: usize, view: &CacheView) -> bool {
     let all = [
         at,
         view.head_dim,
@@ -56,5 +110,5 @@ pub fn in_pairs(at: usize, view: &CacheView) -> bool {
         view.head_stride,
         view.token_stride,
     ];
-    all.iter().all(|n| n.is_multiple_of(2))
+    all.iter().all(|of| of.is_multiple_of(n))
 }

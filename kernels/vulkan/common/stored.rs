@@ -61,6 +61,8 @@ macro_rules! numbers {
         pub fn scheme_constant(scheme: Scheme) -> Result<u32, String> {
             match scheme.0 {
                 $($scheme => Ok($number),)+
+                // Of caches alone: see `scaled.glsl`.
+                "int8_kv" => Ok(17),
                 other => Err(format!("no shader decodes {other}")),
             }
         }
@@ -77,9 +79,13 @@ pub const fn is_plain_name(scheme: &str) -> bool {
     matches!(scheme.as_bytes(), b"f32" | b"f16" | b"bf16")
 }
 
-/// Bytes of an element of a plain scheme.
+/// Bytes of an element of a plain scheme or a cache.
 pub fn element_bytes(scheme: Scheme) -> u64 {
-    if scheme == Scheme::F32 { 4 } else { 2 }
+    match scheme {
+        Scheme::F32 => 4,
+        Scheme::INT8_KV => 1,
+        _ => 2,
+    }
 }
 
 /// A stored matrix `[n, k]` as shaders count in it.

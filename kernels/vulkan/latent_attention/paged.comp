@@ -9,6 +9,7 @@
 #include "../common/base.glsl"
 #include "../common/reduce.glsl"
 #include "../common/stored.glsl"
+#include "../common/scaled.glsl"
 #include "../common/tanh.glsl"
 
 layout(set = 0, binding = 0, scalar) readonly buffer Latent { float q_latent[]; };
@@ -48,7 +49,7 @@ void main() {
     }
     float own[OWN];
     uint table = p.table + meta[p.row_span + t] * p.blocks;
-    attend(p.cache_at, table, 0, meta[p.positions + t], -3.0e38, 0.0, own);
+    attend(p.cache_at, 0, table, 0, meta[p.positions + t], -3.0e38, 0.0, own);
     for (uint i = 0; i < OWN; ++i) {
         uint d = lane + i * WG;
         if (d < VALUE_DIM) o[p.o_at + t * p.o_stride + head * VALUE_DIM + d] = own[i];

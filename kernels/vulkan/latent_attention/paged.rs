@@ -49,7 +49,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.u32s(&[view.block, meta + layout.positions()])?;
     args.u32s(&[meta + layout.row_span(), meta + layout.table(view.group)])?;
     args.u32(layout.groups[view.group].blocks)?;
-    args.u32(usize::from(cache::in_pairs(at, &view)))?;
+    args.u32(usize::from(cache::in_words(stored.scheme, at, &view)))?;
     args.f32(scale);
     args.f32(0.0);
     step.dispatch(&args, [heads as u32, step.max_rows(), 1])

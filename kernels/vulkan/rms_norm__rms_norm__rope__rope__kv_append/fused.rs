@@ -46,8 +46,9 @@ struct Shape {
 
 impl Shape {
     fn of(problem: &Problem) -> std::result::Result<Shape, String> {
-        let view = problem.input(4, 2).and_then(|(_, o)| o.cache);
-        let view = view.ok_or("the cache is missing")?;
+        let (_, stored) = problem.input(4, 2).ok_or("the cache is missing")?;
+        let view = stored.cache.ok_or("the cache is missing")?;
+        cache::check_pairs(stored)?;
         let ops: Vec<&Op> = problem.ops.iter().map(|o| &o.op).collect();
         let [
             Op::RmsNorm { eps, weight_offset },
@@ -101,8 +102,9 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let table = args.rows(step.operand(2, 1)?)?;
     let y = args.rows(&step.binds.outputs[0])?;
     let stored = step.operand(4, 2)?;
-    let size = element_bytes(stored.scheme);
-    let at = args.bind(stored, 0, stored.bytes, size)? as usize + view.offset;
+    let scheme = stored.scheme;
+    let size = element_bytes(scheme);
+    let start = args.bind(stored, 0, stored.bytes, size)? as usize;
     let meta = args.step(&step.binds.step)?;
     let layout = &step.problem.step;
     args.count(meta, step.problem.outputs[0].rows)?;
@@ -111,8 +113,13 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.u32(usize::from(rope.interleaved))?;
     args.u32s(&[q.0, q.1, k.0, k.1, v.0, v.1, q_weight, k_weight])?;
     args.u32s(&[table.0, table.1, y.0, y.1])?;
-    args.u32s(&[at, view.page_stride, view.kv_stride])?;
-    args.u32s(&[view.head_stride, view.token_stride, view.block, view.pages])?;
+    args.u32s(&[start + view.offset, view.page_stride, view.kv_stride])?;
+    args.u32s(&[view.head_stride, view.token_stride])?;
+    args.u32s(&[
+        cache::scales_at(start, scheme, view),
+        view.block,
+        view.pages,
+    ])?;
     args.u32s(&[meta + layout.positions(), meta + layout.row_span()])?;
     args.u32s(&[
         meta + layout.table(view.group),
@@ -125,7 +132,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 }
 
 const fn of(quant: &'static [&'static str]) -> Plain {
-    let shader = shader!("rms_norm__rms_norm__rope__rope__kv_append.fused", 9, 30);
+    let shader = shader!("rms_norm__rms_norm__rope__rope__kv_append.fused", 9, 31);
     let mut plain = Plain::new(&PATTERN, quant, "fused", shader, record)
         .with_every_attribute()
         .with_constants(constants);
@@ -136,4 +143,5 @@ const fn of(quant: &'static [&'static str]) -> Plain {
 static F32: Plain = of(&["f32"]);
 static F16: Plain = of(&["f16"]);
 static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+static INT8: Plain = of(&["int8_kv"]);
+registry::register!(F32, F16, BF16, INT8);
