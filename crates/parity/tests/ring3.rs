@@ -80,7 +80,14 @@ fn require(what: &str, bounds: &Bounds, tally: &Tally) -> Summary {
 fn gate_ferris(what: &str, candidate: &mut Runner, scripts: &[Script]) -> usize {
     let program = candidate.program().clone();
     let oracle = oracle_traces(&program, program.acts(), scripts);
-    let bounds = Bounds::of(&program.acts());
+    let mut bounds = Bounds::of(&program.acts());
+    if program.cache.scheme.scale_bytes() > 0 {
+        // A last bit turns a scale or a code here and there, and then nearly all of
+        // them, as in rounded activations.
+        let rounded = Bounds::default();
+        bounds.mean_kl = bounds.mean_kl.max(rounded.mean_kl);
+        bounds.max_kl = bounds.max_kl.max(rounded.max_kl);
+    }
     let mut all = Tally::default();
     for (script, want) in scripts.iter().zip(&oracle) {
         let have = Trace::record(candidate, script).expect("the candidate's logits");
@@ -322,23 +329,21 @@ fn vulkan_keeps_to_the_oracle_without_validation_messages() {
     assert_eq!(device.validation_messages(), Vec::<String>::new());
 }
 
-/// Fused and unfused; the scheme that is the default is what the other tests run with.
+/// The other tests run with caches in f16, the default.
 #[test]
-fn vulkan_keeps_to_the_oracle_with_every_kv_scheme() {
+fn vulkan_keeps_to_the_oracle_with_caches_in_f32_and_int8() {
     let Some(device) = vulkan() else { return };
     let scripts = short();
-    let offered = registry().backend("vulkan").expect("a backend").kv;
-    assert!(offered.contains(&"int8_kv"), "{offered:?}");
-    for kv in &offered[1..] {
-        for fusion in [true, false] {
-            let mut options = options("vulkan", fusion);
-            options.kv = Some((*kv).into());
-            let on = device.clone();
-            let loaded = load_on(ferris_opened(), registry(), on, &options, scripts.iter());
-            let mut candidate = loaded.unwrap_or_else(|e| panic!("{kv}: {e}"));
-            let what = format!("vulkan, KV {kv}, fusion {fusion}");
-            gate_ferris(&what, &mut candidate, &scripts);
-        }
+    for (kv, fusion) in [("f32", true), ("int8_kv", true), ("int8_kv", false)] {
+        let mut options = options("vulkan", fusion);
+        options.kv = Some(kv.into());
+        let on = device.clone();
+        let loaded = load_on(ferris_opened(), registry(), on, &options, scripts.iter());
+        let mut candidate = loaded.unwrap_or_else(|e| panic!("{kv}: {e}"));
+        let what = format!("vulkan, KV {kv}, fusion {fusion}");
+        gate_ferris(&what, &mut candidate, &scripts);
+        let found = first_unrepeatable(&mut candidate, &scripts[1]).expect("logits");
+        assert_eq!(found, None, "{what}");
     }
     assert_eq!(device.validation_messages(), Vec::<String>::new());
 }
