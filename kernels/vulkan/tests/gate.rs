@@ -47,7 +47,8 @@ fn reductions_over_several_subgroups_agree_too() {
         reduce_lanes: Some(64),
         ..VulkanOptions::default()
     };
-    gate(options, &["rms_norm/", "/attention/", "/argmax/"]);
+    let filters = ["rms_norm/", "/attention/", "/argmax/", "kv_append/"];
+    gate(options, &filters);
 }
 
 /// Matrices larger than a binding are multiplied part by part.
