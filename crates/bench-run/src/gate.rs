@@ -246,7 +246,7 @@ fn ring3(gated: &Gated<'_>, ids: usize, c: &mut Correctness) -> Result<()> {
     c.chain = ORACLE.into();
     c.take(&summary);
     c.act_kl_mean = Some(cost);
-    if !Bounds::of(&acts).hold(&summary) {
+    if !Bounds::of_program(&program).hold(&summary) {
         c.fail(format!("the model and {ORACLE} differ: {summary}"));
     }
     // Written so that NaN fails.
@@ -322,7 +322,7 @@ fn chain(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
     }
     if !gated.synthetic {
         c.take(&summary);
-        if !Bounds::of(&program.acts()).hold(&summary) {
+        if !Bounds::of_program(&program).hold(&summary) {
             c.fail(format!("the model and {} differ: {summary}", c.chain));
         }
     }

@@ -80,14 +80,7 @@ fn require(what: &str, bounds: &Bounds, tally: &Tally) -> Summary {
 fn gate_ferris(what: &str, candidate: &mut Runner, scripts: &[Script]) -> usize {
     let program = candidate.program().clone();
     let oracle = oracle_traces(&program, program.acts(), scripts);
-    let mut bounds = Bounds::of(&program.acts());
-    if program.cache.scheme.scale_bytes() > 0 {
-        // A last bit turns a scale or a code here and there, and then nearly all of
-        // them, as in rounded activations.
-        let rounded = Bounds::default();
-        bounds.mean_kl = bounds.mean_kl.max(rounded.mean_kl);
-        bounds.max_kl = bounds.max_kl.max(rounded.max_kl);
-    }
+    let bounds = Bounds::of_program(&program);
     let mut all = Tally::default();
     for (script, want) in scripts.iter().zip(&oracle) {
         let have = Trace::record(candidate, script).expect("the candidate's logits");

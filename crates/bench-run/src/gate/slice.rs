@@ -71,7 +71,7 @@ pub fn first_layers(gated: &Gated<'_>, layers: usize, c: &mut Correctness) -> Re
     }
     let tally = compare(&mut oracle, &mut candidate, &script)?;
     let s = tally.summary().context("the gate compared no positions")?;
-    if !Bounds::of(&program.acts()).hold(&s) {
+    if !Bounds::of_program(&program).hold(&s) {
         c.fail(format!(
             "the first {} layers and {ORACLE} differ: {s}",
             opened.model.layers

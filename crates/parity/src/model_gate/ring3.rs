@@ -61,6 +61,22 @@ impl Bounds {
         }
     }
 
+    /// The same for a whole program: what its caches round counts, too.
+    pub fn of_program(program: &Program) -> Self {
+        let of = Bounds::of(&program.acts());
+        if program.cache.scheme.scale_bytes() == 0 {
+            return of;
+        }
+        // A last bit turns a scale or a code here and there, and then nearly all of
+        // them, as in rounded activations.
+        let rounded = Bounds::default();
+        Bounds {
+            mean_kl: of.mean_kl.max(rounded.mean_kl),
+            max_kl: of.max_kl.max(rounded.max_kl),
+            top1: of.top1,
+        }
+    }
+
     pub fn hold(&self, s: &Summary) -> bool {
         // Written so that NaN fails.
         s.mean_kl <= self.mean_kl && s.max_kl <= self.max_kl && s.top1 >= self.top1
