@@ -83,6 +83,25 @@ fn cells(bytes: &[u8], scheme: Scheme) -> Vec<f64> {
     }
 }
 
+/// The numbers of a cache whose heads have scales, where its elements lie: those of
+/// each token's head times the f16 behind the elements of all heads.
+fn scaled_cells(bytes: &[u8], view: &CacheView) -> Vec<f64> {
+    let mut out = vec![f64::NAN; bytes.len()];
+    let codes = (view.kv_heads * view.block * view.head_dim).next_multiple_of(16);
+    for (page, kv) in (0..view.pages).flat_map(|page| [(page, 0), (page, 1)]) {
+        let plane = page * view.page_stride + view.offset + kv * view.kv_stride;
+        for (head, token) in (0..view.kv_heads).flat_map(|h| (0..view.block).map(move |t| (h, t))) {
+            let at = plane + codes + 2 * (head * view.block + token);
+            let scale = f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f64();
+            let first = plane + head * view.head_stride + token * view.token_stride;
+            for i in first..first + view.head_dim {
+                out[i] = scale * f64::from(bytes[i] as i8);
+            }
+        }
+    }
+    out
+}
+
 /// Σ softmax(scores)·values, where `extra` is a score without a value.
 fn mix(
     scores: &[f64],
@@ -110,7 +129,12 @@ fn cache(case: &Case, i: usize) -> (Vec<f64>, CacheView) {
     let Some(Data::Cache(bytes)) = case.data(0, i) else {
         panic!("input {i} is no cache");
     };
-    (cells(bytes, operand.scheme), operand.cache.expect("a view"))
+    let view = operand.cache.expect("a view");
+    let cells = match operand.scheme {
+        Scheme::INT8_KV => scaled_cells(bytes, &view),
+        scheme => cells(bytes, scheme),
+    };
+    (cells, view)
 }
 
 fn attention(case: &Case, spec: &graph::AttentionSpec) -> Vec<f64> {

@@ -16,6 +16,7 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
     let mut all = gpu.reduce(view.head_dim * 4);
     all.push(scheme_constant(stored.scheme)?);
     all.extend([view.head_dim as u32; 2]);
+    cache::check_turns(problem, gpu, stored, view.head_dim, &all)?;
     Ok(all)
 }
 

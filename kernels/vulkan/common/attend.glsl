@@ -10,6 +10,11 @@ layout(constant_id = 4) const uint DIM = 64;
 // Elements of a value.
 layout(constant_id = 5) const uint VALUE_DIM = 64;
 const uint OWN = (VALUE_DIM + WG - 1) / WG;
+// Elements of a key and values that one turn of a loop takes: llvmpipe ends a shader
+// after so many turns in all that single steps would not see long contexts through.
+const uint KEY_STEP = DIM % 8 == 0 ? 8 : 1;
+const uint PAIR_STEP = DIM % 8 == 0 ? 8 : 2;
+const uint VALUE_STEP = 4;
 
 shared float query[DIM];
 shared float weight[WG];
@@ -43,11 +48,15 @@ void attend(
                     s += dot(codes(cache[(key + d) / 4]), q);
                 }
             } else if (SCHEME != F32 && !SCALED && p.aligned != 0) {
-                for (uint d = 0; d < DIM; d += 2) {
-                    s += dot(decode16x2(cache[(key + d) / 2]), vec2(query[d], query[d + 1]));
+                for (uint d = 0; d < DIM; d += PAIR_STEP) {
+                    [[unroll]] for (uint e = d; e < d + PAIR_STEP; e += 2) {
+                        s += dot(decode16x2(cache[(key + e) / 2]), vec2(query[e], query[e + 1]));
+                    }
                 }
             } else {
-                for (uint d = 0; d < DIM; ++d) s += CACHED(key + d) * query[d];
+                for (uint d = 0; d < DIM; d += KEY_STEP) {
+                    [[unroll]] for (uint e = d; e < d + KEY_STEP; ++e) s += CACHED(key + e) * query[e];
+                }
             }
             if (SCALED) {
                 uint at = scales + page * p.page_stride / 2 + pos % p.block;
@@ -69,7 +78,11 @@ void attend(
             uint d = lane + i * WG;
             if (d < VALUE_DIM) {
                 float a = own[i] * keep;
-                for (uint j = 0; j < n; ++j) a += weight[j] * CACHED(value_at[j] + d);
+                for (uint j = 0; j < n; j += VALUE_STEP) {
+                    [[unroll]] for (uint e = j; e < j + VALUE_STEP; ++e) {
+                        if (e < n) a += weight[e] * CACHED(value_at[e] + d);
+                    }
+                }
                 own[i] = a;
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::common::launch::{Gpu, Result, Step};
 use crate::common::stored::element_bytes;
+use graph::CacheKind;
 use registry::{CacheView, Operand, Problem, Scheme};
 
 /// The view of cache input `i`, and the shader's constant for its scheme once it
@@ -24,6 +25,37 @@ pub fn check_operand(operand: &Operand, gpu: Gpu) -> std::result::Result<CacheVi
         ));
     }
     Ok(view)
+}
+
+/// Refuses contexts that a software device would not see to their end in
+/// `attend.glsl`, whose constants begin with `all`.
+pub fn check_turns(
+    problem: &Problem,
+    gpu: Gpu,
+    operand: &Operand,
+    value_dim: usize,
+    all: &[u32],
+) -> std::result::Result<(), String> {
+    let view = operand.cache.ok_or("the operand is not a cache")?;
+    let (lanes, dim) = (all[0] as usize, view.head_dim);
+    let key = match operand.scheme {
+        Scheme::INT8_KV => dim.div_ceil(4),
+        _ if dim.is_multiple_of(8) => dim / 8,
+        _ => dim,
+    };
+    let values = value_dim.div_ceil(lanes) * (1 + lanes.div_ceil(4));
+    let joined = 2 * lanes / gpu.info.subgroup.max(1) as usize;
+    let group = problem.step.groups.get(view.group);
+    let context = group.map_or(0, |g| g.block * g.blocks);
+    let seen = match view.kind {
+        CacheKind::Window { window } => context.min(window),
+        _ => context,
+    };
+    let turns = seen.div_ceil(lanes) * (1 + key + values + joined);
+    gpu.check_turns(
+        turns,
+        &format!("attention over {seen} positions (use a shorter --ctx)"),
+    )
 }
 
 /// The view of cache input `i` while recording.

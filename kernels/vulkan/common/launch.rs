@@ -4,7 +4,7 @@ use crate::BACKEND;
 use crate::common::args::Args;
 use crate::common::stored::Matrix;
 use hal::vulkan::{Limits, PipelineDesc, VulkanDevice, VulkanPipeline, VulkanRecorder};
-use hal::{Access, Device, DeviceInfo, HalError, Recorder};
+use hal::{Access, Device, DeviceInfo, DeviceKind, HalError, Recorder};
 use registry::{
     Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, RowsFrom, TensorRef,
 };
@@ -64,6 +64,9 @@ pub struct Gpu<'a> {
     pub limits: &'a Limits,
 }
 
+/// What llvmpipe sees through of a shader's loops.
+const SOFTWARE_TURNS: usize = 65_535;
+
 impl Gpu<'_> {
     /// The constants 0 to 2 of every shader, for workgroups of `lanes`.
     pub fn lanes(&self, lanes: u32) -> Vec<u32> {
@@ -74,6 +77,18 @@ impl Gpu<'_> {
     /// For shaders whose lanes work alone.
     pub fn elementwise(&self) -> Vec<u32> {
         self.lanes(128)
+    }
+
+    /// Refuses what a software device would not see through: llvmpipe ends a shader
+    /// after 65,535 turns of its loops, all of them together, without a word.
+    pub fn check_turns(&self, turns: usize, of: &str) -> std::result::Result<(), String> {
+        match self.info.kind {
+            DeviceKind::Software if turns > SOFTWARE_TURNS => Err(format!(
+                "{} ends a shader after {SOFTWARE_TURNS} turns of its loops, and {of} takes {turns}",
+                self.info.name
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// For shaders that reduce over `items`: one subgroup, or as many as keep four

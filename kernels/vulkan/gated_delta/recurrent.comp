@@ -37,6 +37,9 @@ layout(push_constant, scalar) uniform Push {
     uint log_decay, tiled;
 } p;
 
+// Elements of a key that one turn of a loop takes: see `attend.glsl`.
+const uint STEP = DK % 8 == 0 ? 8 : 1;
+
 shared float query[DK];
 shared float key[DK];
 
@@ -94,17 +97,21 @@ void main() {
         float keep = exp(rate * softplus(a[p.a_at + t * p.a_stride + h] + shift));
         float beta = sigmoid(b[p.b_at + t * p.b_stride + h]);
         float delta = 0.0;
-        for (uint i = 0; i < DK; ++i) {
-            s[i] *= keep;
-            delta += key[i] * s[i];
+        for (uint i = 0; i < DK; i += STEP) {
+            [[unroll]] for (uint j = i; j < i + STEP; ++j) {
+                s[j] *= keep;
+                delta += key[j] * s[j];
+            }
         }
         uint to = p.v_at + t * p.v_stride + h * p.dv + column;
         float value = mine ? v[to] : 0.0;
         delta = (value - delta * k_scale) * beta * k_scale;
         float sum = 0.0;
-        for (uint i = 0; i < DK; ++i) {
-            s[i] += key[i] * delta;
-            sum += query[i] * s[i];
+        for (uint i = 0; i < DK; i += STEP) {
+            [[unroll]] for (uint j = i; j < i + STEP; ++j) {
+                s[j] += key[j] * delta;
+                sum += query[j] * s[j];
+            }
         }
         if (mine) o[p.o_at + t * p.o_stride + h * p.dv + column] = sum * q_scale;
         uint kept = meta[p.state_out + t];

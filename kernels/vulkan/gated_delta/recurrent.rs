@@ -21,7 +21,17 @@ fn head_dims(problem: &Problem, i: usize) -> std::result::Result<(usize, usize),
 fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, String> {
     state::check(problem, gpu, 7)?;
     let mut all = gpu.reduce(4 * head_dims(problem, 2)?.1.min(LANES));
-    all.push(head_dims(problem, 0)?.1 as u32);
+    let (lanes, dim) = (all[0] as usize, head_dims(problem, 0)?.1);
+    // Products with the state, a row's loads, and the state that it leaves.
+    let step = if dim.is_multiple_of(8) { 8 } else { 1 };
+    let joined = 2 * lanes / gpu.info.subgroup.max(1) as usize;
+    let row = 1 + 2 * (dim / step) + dim.div_ceil(lanes) + joined;
+    let rows = problem.rows.max;
+    gpu.check_turns(
+        2 * dim + rows * row,
+        &format!("a delta rule over {rows} rows"),
+    )?;
+    all.push(dim as u32);
     Ok(all)
 }
 

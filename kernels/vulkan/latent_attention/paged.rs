@@ -17,6 +17,7 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
     let mut all = gpu.reduce(values);
     all.push(scheme_constant(stored.scheme)?);
     all.extend([view.head_dim as u32, values as u32]);
+    cache::check_turns(problem, gpu, stored, values, &all)?;
     Ok(all)
 }
 
