@@ -12,6 +12,7 @@ layout(constant_id = 5) const uint VALUE_DIM = 64;
 const uint OWN = (VALUE_DIM + WG - 1) / WG;
 // Elements of a key and values that one turn of a loop takes: llvmpipe ends a shader
 // after so many turns in all that single steps would not see long contexts through.
+// What a turn takes is counted from 0: from elsewhere it is not unrolled there.
 const uint KEY_STEP = DIM % 8 == 0 ? 8 : 1;
 const uint PAIR_STEP = DIM % 8 == 0 ? 8 : 2;
 const uint VALUE_STEP = 4;
@@ -49,13 +50,14 @@ void attend(
                 }
             } else if (SCHEME != F32 && !SCALED && p.aligned != 0) {
                 for (uint d = 0; d < DIM; d += PAIR_STEP) {
-                    [[unroll]] for (uint e = d; e < d + PAIR_STEP; e += 2) {
+                    [[unroll]] for (uint i = 0; i < PAIR_STEP; i += 2) {
+                        uint e = d + i;
                         s += dot(decode16x2(cache[(key + e) / 2]), vec2(query[e], query[e + 1]));
                     }
                 }
             } else {
                 for (uint d = 0; d < DIM; d += KEY_STEP) {
-                    [[unroll]] for (uint e = d; e < d + KEY_STEP; ++e) s += CACHED(key + e) * query[e];
+                    [[unroll]] for (uint i = 0; i < KEY_STEP; ++i) s += CACHED(key + d + i) * query[d + i];
                 }
             }
             if (SCALED) {
@@ -79,8 +81,8 @@ void attend(
             if (d < VALUE_DIM) {
                 float a = own[i] * keep;
                 for (uint j = 0; j < n; j += VALUE_STEP) {
-                    [[unroll]] for (uint e = j; e < j + VALUE_STEP; ++e) {
-                        if (e < n) a += weight[e] * CACHED(value_at[e] + d);
+                    [[unroll]] for (uint k = 0; k < VALUE_STEP; ++k) {
+                        if (j + k < n) a += weight[j + k] * CACHED(value_at[j + k] + d);
                     }
                 }
                 own[i] = a;

@@ -98,9 +98,9 @@ void main() {
         float beta = sigmoid(b[p.b_at + t * p.b_stride + h]);
         float delta = 0.0;
         for (uint i = 0; i < DK; i += STEP) {
-            [[unroll]] for (uint j = i; j < i + STEP; ++j) {
-                s[j] *= keep;
-                delta += key[j] * s[j];
+            [[unroll]] for (uint e = 0; e < STEP; ++e) {
+                s[i + e] *= keep;
+                delta += key[i + e] * s[i + e];
             }
         }
         uint to = p.v_at + t * p.v_stride + h * p.dv + column;
@@ -108,9 +108,9 @@ void main() {
         delta = (value - delta * k_scale) * beta * k_scale;
         float sum = 0.0;
         for (uint i = 0; i < DK; i += STEP) {
-            [[unroll]] for (uint j = i; j < i + STEP; ++j) {
-                s[j] += key[j] * delta;
-                sum += query[j] * s[j];
+            [[unroll]] for (uint e = 0; e < STEP; ++e) {
+                s[i + e] += key[i + e] * delta;
+                sum += query[i + e] * s[i + e];
             }
         }
         if (mine) o[p.o_at + t * p.o_stride + h * p.dv + column] = sum * q_scale;
