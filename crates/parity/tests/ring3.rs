@@ -461,7 +461,6 @@ fn verification_passes_and_fails_as_it_should() {
     let how = VerifyOptions {
         limit: Duration::from_secs(60),
         positions: 300,
-        ..VerifyOptions::default()
     };
     let opened = ferris_opened();
     let run = |registry: &Registry, backend: &str, opened: &Opened, how: &VerifyOptions| {

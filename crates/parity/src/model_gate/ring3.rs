@@ -68,12 +68,29 @@ impl Bounds {
             return of;
         }
         // A last bit turns a scale or a code here and there, and then nearly all of
-        // them, as in rounded activations.
-        let rounded = Bounds::default();
+        // them, as in rounded activations. Where those are rounded as well, keys and
+        // values differ by a good part of a step to begin with, and the steps are as
+        // large as those of activations in int8.
+        let acts = program.acts();
+        let rounded = match acts.values().all(|a| *a == Act::F32) {
+            true => Bounds::default().mean_kl,
+            false => INT8_COST,
+        };
         Bounds {
-            mean_kl: of.mean_kl.max(rounded.mean_kl),
-            max_kl: of.max_kl.max(rounded.max_kl),
+            mean_kl: of.mean_kl.max(rounded),
+            max_kl: of.max_kl.max(Bounds::default().max_kl),
             top1: of.top1,
+        }
+    }
+
+    /// For machines that nobody has seen: what a program is held to, and no less than
+    /// the default.
+    pub fn anywhere(program: &Program) -> Self {
+        let (of, least) = (Bounds::of_program(program), Bounds::default());
+        Bounds {
+            mean_kl: of.mean_kl.max(least.mean_kl),
+            max_kl: of.max_kl.max(least.max_kl),
+            top1: of.top1.min(least.top1),
         }
     }
 
@@ -86,8 +103,15 @@ impl Bounds {
 /// Mean KL that the activation formats of a default may add to f32 activations.
 pub fn act_cost_bound(acts: &ActMap) -> f64 {
     let float = |a: &Act| matches!(a, Act::F32 | Act::Bf16 | Act::F16);
-    if acts.values().all(float) { 3e-4 } else { 2e-3 }
+    if acts.values().all(float) {
+        3e-4
+    } else {
+        INT8_COST
+    }
 }
+
+/// Mean KL that int8 may add.
+const INT8_COST: f64 = 2e-3;
 
 /// f32 activations in every linear of every bucket.
 pub fn f32_acts(opened: &Opened) -> ActMap {

@@ -52,7 +52,6 @@ pub struct VerifyOptions {
     pub limit: Duration,
     /// Most positions to compare.
     pub positions: usize,
-    pub bounds: Bounds,
 }
 
 impl Default for VerifyOptions {
@@ -60,7 +59,6 @@ impl Default for VerifyOptions {
         VerifyOptions {
             limit: Duration::from_secs(120),
             positions: 1024,
-            bounds: Bounds::default(),
         }
     }
 }
@@ -113,6 +111,7 @@ pub fn verify(
         start.elapsed().as_secs_f64()
     ));
 
+    let bounds = Bounds::anywhere(&program);
     let mut passed = true;
     let mut total = Tally::default();
     let mut pace = Pace::default();
@@ -133,7 +132,7 @@ pub fn verify(
             ));
         }
         if let Some(s) = tally.summary() {
-            let ok = how.bounds.hold(&s);
+            let ok = bounds.hold(&s);
             passed &= ok;
             out(&format!("{:24} {s}  {}", script.name, verdict(ok)));
         }
@@ -142,7 +141,7 @@ pub fn verify(
     let Some(summary) = total.summary() else {
         return Err(GateError::Empty("the model was fed nothing".into()));
     };
-    let ok = how.bounds.hold(&summary);
+    let ok = bounds.hold(&summary);
     passed &= ok;
     out(&format!("{:24} {summary}  {}", "all", verdict(ok)));
     if left_out > 0 {
@@ -166,7 +165,7 @@ pub fn verify(
     });
     if !passed && program_is_fused(&program) {
         drop(candidate);
-        without_fusion(opened, registry, &options, how, &rounds[0], out)?;
+        without_fusion(opened, registry, &options, &rounds[0], out)?;
     } else if acts.values().any(|a| *a != Act::F32) && pace.estimate(&rounds[0]) * 2 < how.limit {
         drop(candidate);
         cost(opened, registry, &program, &mut oracle, &rounds[0], out)?;
@@ -226,7 +225,6 @@ fn without_fusion(
     opened: &Opened,
     registry: &Registry,
     options: &LoadOptions,
-    how: &VerifyOptions,
     script: &Script,
     out: &mut dyn FnMut(&str),
 ) -> Result<(), GateError> {
@@ -237,7 +235,7 @@ fn without_fusion(
     let mut oracle = load_oracle(opened, registry, &program, program.acts())?;
     let tally = super::compare(&mut oracle, &mut candidate, script)?;
     if let Some(s) = tally.summary() {
-        let ok = how.bounds.hold(&s);
+        let ok = Bounds::anywhere(&program).hold(&s);
         out(&format!("{:24} {s}  {}", "without fusion", verdict(ok)));
         if ok {
             out("a fused kernel is at fault: use --no-fusion on this device");
