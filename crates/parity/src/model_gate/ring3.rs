@@ -83,14 +83,11 @@ impl Bounds {
         }
     }
 
-    /// For machines that nobody has seen: what a program is held to, and no less than
-    /// the default.
+    /// For machines that nobody has seen: the default, or what caches that round need.
     pub fn anywhere(program: &Program) -> Self {
-        let (of, least) = (Bounds::of_program(program), Bounds::default());
-        Bounds {
-            mean_kl: of.mean_kl.max(least.mean_kl),
-            max_kl: of.max_kl.max(least.max_kl),
-            top1: of.top1.min(least.top1),
+        match program.cache.scheme.scale_bytes() {
+            0 => Bounds::default(),
+            _ => Bounds::of_program(program),
         }
     }
 
