@@ -22,6 +22,7 @@ pub mod common {
     pub mod grouped;
     pub mod launch;
     pub mod layout;
+    pub mod layout_blocks;
     pub mod linears;
     pub mod mixture;
     pub mod mma_gemm;
@@ -35,6 +36,7 @@ pub mod common {
     pub mod stacked;
     pub mod state;
     pub mod tail;
+    pub mod unpacked;
 }
 
 mod add {
@@ -125,6 +127,7 @@ mod linear {
     mod mma_gemm;
     mod mma_gemv;
     mod tiled;
+    mod unpacked;
 }
 mod linear__add {
     mod gemv;
@@ -192,6 +195,9 @@ mod rope__rope__kv_append__attention {
 mod rope_table {
     mod plain;
 }
+mod rotate {
+    mod plain;
+}
 mod route {
     mod plain;
 }
@@ -228,7 +234,7 @@ registry::inventory::submit! {
         parent: None,
         auto: true,
         hardware_only: true,
-        kv: &["f16", "f32", "bf16"],
+        kv: &["f16", "f32", "bf16", "int8_kv"],
         rows: 512,
         probe: |_| probe(CAPABILITY),
         open: |_, index| Ok(Arc::new(CudaDevice::open(index)?)),

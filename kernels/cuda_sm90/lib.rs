@@ -62,7 +62,7 @@ registry::inventory::submit! {
         parent: Some(cuda_sm86::BACKEND),
         auto: true,
         hardware_only: true,
-        kv: &["f16", "f32", "bf16"],
+        kv: &["f16", "f32", "bf16", "int8_kv"],
         rows: 4096,
         probe: |_| probe_within(CAPABILITY, CAPABILITY),
         open: |_, index| Ok(Arc::new(CudaDevice::open(index)?)),

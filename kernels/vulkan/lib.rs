@@ -15,17 +15,21 @@
 mod common {
     pub mod args;
     pub mod cache;
+    pub mod conv_delta;
     pub mod coopmat;
     pub mod coopmat2;
     pub mod coopmat_tiles;
     pub mod experts;
+    pub mod experts2;
     pub mod gate_up;
     pub mod gated;
     pub mod grouped;
     pub mod launch;
     pub mod linear;
+    pub mod mixture;
     pub mod pointwise;
     pub mod products_q8;
+    pub mod rope_attend;
     pub mod stacked;
     pub mod state;
     pub mod stored;
@@ -65,9 +69,20 @@ mod linear {
 mod linear__add {
     mod gemv_q8;
 }
+mod linear__add__rms_norm {
+    mod gemv_q8;
+}
+mod linear__linear {
+    mod gemv_q8;
+}
+mod linear__linear__linear {
+    mod gemv_q8;
+}
+mod linear__linear__route {
+    mod fused;
+}
 mod linear__linear__silu_mul {
     mod coopmat;
-    mod coopmat2;
     mod coopmat_f16;
     mod gemv;
     mod gemv_q8;
@@ -84,8 +99,14 @@ mod rms_norm__linear__linear__silu_mul {
 mod rms_norm__rms_norm__rope__rope__kv_append {
     mod fused;
 }
+mod rms_norm__rms_norm__rope__rope__kv_append__attention {
+    mod split;
+}
 mod rope {
     mod plain;
+}
+mod rope__rope__kv_append__attention {
+    mod split;
 }
 mod rope_table {
     mod plain;
@@ -96,15 +117,35 @@ mod silu_mul {
 mod causal_conv {
     mod plain;
 }
+mod causal_conv__causal_conv__causal_conv__gated_delta {
+    mod recurrent;
+}
+mod causal_conv__causal_conv__causal_conv__gated_delta__rms_norm__silu_mul {
+    mod recurrent;
+}
 mod expert_linear {
     mod coopmat;
+    mod coopmat2;
     mod coopmat_f16;
     mod gemv;
+}
+mod expert_linear__expert_linear__silu_mul {
+    mod gemv_q8;
+}
+mod expert_linear__expert_linear__silu_mul__linear__linear__silu_mul {
+    mod gemv_q8;
+}
+mod expert_linear__expert_sum__linear__sigmoid_mul__add__add {
+    mod gemv_q8;
+}
+mod expert_linear__expert_sum__linear__sigmoid_mul__add__add__rms_norm {
+    mod gemv_q8;
 }
 mod expert_sum {
     mod plain;
 }
 mod gated_delta {
+    mod chunked;
     mod recurrent;
 }
 mod gelu_mul {

@@ -11,6 +11,7 @@
 //! never falls to another backend.
 
 mod backend;
+mod codes;
 mod error;
 mod kernel;
 mod key;
@@ -24,6 +25,7 @@ mod tuned;
 mod work;
 
 pub use backend::{Backend, OpenFn, OpenOptions};
+pub use codes::{Codes, MOST as MOST_CODES, codes};
 pub use error::RegistryError;
 pub use kernel::{Binds, Kernel, KernelError, KernelSpec, Prepared, Registration, TensorRef};
 pub use key::{Act, Key, Layer};

@@ -55,7 +55,8 @@ pub struct MeasureArgs {
     /// Tokens that are in the cache before the prompt or the first token
     #[arg(long, default_value_t = 0)]
     pub depth: u32,
-    /// Sequences that also decode together
+    /// Sequences that also decode together, each behind a prompt of its own of --depth
+    /// tokens
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batch: u32,
     /// Runs that are not counted
@@ -84,8 +85,8 @@ pub struct MeasureArgs {
     /// Use no fused kernels
     #[arg(long)]
     pub no_fusion: bool,
-    /// A llama-bench command to run between ours; `-m`, `-p`, `-n`, `-d` and
-    /// `-o jsonl` are added. May be given several times
+    /// A command of llama-bench or llama-batched-bench to run between ours; the model,
+    /// the workload and the form of output are added. May be given several times
     #[arg(long)]
     pub peer: Vec<String>,
     /// Write the artifact here

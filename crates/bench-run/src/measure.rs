@@ -19,7 +19,7 @@ impl Shape {
         self.depth + self.prompt.max(self.generated + 1)
     }
 
-    /// Sequences alive at a time: the one that holds the depth is forked.
+    /// Sequences alive at a time: one holds the depth for those that run alone.
     pub fn sequences(&self) -> usize {
         self.batch + usize::from(self.depth > 0)
     }
@@ -81,6 +81,21 @@ impl<'r> Bench<'r> {
         })
     }
 
+    /// Sequences at the depth. Each of several has a cache of its own, as those of
+    /// different users have: forks would read the same pages, which stay on chip.
+    fn begin_all(&mut self, batch: usize) -> Result<Vec<SeqId>> {
+        if batch == 1 {
+            return Ok(vec![self.begin()?]);
+        }
+        let mut seqs = Vec::new();
+        for _ in 0..batch {
+            let seq = self.runner.create()?;
+            self.feed(seq, self.shape.depth)?;
+            seqs.push(seq);
+        }
+        Ok(seqs)
+    }
+
     /// Appends tokens in steps of the largest size; the last one's next token is
     /// asked for.
     fn feed(&mut self, seq: SeqId, tokens: usize) -> Result<()> {
@@ -118,10 +133,7 @@ impl<'r> Bench<'r> {
         mut after: impl FnMut(&mut Runner) -> Result<()>,
     ) -> Result<Duration> {
         let vocab = self.runner.vocab();
-        let mut seqs = Vec::new();
-        for _ in 0..batch {
-            seqs.push(self.begin()?);
-        }
+        let seqs = self.begin_all(batch)?;
         let mut next: Vec<u32> = (0..batch).map(|i| id(i, vocab)).collect();
         let start = Instant::now();
         for _ in 0..steps {

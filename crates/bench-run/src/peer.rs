@@ -1,4 +1,4 @@
-//! Running llama-bench between our own runs.
+//! Running llama-bench or llama-batched-bench between our own runs.
 
 use crate::artifact::{Artifact, Baseline, Measurements, metric};
 use crate::measure::Shape;
@@ -18,9 +18,74 @@ const REPEATS: &str = "3";
 /// (padding, tables of rotations) differs a little.
 const SIZE_SLACK: f64 = 0.1;
 
+/// The programs whose flags and output are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tool {
+    /// One sequence: a prompt, an answer.
+    Bench,
+    /// Answers to several prompts at a time.
+    Batched,
+}
+
+impl Tool {
+    fn of(program: &str) -> Self {
+        let name = Path::new(program).file_name();
+        match name.is_some_and(|n| n.to_string_lossy().contains("batched-bench")) {
+            true => Tool::Batched,
+            false => Tool::Bench,
+        }
+    }
+
+    /// What it must have measured.
+    fn metrics(self, shape: &Shape) -> &'static [&'static str] {
+        match (self, shape.batch) {
+            (Tool::Bench, _) => &[metric::PREFILL, metric::DECODE],
+            (Tool::Batched, 1) => &[metric::DECODE],
+            (Tool::Batched, _) => &[metric::DECODE, metric::BATCH_DECODE],
+        }
+    }
+
+    fn flags(self, shape: &Shape, given: &[String]) -> Vec<String> {
+        let Shape {
+            prompt,
+            generated,
+            depth,
+            batch,
+        } = *shape;
+        // A prompt as long as the batch is the nearest thing that llama-bench has to
+        // a batch.
+        let with_batch = |one: usize| match batch {
+            1 => one.to_string(),
+            n => format!("{one},{n}"),
+        };
+        let mut flags: Vec<(&str, String)> = Vec::new();
+        match self {
+            Tool::Bench => {
+                if !given.iter().any(|a| a == "-r" || a == "--repetitions") {
+                    flags.push(("-r", REPEATS.into()));
+                }
+                flags.push(("-o", "jsonl".into()));
+                flags.push(("-p", with_batch(prompt)));
+                flags.push(("-n", generated.to_string()));
+                flags.push(("-d", depth.to_string()));
+            }
+            Tool::Batched => {
+                flags.push(("--output-format", "jsonl".into()));
+                flags.push(("-npp", depth.to_string()));
+                flags.push(("-ntg", generated.to_string()));
+                flags.push(("-npl", with_batch(1)));
+                flags.push(("-c", ((depth + generated) * batch).to_string()));
+            }
+        }
+        let flags = flags.into_iter();
+        flags.flat_map(|(name, v)| [name.into(), v]).collect()
+    }
+}
+
 /// A peer and what it did so far.
 pub struct Peer {
     command: String,
+    tool: Tool,
     arguments: Vec<String>,
     samples: BTreeMap<&'static str, Vec<f64>>,
     details: BTreeMap<String, String>,
@@ -49,6 +114,7 @@ impl Peer {
         if arguments.is_empty() {
             bail!("the peer's command is empty: give one such as 'llama-bench -t 2'");
         }
+        let tool = Tool::of(&arguments[0]);
         let named = |a: &String| a == "-m" || a == "--model" || a.starts_with("--model=");
         if !arguments.iter().any(named) {
             match model {
@@ -63,6 +129,7 @@ impl Peer {
         }
         Ok(Peer {
             command: command.into(),
+            tool,
             arguments,
             samples: BTreeMap::new(),
             details: BTreeMap::new(),
@@ -72,21 +139,14 @@ impl Peer {
     /// Runs it once for `shape` and keeps the figures if they count.
     pub fn turn(&mut self, shape: &Shape, counted: bool) -> Result<()> {
         let (program, arguments) = self.arguments.split_first().context("an empty command")?;
-        // A prompt as long as the batch is the nearest thing it has to a batch.
-        let prompts = match shape.batch {
-            1 => shape.prompt.to_string(),
-            n => format!("{},{n}", shape.prompt),
-        };
-        let repeats: &[&str] = match arguments.iter().any(|a| a == "-r" || a == "--repetitions") {
-            true => &[],
-            false => &["-r", REPEATS],
-        };
+        if self.tool == Tool::Batched && shape.depth == 0 {
+            bail!(
+                "{program} decodes behind prompts: say with --depth how long each of them is, such as 256"
+            );
+        }
         let output = Command::new(program)
             .args(arguments)
-            .args(repeats)
-            .args(["-o", "jsonl", "-p", &prompts])
-            .args(["-n", &shape.generated.to_string()])
-            .args(["-d", &shape.depth.to_string()])
+            .args(self.tool.flags(shape, arguments))
             .output()
             .with_context(|| format!("cannot start {program}"))?;
         if !output.status.success() {
@@ -96,7 +156,7 @@ impl Peer {
             bail!("{program} ended with {}: {why}", output.status);
         }
         let text = String::from_utf8_lossy(&output.stdout);
-        let found = rates(&text, shape)?;
+        let found = rates(&text, shape, self.tool)?;
         if counted {
             for (name, rate) in found {
                 self.samples.entry(name).or_default().push(rate);
@@ -176,32 +236,55 @@ fn rows(text: &str) -> Result<Vec<Value>> {
 }
 
 /// Tokens per second by metric.
-fn rates(text: &str, shape: &Shape) -> Result<Vec<(&'static str, f64)>> {
+fn rates(text: &str, shape: &Shape, tool: Tool) -> Result<Vec<(&'static str, f64)>> {
     let mut found = BTreeMap::new();
     for row in rows(text)? {
-        let samples = row["samples_ts"].as_array().into_iter().flatten();
-        let samples: Vec<f64> = samples.filter_map(Value::as_f64).collect();
-        let rate = match samples.is_empty() {
-            true => row["avg_ts"].as_f64(),
-            false => Some(median(samples)),
-        };
-        let Some(rate) = rate.filter(|r| *r > 0.0) else {
-            continue;
-        };
         let count = |name: &str| row[name].as_u64().unwrap_or(0) as usize;
-        match (count("n_prompt"), count("n_gen")) {
-            (0, n) if n == shape.generated => found.insert(metric::DECODE, rate),
-            (p, 0) if p == shape.prompt => found.insert(metric::PREFILL, rate),
-            (p, 0) if p == shape.batch && p > 1 => found.insert(metric::BATCH_DECODE, rate),
-            _ => None,
+        let (name, rate) = match tool {
+            Tool::Bench => (bench_metric(&count, shape), bench_rate(&row)),
+            Tool::Batched => (batched_metric(&count, shape), row["speed_tg"].as_f64()),
         };
+        if let (Some(name), Some(rate)) = (name, rate.filter(|r| *r > 0.0)) {
+            found.insert(name, rate);
+        }
     }
-    for name in [metric::PREFILL, metric::DECODE] {
+    for name in tool.metrics(shape) {
         if !found.contains_key(name) {
-            bail!("the peer printed no {name}: is it llama-bench, and does it know -o jsonl?");
+            bail!(
+                "the peer printed no {name}: is it llama-bench or llama-batched-bench, and does it know jsonl?"
+            );
         }
     }
     Ok(found.into_iter().collect())
+}
+
+fn bench_rate(row: &Value) -> Option<f64> {
+    let samples = row["samples_ts"].as_array().into_iter().flatten();
+    let samples: Vec<f64> = samples.filter_map(Value::as_f64).collect();
+    match samples.is_empty() {
+        true => row["avg_ts"].as_f64(),
+        false => Some(median(samples)),
+    }
+}
+
+fn bench_metric(count: &dyn Fn(&str) -> usize, shape: &Shape) -> Option<&'static str> {
+    match (count("n_prompt"), count("n_gen")) {
+        (0, n) if n == shape.generated => Some(metric::DECODE),
+        (p, 0) if p == shape.prompt => Some(metric::PREFILL),
+        (p, 0) if p == shape.batch && p > 1 => Some(metric::BATCH_DECODE),
+        _ => None,
+    }
+}
+
+fn batched_metric(count: &dyn Fn(&str) -> usize, shape: &Shape) -> Option<&'static str> {
+    if (count("pp"), count("tg")) != (shape.depth, shape.generated) {
+        return None;
+    }
+    match count("pl") {
+        1 => Some(metric::DECODE),
+        n if n == shape.batch => Some(metric::BATCH_DECODE),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -222,7 +305,7 @@ ggml: some line
             depth: 0,
             batch: 8,
         };
-        let found = rates(text, &shape).unwrap();
+        let found = rates(text, &shape, Tool::Bench).unwrap();
         assert_eq!(
             found,
             [
@@ -235,8 +318,43 @@ ggml: some line
             generated: 65,
             ..shape
         };
-        assert!(rates(text, &none).is_err());
-        assert!(rates("{not json}\n", &shape).is_err());
+        assert!(rates(text, &none, Tool::Bench).is_err());
+        assert!(rates("{not json}\n", &shape, Tool::Bench).is_err());
+    }
+
+    #[test]
+    fn batches_are_measured_behind_prompts_of_their_own() {
+        let shape = Shape {
+            prompt: 512,
+            generated: 64,
+            depth: 256,
+            batch: 8,
+        };
+        let tool = Tool::of("/some/where/llama-batched-bench");
+        assert_eq!(tool, Tool::Batched);
+        let flags = tool.flags(&shape, &[]).join(" ");
+        assert_eq!(
+            flags,
+            "--output-format jsonl -npp 256 -ntg 64 -npl 1,8 -c 2560"
+        );
+        let text = "\
+{\"pp\": 256, \"tg\": 64, \"pl\": 1, \"speed_pp\": 9.0, \"speed_tg\": 50.0, \"speed\": 70.0}
+{\"pp\": 256, \"tg\": 64, \"pl\": 8, \"speed_pp\": 9.0, \"speed_tg\": 300.0, \"speed\": 400.0}
+";
+        let found = rates(text, &shape, tool).unwrap();
+        assert_eq!(
+            found,
+            [(metric::BATCH_DECODE, 300.0), (metric::DECODE, 50.0)]
+        );
+        let other = Shape {
+            depth: 128,
+            ..shape
+        };
+        assert!(rates(text, &other, tool).is_err());
+        let mut peer = Peer::new("llama-batched-bench -m x.gguf", None).unwrap();
+        let flat = Shape { depth: 0, ..shape };
+        let error = peer.turn(&flat, true).unwrap_err().to_string();
+        assert!(error.contains("--depth"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use clap::Parser as _;
 use graph::OpKind;
 use parity::model_gate::{Fault, break_kernel};
 use registry::Registry;
-use runtime::LoadOptions;
+use runtime::{LoadOptions, Opened};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -516,4 +516,15 @@ fn tuning_writes_only_what_the_gate_let_pass() {
     assert_eq!(tuned.backend, "cpu_simd");
     let broken = break_kernel("cpu_simd", OpKind::RmsNorm, Fault::Scale(1.01)).expect("a fault");
     assert!(tune(&broken).is_none());
+}
+
+/// The first layers of a hybrid rotate nothing: their graph has no table for it.
+#[test]
+fn the_first_layers_of_a_hybrid_are_a_model() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
+    for name in ["qwen3_next-bf16", "qwen3_5_moe-bf16"] {
+        let opened = Opened::open(&fixtures.join(name)).expect("a fixture");
+        let first = opened.first_layers(1).expect("a model");
+        assert_eq!(first.model.layers, 1);
+    }
 }

@@ -25,7 +25,9 @@ pub use coopmat::{Coopmat, CoopmatShape, WORKGROUP_LANES};
 pub use device::{VulkanDevice, probe};
 pub use instance::ValidationLog;
 pub use options::VulkanOptions;
-pub use physical::{COOPMAT_BF16, COOPMAT_F16, COOPMAT2_BF16, Limits, OPTIONAL_FEATURES};
+pub use physical::{
+    COOPMAT_BF16, COOPMAT_F16, COOPMAT2_BF16, Limits, OPTIONAL_FEATURES, STORAGE_BUFFERS_24,
+};
 pub use pipeline::{PipelineDesc, VulkanPipeline};
 pub use record::{StorageBind, VulkanRecorder};
 

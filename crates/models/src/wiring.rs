@@ -5,7 +5,7 @@ mod ffn;
 mod latent;
 mod recurrent;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use graph::{Graph, GraphBuilder, GraphError, Op, RopeSpec, ValueId};
 
@@ -27,7 +27,7 @@ pub(crate) struct Wiring<'a> {
     spec: &'a ModelSpec,
     context: usize,
     /// The table of each rotary setting.
-    tables: Vec<ValueId>,
+    tables: HashMap<usize, ValueId>,
     /// Rotated inputs of packed projections, by the input and the rotation.
     rotated: HashMap<(ValueId, String), ValueId>,
 }
@@ -63,7 +63,7 @@ impl<'a> Wiring<'a> {
             rename,
             spec,
             context,
-            tables: Vec::new(),
+            tables: HashMap::new(),
             rotated: HashMap::new(),
         }
     }
@@ -99,15 +99,24 @@ impl<'a> Wiring<'a> {
         self.b.finish()
     }
 
+    /// The tables that a layer uses: the first layers of a hybrid may rotate nothing.
     fn rope_tables(&mut self) -> Result<(), GraphError> {
-        for (i, rope) in self.spec.ropes.iter().enumerate() {
+        let used: HashSet<usize> = (self.spec.layers.iter())
+            .filter_map(|layer| match &layer.mixer {
+                Mixer::Attention(a) => a.rope,
+                Mixer::Latent(l) => Some(l.rope),
+                Mixer::Delta(_) | Mixer::Conv(_) => None,
+            })
+            .collect();
+        let ropes = self.spec.ropes.iter().enumerate();
+        for (i, rope) in ropes.filter(|(i, _)| used.contains(i)) {
             let inv_freq = rope.frequencies(self.context).to_vec();
             let inv_freq = self.b.constant(&format!("inv_freq.{i}"), inv_freq);
             let op = Op::RopeTable {
                 attention_factor: rope.attention_factor,
             };
-            self.tables
-                .push(self.b.op(&format!("rope_table.{i}"), op, &[inv_freq])?);
+            let table = self.b.op(&format!("rope_table.{i}"), op, &[inv_freq])?;
+            self.tables.insert(i, table);
         }
         Ok(())
     }
@@ -266,6 +275,6 @@ impl<'a> Wiring<'a> {
             interleaved: setting.interleaved,
             ..RopeSpec::half_split(setting.rotary_dim)
         });
-        self.b.op(node, op, &[x, self.tables[rope]])
+        self.b.op(node, op, &[x, self.tables[&rope]])
     }
 }

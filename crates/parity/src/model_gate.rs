@@ -9,6 +9,7 @@ mod golden;
 mod ring1;
 mod ring3;
 mod script;
+mod undecided;
 mod verify;
 
 pub use base::{BaseReader, BaseWriter};
@@ -23,6 +24,7 @@ pub use ring3::{
 pub use script::{
     Action, Player, RowId, Script, StepRows, Trace, play, pseudo_random_ids, text_ids,
 };
+pub use undecided::{MOST_UNDECIDED, PLAYS, decided, jumps, undecided};
 pub use verify::{VERIFY_TEXT, VerifyOptions, verify};
 
 use runtime::RuntimeError;

@@ -10,7 +10,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Packs with this many threads at most: more only fight for memory bandwidth.
-const PACK_THREADS: usize = 8;
+const PACK_THREADS: usize = 16;
+
+/// Bytes that are worth a thread.
+const PER_THREAD: usize = 256 << 10;
 
 /// Bytes staged at a time for layouts that are uploaded as they are.
 const CHUNK: u64 = 16 << 20;
@@ -138,9 +141,16 @@ fn load_matrix(
         let rows = w.shape[0];
         let row = w.bytes / rows.max(1) as u64;
         let at_once = (CHUNK / row.max(1)).clamp(1, rows as u64) as usize;
+        let threads = host_threads(device);
         for first in (0..rows).step_by(at_once) {
             let chunk = source.rows(first..rows.min(first + at_once));
-            device.upload(&buffer, first as u64 * row, &chunk)?;
+            let (offset, bytes) = (first as u64 * row, chunk.len() as u64);
+            device.fill(&buffer, offset, bytes, &mut |dst| {
+                let threads = threads.min(dst.len() / PER_THREAD + 1);
+                let each = dst.len().div_ceil(threads).max(1);
+                let parts = dst.chunks_mut(each).zip(chunk.chunks(each));
+                side_by_side(parts, &|_, (dst, src)| dst.copy_from_slice(src));
+            })?;
         }
         tensors.release(name);
         return Ok(TensorRef::contiguous(&buffer, 0, &operand, w.bytes));
@@ -158,11 +168,7 @@ fn load_matrix(
     let panel = (layout.panel_bytes)(&shape).ok_or_else(describe)?;
     let buffer = device.alloc(w.bytes, name)?;
     let panels = layout.panels(&shape);
-    // A CPU device says how many threads it may use; for others the host packs.
-    let threads = match device.info().kind {
-        DeviceKind::Cpu => device.info().threads,
-        _ => std::thread::available_parallelism().map_or(1, |n| n.get()),
-    };
+    let threads = host_threads(device);
     let at_once = (CHUNK / panel.max(1)).clamp(1, panels as u64) as usize;
     let mut first = 0;
     while first < panels {
@@ -177,6 +183,29 @@ fn load_matrix(
     Ok(TensorRef::contiguous(&buffer, 0, &operand, w.bytes))
 }
 
+/// A CPU device says how many threads it may use; for others the host packs.
+fn host_threads(device: &dyn Device) -> usize {
+    let threads = match device.info().kind {
+        DeviceKind::Cpu => device.info().threads,
+        _ => std::thread::available_parallelism().map_or(1, |n| n.get()),
+    };
+    threads.min(PACK_THREADS)
+}
+
+/// Does every part on a thread of its own, the first on this one.
+fn side_by_side<P: Send>(parts: impl Iterator<Item = P>, work: &(impl Fn(usize, P) + Sync)) {
+    std::thread::scope(|scope| {
+        let mut parts = parts.enumerate();
+        let own = parts.next();
+        for (i, part) in parts {
+            scope.spawn(move || work(i, part));
+        }
+        if let Some((i, part)) = own {
+            work(i, part);
+        }
+    });
+}
+
 fn pack_panels(
     layout: &WeightLayout,
     shape: &WeightShape,
@@ -186,27 +215,17 @@ fn pack_panels(
     threads: usize,
     dst: &mut [u8],
 ) {
-    let pack = |index: usize, out: &mut [u8]| {
-        let from = index * layout.panel_rows;
-        let rows = layout.panel_rows.min(shape.n - from);
-        (layout.pack)(shape, rows, &source.rows(from..from + rows), out);
-    };
-    let threads = threads.min(PACK_THREADS).min(dst.len() / (256 << 10) + 1);
+    let threads = threads.min(dst.len() / PER_THREAD + 1);
     let each = (dst.len() / panel).div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        let mut parts = dst.chunks_mut(each * panel).enumerate();
-        let own = parts.next();
-        for (part, chunk) in parts {
-            scope.spawn(move || {
-                for (i, out) in chunk.chunks_mut(panel).enumerate() {
-                    pack(first + part * each + i, out);
-                }
-            });
-        }
-        if let Some((_, chunk)) = own {
-            for (i, out) in chunk.chunks_mut(panel).enumerate() {
-                pack(first + i, out);
-            }
+    side_by_side(dst.chunks_mut(each * panel), &|part, chunk: &mut [u8]| {
+        // Packing reads what it wrote, which memory that a driver maps for writing
+        // answers a hundred times slower than a cache: so it goes there as a whole.
+        let mut packed = vec![0; panel];
+        for (i, out) in chunk.chunks_mut(panel).enumerate() {
+            let from = (first + part * each + i) * layout.panel_rows;
+            let rows = layout.panel_rows.min(shape.n - from);
+            (layout.pack)(shape, rows, &source.rows(from..from + rows), &mut packed);
+            out.copy_from_slice(&packed);
         }
     });
 }

@@ -59,21 +59,11 @@ DEVICE void flash(const Args& p) {
             if ((int)at <= view.most && (int)at + TILE > view.least) {
                 const u32 k = base + stage * 2 * BYTES, v = k + BYTES;
                 float score[TILE / 8][4] = {};
-#pragma unroll
-                for (u32 d = 0; d < D / 16; ++d) {
-                    u32 b[TILE / 16][4];
-#pragma unroll
-                    for (u32 j = 0; j < TILE / 16; ++j) {
-                        ldmatrix4(b[j], k + piece_of<D>(j * 16 + lane % 8 + lane / 16 * 8, d * 2 + lane / 8 % 2));
-                    }
-#pragma unroll
-                    for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], high[d], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
-#pragma unroll
-                    for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], low[d], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
-                }
+                score_tile<D, TILE>(score, high, low, k, lane);
                 u32 weight[TILE / 8][2], rest[TILE / 8][2];
                 float keep[2];
-                soften<TILE>(score, weight, rest, keep, top, sum, factor, view, at);
+                Unscaled none;
+                soften<TILE>(score, weight, rest, keep, top, sum, factor, view, at, none);
                 add_values<D, TILE>(o, weight, rest, keep, v);
             }
             __syncthreads();

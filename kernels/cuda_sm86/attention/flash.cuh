@@ -108,24 +108,85 @@ DEVICE View view_of(const Args& p, u32 s, u32 e, u32 own) {
 }
 
 // Where a token's key is read, if it is there at all.
-DEVICE bool key_of(const Args& p, const View& view, const u32* table, const u16* keys, u32 token, u32 c, const u16*& key) {
+template <class W>
+DEVICE bool key_of(const Args& p, const View& view, const u32* table, const W* keys, u32 token, u32 c, const W*& key) {
     const u32 pos = min(token, view.last), page = table[pos >> p.shift];
-    key = keys + (u64)page * p.c.page_stride + (u64)(pos & (p.c.block - 1)) * p.c.token_stride + c * 8;
+    key = keys + (u64)page * p.c.page_stride + (u64)(pos & (p.c.block - 1)) * p.c.token_stride + c * (16 / sizeof(W));
     return token >= view.first && token <= view.last && page < p.c.pages;
 }
 
-// Scores of tokens from `at` on to weights in two f16, and what is left of the sums.
-template <int TILE>
+// Scores of a tile whose keys start at k; q in registers.
+template <int D, int TILE>
+DEVICE void score_tile(float (&score)[TILE / 8][4], const u32 (&high)[D / 16][4], const u32 (&low)[D / 16][4], u32 k, u32 lane) {
+#pragma unroll
+    for (u32 d = 0; d < D / 16; ++d) {
+        u32 b[TILE / 16][4];
+#pragma unroll
+        for (u32 j = 0; j < TILE / 16; ++j) {
+            ldmatrix4(b[j], k + piece_of<D>(j * 16 + lane % 8 + lane / 16 * 8, d * 2 + lane / 8 % 2));
+        }
+#pragma unroll
+        for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], high[d], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
+#pragma unroll
+        for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], low[d], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
+    }
+}
+
+// A warp's rows of q into shared memory: two planes of f16.
+template <int D>
+DEVICE void park_queries(u8* shared, u32 plane, const u32 (&high)[D / 16][4], const u32 (&low)[D / 16][4], u32 warp, u32 g,
+                         u32 t) {
+#pragma unroll
+    for (u32 d = 0; d < D / 16; ++d) {
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+            u8* to = shared + piece_of<D>(warp * 16 + g + i % 2 * 8, d * 2 + i / 2) + t * 4;
+            *(u32*)to = high[d][i];
+            *(u32*)(to + plane) = low[d][i];
+        }
+    }
+}
+
+// Scores of a tile whose keys start at k; q parked at `base`.
+template <int D, int TILE>
+DEVICE void score_parked(float (&score)[TILE / 8][4], u32 base, u32 plane, u32 k, u32 warp, u32 lane) {
+#pragma unroll 4
+    for (u32 d = 0; d < D / 16; ++d) {
+        u32 high[4], low[4], b[TILE / 16][4];
+        const u32 q = base + piece_of<D>(warp * 16 + lane % 16, d * 2 + lane / 16);
+        ldmatrix4(high, q);
+        ldmatrix4(low, q + plane);
+#pragma unroll
+        for (u32 j = 0; j < TILE / 16; ++j) {
+            ldmatrix4(b[j], k + piece_of<D>(j * 16 + lane % 8 + lane / 16 * 8, d * 2 + lane / 8 % 2));
+        }
+#pragma unroll
+        for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], high, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
+#pragma unroll
+        for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], low, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
+    }
+}
+
+// Keys and values without scales.
+struct Unscaled {
+    enum { ARE = 0 };
+};
+
+// Scores of tokens from `at` on to weights in two f16, and what is left of the sums and,
+// in `keep`, of o.
+template <int TILE, class C>
 DEVICE void soften(float (&score)[TILE / 8][4], u32 (&weight)[TILE / 8][2], u32 (&rest)[TILE / 8][2], float (&keep)[2],
-                   float (&top)[2], float (&sum)[2], const float (&factor)[2], const View& view, u32 at) {
+                   float (&top)[2], float (&sum)[2], const float (&factor)[2], const View& view, u32 at, C& scales) {
     const u32 t = threadIdx.x & 3;
     float best[2] = {top[0], top[1]};
+    if constexpr (C::ARE) scales.start();
 #pragma unroll
     for (u32 j = 0; j < TILE / 8; ++j) {
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
             const int pos = at + j * 8 + t * 2 + i % 2;
             const bool seen = pos >= view.from[i / 2] && pos <= view.to[i / 2];
+            if constexpr (C::ARE) score[j][i] *= scales.of_key(seen, i / 2, j * 8 + t * 2 + i % 2);
             score[j][i] = seen ? score[j][i] * factor[i / 2] : __uint_as_float(0xff800000u);
             best[i / 2] = fmaxf(best[i / 2], score[j][i]);
         }
@@ -136,15 +197,21 @@ DEVICE void soften(float (&score)[TILE / 8][4], u32 (&weight)[TILE / 8][2], u32 
         keep[i] = power_of_two(top[i] - best[i]);
         top[i] = best[i];
         sum[i] *= keep[i];
+        if constexpr (C::ARE) keep[i] *= scales.kept(i);
     }
 #pragma unroll
     for (u32 j = 0; j < TILE / 8; ++j) {
 #pragma unroll
         for (u32 i = 0; i < 2; ++i) {
             const float x = power_of_two(score[j][2 * i] - top[i]), y = power_of_two(score[j][2 * i + 1] - top[i]);
-            const u32 w = to_f16x2(x, y);
+            float a = x, b = y;
+            if constexpr (C::ARE) {
+                a *= scales.of_value(i, j * 8 + t * 2);
+                b *= scales.of_value(i, j * 8 + t * 2 + 1);
+            }
+            const u32 w = to_f16x2(a, b);
             weight[j][i] = w;
-            rest[j][i] = to_f16x2(x - from_f16((u16)w), y - from_f16((u16)(w >> 16)));
+            rest[j][i] = to_f16x2(a - from_f16((u16)w), b - from_f16((u16)(w >> 16)));
             sum[i] += x + y;
         }
     }

@@ -1,17 +1,36 @@
 //! op: attention, many rows on the tensor cores. See `flash.cu`.
 
 use crate::common::attend;
-use crate::common::launch::{Fits, Plain, Result, Step, blocks, ptx};
+use crate::common::launch::{Fits, Plain, Ptx, Result, Step, blocks, ptx};
 use registry::{Pattern, Problem};
 
 /// Up to this many rows, which may be as many sequences, the cache is split instead.
 const LEAST_ROWS: usize = 65;
 
-/// Rows of a block, its threads, and its shared memory for each element of a head:
-/// two tiles of 64 keys and values.
-const ROWS: usize = 128;
-const THREADS: u32 = 256;
-const SHARED: u32 = 2 * 2 * 64 * 2;
+/// How a variant cuts its work.
+pub(super) struct Cut {
+    /// Rows of a block.
+    pub rows: usize,
+    pub threads: u32,
+    /// Bytes of shared memory for each element of a head, and those beside.
+    pub shared: u32,
+    pub beside: u32,
+}
+
+/// Two tiles of 64 keys and values.
+const CUT: Cut = Cut {
+    rows: 128,
+    threads: 256,
+    shared: 2 * 2 * 64 * 2,
+    beside: 0,
+};
+
+/// One such tile, and its codes and scales.
+const INT8_CUT: Cut = Cut {
+    shared: 2 * 64 * 2 + 2 * 64,
+    beside: 2 * 64 * 4,
+    ..CUT
+};
 
 fn fits(problem: &Problem) -> Fits {
     fits_dims(problem, &[64, 128])
@@ -27,12 +46,8 @@ pub(super) fn fits_dims(problem: &Problem, dims: &[usize]) -> Fits {
     }
 }
 
-fn record(step: &mut Step<'_>) -> Result<()> {
-    launch(step, ROWS, THREADS, SHARED)
-}
-
-/// A block for each head of `rows` rows; `shared` bytes for each element of a head.
-pub(super) fn launch(step: &mut Step<'_>, rows: usize, threads: u32, shared: u32) -> Result<()> {
+/// A block for each head of some rows.
+pub(super) fn launch(step: &mut Step<'_>, cut: &Cut) -> Result<()> {
     let spans = step.problem.step.span_start();
     let (mut args, view, at) = attend::args(step, |args| args.step(step, spans))?;
     if !at.is_multiple_of(16) {
@@ -40,20 +55,25 @@ pub(super) fn launch(step: &mut Step<'_>, rows: usize, threads: u32, shared: u32
     }
     args.u32(step, view.block.trailing_zeros() as usize)?;
     let heads = (step.row_len() / view.head_dim) as u32;
-    let grid = [heads, blocks(step.max_rows() as usize, rows), 1];
+    let grid = [heads, blocks(step.max_rows() as usize, cut.rows), 1];
     let entry = format!("flash_{}", view.head_dim);
-    let shared = shared * view.head_dim as u32;
-    step.launch_shared(&entry, &args, grid, threads, shared)
+    let shared = cut.shared * view.head_dim as u32 + cut.beside;
+    step.launch_shared(&entry, &args, grid, cut.threads, shared)
 }
 
-static F16: Plain = Plain::new(
-    &Pattern::ATTENTION,
-    &["f16"],
-    "flash",
-    ptx!("attention.flash"),
-    record,
-)
-.with_fits(fits)
-.with_rank(20)
-.with_tolerance(1e-4);
-registry::register!(F16);
+const fn of(
+    quant: &'static [&'static str],
+    ptx: Ptx,
+    record: fn(&mut Step<'_>) -> Result<()>,
+) -> Plain {
+    Plain::new(&Pattern::ATTENTION, quant, "flash", ptx, record)
+        .with_fits(fits)
+        .with_rank(20)
+        .with_tolerance(1e-4)
+}
+
+static F16: Plain = of(&["f16"], ptx!("attention.flash"), |step| launch(step, &CUT));
+static INT8: Plain = of(&["int8_kv"], ptx!("attention.flash_int8"), |step| {
+    launch(step, &INT8_CUT)
+});
+registry::register!(F16, INT8);

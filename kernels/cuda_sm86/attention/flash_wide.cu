@@ -26,15 +26,7 @@ DEVICE void flash_wide(const Args& p) {
     {
         u32 high[D / 16][4], low[D / 16][4];
         load_queries<D>(high, low, factor, p, own, head);
-#pragma unroll
-        for (u32 d = 0; d < D / 16; ++d) {
-#pragma unroll
-            for (u32 i = 0; i < 4; ++i) {
-                u8* to = shared_bytes + piece_of<D>(warp * 16 + g + i % 2 * 8, d * 2 + i / 2) + t * 4;
-                *(u32*)to = high[d][i];
-                *(u32*)(to + PLANE) = low[d][i];
-            }
-        }
+        park_queries<D>(shared_bytes, PLANE, high, low, warp, g, t);
     }
     // Its rows are a warp's own.
     __syncwarp();
@@ -64,28 +56,13 @@ DEVICE void flash_wide(const Args& p) {
             copy_wait<1>();
             __syncthreads();
             float score[TILE / 8][4] = {};
-            if (sees) {
-#pragma unroll 4
-                for (u32 d = 0; d < D / 16; ++d) {
-                    u32 high[4], low[4], b[TILE / 16][4];
-                    const u32 q = base + piece_of<D>(warp * 16 + lane % 16, d * 2 + lane / 16);
-                    ldmatrix4(high, q);
-                    ldmatrix4(low, q + PLANE);
-#pragma unroll
-                    for (u32 j = 0; j < TILE / 16; ++j) {
-                        ldmatrix4(b[j], k + piece_of<D>(j * 16 + lane % 8 + lane / 16 * 8, d * 2 + lane / 8 % 2));
-                    }
-#pragma unroll
-                    for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], high, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
-#pragma unroll
-                    for (u32 j = 0; j < TILE / 8; ++j) mma(score[j], low, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], f16_t());
-                }
-            }
+            if (sees) score_parked<D, TILE>(score, base, PLANE, k, warp, lane);
             __syncthreads();
             fetch(at + TILE, k, 0);
             u32 weight[TILE / 8][2], rest[TILE / 8][2];
             float keep[2];
-            if (sees) soften<TILE>(score, weight, rest, keep, top, sum, factor, view, at);
+            Unscaled none;
+            if (sees) soften<TILE>(score, weight, rest, keep, top, sum, factor, view, at, none);
             copy_wait<1>();
             __syncthreads();
             if (sees) add_values<D, TILE>(o, weight, rest, keep, v);

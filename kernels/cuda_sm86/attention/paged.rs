@@ -1,7 +1,7 @@
-//! op: attention, any shape. See `paged.cu`.
+//! op: attention, any shape. See `paged.cuh`.
 
 use crate::common::attend;
-use crate::common::launch::{Fits, Plain, Result, Step, ptx, suffix};
+use crate::common::launch::{Fits, Plain, Ptx, Result, Step, ptx, suffix};
 use registry::{Pattern, Problem};
 
 /// Largest head: four elements for each thread.
@@ -22,19 +22,14 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     step.launch(&format!("paged_{entry}"), &args, grid, 128)
 }
 
-const fn of(quant: &'static [&'static str]) -> Plain {
-    Plain::new(
-        &Pattern::ATTENTION,
-        quant,
-        "paged",
-        ptx!("attention.paged"),
-        record,
-    )
-    .with_fits(fits)
-    .with_tolerance(5e-5)
+const fn of(quant: &'static [&'static str], ptx: Ptx) -> Plain {
+    Plain::new(&Pattern::ATTENTION, quant, "paged", ptx, record)
+        .with_fits(fits)
+        .with_tolerance(5e-5)
 }
 
-static F32: Plain = of(&["f32"]);
-static F16: Plain = of(&["f16"]);
-static BF16: Plain = of(&["bf16"]);
-registry::register!(F32, F16, BF16);
+static F32: Plain = of(&["f32"], ptx!("attention.paged"));
+static F16: Plain = of(&["f16"], ptx!("attention.paged"));
+static BF16: Plain = of(&["bf16"], ptx!("attention.paged"));
+static INT8: Plain = of(&["int8_kv"], ptx!("attention.paged_int8"));
+registry::register!(F32, F16, BF16, INT8);

@@ -1,9 +1,9 @@
-//! op: attention, few rows, the cache split over blocks. See `split_kv.cu`.
+//! op: attention, few rows, the cache split over blocks. See `split_kv.cuh`.
 
 use crate::common::attend;
-use crate::common::launch::{Plain, Result, Step, ptx, suffix};
+use crate::common::launch::{Plain, Ptx, Result, Step, ptx, suffix};
 use crate::common::split::{self, Cut};
-use registry::{Pattern, Problem};
+use registry::{Pattern, Problem, Scheme};
 
 fn cut(problem: &Problem) -> Cut {
     let splits = match problem.outputs[0].shape[0] {
@@ -12,6 +12,7 @@ fn cut(problem: &Problem) -> Cut {
         _ => 4,
     };
     let together = match split::heads(problem).1 {
+        _ if attend::scheme(problem) == Ok(Scheme::INT8_KV) => 4,
         1 => 1,
         2 => 2,
         _ => 4,
@@ -27,20 +28,15 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     split::record(step, &cut, &entry)
 }
 
-const fn of(quant: &'static [&'static str]) -> Plain {
-    Plain::new(
-        &Pattern::ATTENTION,
-        quant,
-        "split_kv",
-        ptx!("attention.split_kv"),
-        record,
-    )
-    .with_fits(|problem| split::fits(problem, &[64, 128, 256]))
-    .with_workspace(|problem| split::workspace(problem, cut(problem).splits))
-    .with_rank(10)
-    .with_tolerance(5e-5)
+const fn of(quant: &'static [&'static str], ptx: Ptx) -> Plain {
+    Plain::new(&Pattern::ATTENTION, quant, "split_kv", ptx, record)
+        .with_fits(|problem| split::fits(problem, &[64, 128, 256]))
+        .with_workspace(|problem| split::workspace(problem, cut(problem).splits))
+        .with_rank(10)
+        .with_tolerance(5e-5)
 }
 
-static F16: Plain = of(&["f16"]);
-static BF16: Plain = of(&["bf16"]);
-registry::register!(F16, BF16);
+static F16: Plain = of(&["f16"], ptx!("attention.split_kv"));
+static BF16: Plain = of(&["bf16"], ptx!("attention.split_kv"));
+static INT8: Plain = of(&["int8_kv"], ptx!("attention.split_kv_int8"));
+registry::register!(F16, BF16, INT8);

@@ -2,7 +2,7 @@
 //! `split_mma.cu`.
 
 use crate::common::attend;
-use crate::common::launch::{Plain, Result, Step, ptx};
+use crate::common::launch::{Plain, Ptx, Result, Step, ptx};
 use crate::common::split;
 use crate::common::split_mma::{cut, fits, workspace};
 use registry::Pattern;
@@ -13,15 +13,14 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     split::record(step, &cut, &format!("split_{}", view.head_dim))
 }
 
-static F16: Plain = Plain::new(
-    &Pattern::ATTENTION,
-    &["f16"],
-    "split_mma",
-    ptx!("attention.split_mma"),
-    record,
-)
-.with_fits(fits)
-.with_workspace(workspace)
-.with_rank(20)
-.with_tolerance(1e-4);
-registry::register!(F16);
+const fn of(quant: &'static [&'static str], ptx: Ptx) -> Plain {
+    Plain::new(&Pattern::ATTENTION, quant, "split_mma", ptx, record)
+        .with_fits(fits)
+        .with_workspace(workspace)
+        .with_rank(20)
+        .with_tolerance(1e-4)
+}
+
+static F16: Plain = of(&["f16"], ptx!("attention.split_mma"));
+static INT8: Plain = of(&["int8_kv"], ptx!("attention.split_mma_int8"));
+registry::register!(F16, INT8);

@@ -2,9 +2,9 @@
 
 use crate::common::args::Args;
 use crate::common::cache;
-use crate::common::launch::{Fits, Result, Step};
+use crate::common::launch::{Fits, Result, Step, element_bytes};
 use graph::Op;
-use registry::{CacheView, Problem};
+use registry::{CacheView, Problem, Scheme};
 
 /// Which op the attention is: the last.
 pub fn place(problem: &Problem) -> usize {
@@ -24,6 +24,13 @@ fn cache_input(problem: &Problem) -> (usize, usize) {
 pub fn view(problem: &Problem) -> std::result::Result<CacheView, String> {
     let (op, i) = cache_input(problem);
     let found = problem.input(op, i).and_then(|(_, o)| o.cache);
+    found.ok_or_else(|| "the cache is missing".into())
+}
+
+/// The scheme of an attention's cache.
+pub fn scheme(problem: &Problem) -> std::result::Result<Scheme, String> {
+    let (op, i) = cache_input(problem);
+    let found = problem.input(op, i).map(|(_, o)| o.scheme);
     found.ok_or_else(|| "the cache is missing".into())
 }
 
@@ -47,7 +54,8 @@ pub fn fits_pieces(problem: &Problem, dims: &[usize]) -> Fits {
         view.token_stride,
         view.offset,
     ];
-    match strides.iter().all(|s| s.is_multiple_of(8)) {
+    let piece = 16 / element_bytes(scheme(problem)?) as usize;
+    match strides.iter().all(|s| s.is_multiple_of(piece)) {
         true => Ok(()),
         false => Err("the cache's heads must start at 16-byte pieces".into()),
     }
@@ -80,9 +88,10 @@ pub fn args_behind(
     args.optional(step, step.optional(last, 2))?;
     args.tensor(step, o)?;
     extra(&mut args)?;
-    let at = cache::pointers(&mut args, step, step.operand(op, i)?, &view)?;
+    let stored = step.operand(op, i)?;
+    let at = cache::pointers(&mut args, step, stored, &view)?;
     args.count(step, step.rows_from())?;
-    cache::words(&mut args, step, &view)?;
+    cache::words(&mut args, step, stored.scheme, &view)?;
     args.u32s(step, &[view.head_dim, heads / view.kv_heads])?;
     args.u32s(step, &[q.row_stride(), o.row_stride()])?;
     args.u32(step, spec.window.unwrap_or(0))?;

@@ -5,6 +5,16 @@
 
 struct Pages {
     u32 block, blocks, pages, page_stride, kv_stride, head_stride, token_stride;
+#ifdef INT8_KV
+    // Bytes from a layer's first code to the first scale of its keys, and of its values.
+    u32 key_scales, value_scales;
+#endif
+};
+
+// Whether heads have a scale each: see `int8.cuh`.
+template <class S>
+struct Scaled {
+    enum { ARE = 0 };
 };
 
 // First element of a position's token, or ~0 if it has no page.

@@ -13,6 +13,10 @@ pub const Q8_0: Ptx = ptx!("common.grouped_q8_0");
 pub const Q4_K: Ptx = ptx!("common.grouped_q4_k");
 pub const Q5_K: Ptx = ptx!("common.grouped_q5_k");
 pub const Q6_K: Ptx = ptx!("common.grouped_q6_k");
+pub const IQ4_NL: Ptx = ptx!("common.grouped_iq4_nl");
+pub const IQ4_XS: Ptx = ptx!("common.grouped_iq4_xs");
+pub const MXFP4: Ptx = ptx!("common.grouped_mxfp4");
+pub const W4_PARO: Ptx = ptx!("common.grouped_w4_paro");
 
 /// Up to this many rows an expert seldom has several: each product alone is better.
 const LEAST_ROWS: usize = 65;

@@ -298,14 +298,18 @@ pub fn reduce_threads(items: usize) -> u32 {
 /// The part of an entry's name that says how numbers are stored.
 pub fn suffix(scheme: Scheme) -> std::result::Result<&'static str, String> {
     match scheme {
-        Scheme::F32 | Scheme::F16 | Scheme::BF16 => Ok(scheme.0),
+        Scheme::F32 | Scheme::F16 | Scheme::BF16 | Scheme::INT8_KV => Ok(scheme.0),
         other => Err(format!("no kernel decodes {other}")),
     }
 }
 
 /// Bytes of a plain element.
 pub fn element_bytes(scheme: Scheme) -> u64 {
-    if scheme == Scheme::F32 { 4 } else { 2 }
+    match scheme {
+        Scheme::F32 => 4,
+        Scheme::INT8_KV => 1,
+        _ => 2,
+    }
 }
 
 /// The step word that counts an operand's rows.

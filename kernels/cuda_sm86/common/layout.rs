@@ -10,15 +10,27 @@
 //! | q4_k | 4 × 512 | | 4 × 64 (scale, min) | 64 (d, dmin) |
 //! | q5_k | 4 × 512 | 4 × 128 | 4 × 64 (scale, min) | 64 (d, dmin) |
 //! | q6_k | 4 × 512 | 4 × 256 | 4 × 64 (i8) | 32 (d) |
+//! | q4_1 | 4 × 512 | | 4 × 128 (f16, least number f16) | |
+//! | q5_0 | 4 × 512 | 4 × 128 | 4 × 64 (f16) | |
+//! | q5_1 | 4 × 512 | 4 × 128 | 4 × 128 (f16, least number f16) | |
+//! | iq4_nl | 4 × 512 | | 4 × 64 (f16) | |
+//! | iq4_xs | 4 × 512 | | 4 × 32 (i8) | 32 (d) |
+//! | mxfp4 | 4 × 512 | | 4 × 32 (exponents) | |
+//! | w4_paro | 4 × 512 | | 2 × 32 (f16) | 2 × 16 (zero points) |
+//! | q2_k | 4 × 256 | | 4 × 64 (scale, min: nibbles) | 64 (d, dmin) |
+//! | q3_k | 4 × 256 | 4 × 128 | 4 × 64 (i8) | 32 (d) |
 //!
 //! bytes, where 4 × stands for tiles of 64 columns and 8 × for blocks of 32. Lane
 //! 4g + t of a warp loads 16 bytes of each tile: rows g and g + 8, of each 32
 //! columns those from 8t to 8t + 7 (q6_k: of each 16 those from 4t to 4t + 3), as
 //! four words of 16 columns. In a word, nibble f + 4·h (f < 4, h < 2) is the
-//! number of row g + 8·(f mod 2) in place 2·(f div 2) + h of its four columns.
-//! `quant.cuh` reads it.
+//! number of row g + 8·(f mod 2) in place 2·(f div 2) + h of its four columns. Where
+//! numbers have two bits below (q2_k, q3_k) a lane's words are two of 32 columns, as the
+//! high bits of q6_k are. `quant.cuh` and `quant_blocks.cuh` read it; `layout_blocks.rs`
+//! packs the scales of the latter.
 
-use registry::{WeightLayout, WeightShape};
+use crate::common::layout_blocks;
+use registry::{Codes, WeightLayout, WeightShape, codes};
 
 pub const MMA16: &str = "mma16";
 
@@ -33,7 +45,7 @@ fn parts(scheme: &str) -> Option<[usize; 4]> {
         "q4_k" => [2048, 0, 256, 64],
         "q5_k" => [2048, 512, 256, 64],
         "q6_k" => [2048, 1024, 256, 32],
-        _ => return None,
+        _ => return layout_blocks::parts(scheme),
     })
 }
 
@@ -50,7 +62,10 @@ pub fn chunks(k: usize) -> usize {
 registry::inventory::submit! {
     WeightLayout {
         name: MMA16,
-        schemes: &["q4_0", "q8_0", "q4_k", "q5_k", "q6_k"],
+        schemes: &[
+            "q4_0", "q8_0", "q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k",
+            "iq4_nl", "iq4_xs", "mxfp4", "w4_paro",
+        ],
         panel_rows: ROWS,
         panel_bytes: |shape| {
             shape.row_bytes()?;
@@ -60,71 +75,60 @@ registry::inventory::submit! {
     }
 }
 
-/// Where a column's number lies in its chunk.
-struct Place {
-    tile: usize,
-    /// Word of the lane's four in its tile.
-    word: usize,
-    /// Of the four columns that a lane has in a word.
-    column: usize,
-    /// Lane of row 0.
-    lane: usize,
-}
-
-impl Place {
-    fn of(column: usize, sub: usize) -> Place {
-        let i = column % sub;
-        let own = sub / 4;
-        Place {
-            tile: column / 64,
-            word: column % 64 / sub * (sub / 16) + i % own / 4,
-            column: i % 4,
-            lane: i / own,
-        }
-    }
-
-    fn lane(&self, row: usize) -> usize {
-        row % 8 * 4 + self.lane
-    }
-
-    /// Nibble of a row in the word.
-    fn field(&self, row: usize) -> usize {
-        self.column / 2 * 2 + row / 8
-    }
-
-    fn half(&self) -> usize {
-        self.column % 2
-    }
-}
-
-fn or_bits(dst: &mut [u8], bit: usize, value: u8) {
-    dst[bit / 8] |= value << (bit % 8);
-}
+/// The codes of a chunk's rows, zeros where there are none.
+type Numbers = [[u8; COLUMNS]; ROWS];
 
 fn pack(shape: &WeightShape, rows: usize, src: &[u8], dst: &mut [u8]) {
     dst.fill(0);
-    let (Some(parts), Some(row_bytes)) = (parts(shape.scheme.0), shape.row_bytes()) else {
+    let scheme = shape.scheme;
+    let found = (
+        parts(scheme.0),
+        shape.row_bytes(),
+        scheme.desc(),
+        codes(scheme.0),
+    );
+    let (Some(parts), Some(row_bytes), Some(desc), Some(codes)) = found else {
         return;
     };
     let size: usize = parts.iter().sum();
+    let part_bytes = COLUMNS / desc.block * desc.block_bytes;
     for (c, chunk) in dst.chunks_exact_mut(size).enumerate() {
         let (low, rest) = chunk.split_at_mut(parts[0]);
         let (high, rest) = rest.split_at_mut(parts[1]);
         let (scales, d) = rest.split_at_mut(parts[2]);
-        let mut to = Chunk {
-            low,
-            high,
-            scales,
-            d,
-        };
+        let mut numbers = [[0; COLUMNS]; ROWS];
         for (row, src) in src.chunks_exact(row_bytes as usize).take(rows).enumerate() {
-            match shape.scheme.0 {
-                "q4_0" => small_blocks(&mut to, row, part(src, c, 8 * 18), 18),
-                "q8_0" => small_blocks(&mut to, row, part(src, c, 8 * 34), 34),
-                "q4_k" => super_block(&mut to, row, part(src, c, 144), 16, None),
-                "q5_k" => super_block(&mut to, row, part(src, c, 176), 48, Some(16)),
-                _ => q6_k(&mut to, row, part(src, c, 210)),
+            let blocks = part(src, c, part_bytes);
+            unpack(
+                codes,
+                blocks,
+                (desc.block, desc.block_bytes),
+                &mut numbers[row],
+            );
+            let to = &mut *scales;
+            match scheme.0 {
+                "q4_0" => small_scales(to, row, blocks, 18),
+                "q8_0" => {
+                    small_scales(to, row, blocks, 34);
+                    let held = blocks.len() / desc.block_bytes * desc.block;
+                    numbers[row][..held].iter_mut().for_each(|q| *q ^= 0x80);
+                }
+                "q4_k" | "q5_k" => super_scales(to, d, row, blocks),
+                "q6_k" => q6_k_scales(to, d, row, blocks),
+                other => layout_blocks::scales(other, to, d, row, blocks),
             }
+        }
+        match scheme.0 {
+            "q8_0" => bytes(&numbers, low),
+            "q6_k" => nibbles::<16>(&numbers, low),
+            "q2_k" | "q3_k" => pairs(&numbers, 0, low),
+            _ => nibbles::<32>(&numbers, low),
+        }
+        match scheme.0 {
+            "q6_k" => pairs(&numbers, 4, high),
+            "q3_k" => single_bits::<16>(&numbers, 2, high),
+            "q5_0" | "q5_1" | "q5_k" => single_bits::<32>(&numbers, 4, high),
+            _ => {}
         }
     }
 }
@@ -135,39 +139,95 @@ fn part(src: &[u8], chunk: usize, bytes: usize) -> &[u8] {
     &src[from..(from + bytes).min(src.len())]
 }
 
-struct Chunk<'a> {
-    low: &'a mut [u8],
-    high: &'a mut [u8],
-    scales: &'a mut [u8],
-    d: &'a mut [u8],
+fn unpack(codes: Codes, src: &[u8], (block, bytes): (usize, usize), out: &mut [u8]) {
+    let blocks = src.chunks_exact(bytes).zip(out.chunks_exact_mut(block));
+    blocks.for_each(|(src, out)| codes(src, out));
 }
 
-impl Chunk<'_> {
-    fn nibble(&mut self, p: &Place, row: usize, q: u8) {
-        let word = p.tile * 128 + p.lane(row) * 4 + p.word;
-        or_bits(
-            self.low,
-            word * 32 + 4 * p.field(row) + 16 * p.half(),
-            q & 15,
-        );
+/// The numbers of four columns that lane 4g + t has in word `w` of tile `tile`, of
+/// rows g and g + 8, a byte each.
+fn four<const SUB: usize>(
+    numbers: &Numbers,
+    (tile, g, t, w): (usize, usize, usize, usize),
+) -> [u32; 2] {
+    let words = SUB / 16;
+    let at = tile * 64 + w / words * SUB + t * (SUB / 4) + w % words * 4;
+    [g, g + 8].map(|row| {
+        let n = &numbers[row][at..at + 4];
+        u32::from_le_bytes([n[0], n[1], n[2], n[3]])
+    })
+}
+
+/// Calls `each` with every tile, row g < 8 and quarter t: where a lane's bytes are.
+fn lanes(mut each: impl FnMut(usize, usize, usize, usize)) {
+    for tile in 0..COLUMNS / 64 {
+        for g in 0..8 {
+            for t in 0..4 {
+                each(tile * 32 + g * 4 + t, tile, g, t);
+            }
+        }
     }
 }
 
-/// q4_0 and q8_0: blocks of 32 with one f16.
-fn small_blocks(to: &mut Chunk<'_>, row: usize, src: &[u8], bytes: usize) {
-    for (b, block) in src.chunks_exact(bytes).enumerate() {
-        let at = b / 2 * 64 + row % 8 * 8 + row / 8 * 4 + b % 2 * 2;
-        to.scales[at..at + 2].copy_from_slice(&block[..2]);
-        for i in 0..32 {
-            let p = Place::of(b * 32 + i, 32);
-            if bytes == 18 {
-                let byte = block[2 + i % 16];
-                to.nibble(&p, row, if i < 16 { byte & 15 } else { byte >> 4 });
-            } else {
-                let word = p.word % 2 * 2 + row / 8;
-                to.low[b * 512 + p.lane(row) * 16 + word * 4 + p.column] = block[2 + i] ^ 0x80;
+/// Low bits: of a word's bytes, each with both rows, the middle ones change places.
+fn nibbles<const SUB: usize>(numbers: &Numbers, low: &mut [u8]) {
+    lanes(|lane, tile, g, t| {
+        let out = &mut low[lane * 16..][..16];
+        for (w, out) in out.chunks_exact_mut(4).enumerate() {
+            let [a, b] = four::<SUB>(numbers, (tile, g, t, w)).map(|n| n & 0x0f0f_0f0f);
+            let x = (a | b << 4).to_le_bytes();
+            out.copy_from_slice(&[x[0], x[2], x[1], x[3]]);
+        }
+    });
+}
+
+/// Bit `from` of a lane's 16 columns and two rows: a word.
+fn single_bits<const SUB: usize>(numbers: &Numbers, from: usize, high: &mut [u8]) {
+    lanes(|lane, tile, g, t| {
+        let word = (0..4).fold(0, |word, w| {
+            let four = four::<SUB>(numbers, (tile, g, t, w));
+            let [a, b] = four.map(|n| n >> from & 0x0101_0101);
+            let x = (a | b << 1).to_le_bytes().map(u32::from);
+            word | (x[0] | x[2] << 2 | x[1] << 16 | x[3] << 18) << (4 * w)
+        });
+        high[lane * 4..][..4].copy_from_slice(&word.to_le_bytes());
+    });
+}
+
+/// Two bits, from bit `from` on, of a lane's 16 columns and two rows: two words.
+fn pairs(numbers: &Numbers, from: usize, out: &mut [u8]) {
+    lanes(|lane, tile, g, t| {
+        let out = &mut out[lane * 8..][..8];
+        for (i, out) in out.chunks_exact_mut(4).enumerate() {
+            let word = (0..2).fold(0, |word, w| {
+                let four = four::<16>(numbers, (tile, g, t, 2 * i + w));
+                let [a, b] = four.map(|n| n >> from & 0x0303_0303);
+                let x = (a | b << 2).to_le_bytes().map(u32::from);
+                word | (x[0] | x[2] << 4 | x[1] << 16 | x[3] << 20) << (8 * w)
+            });
+            out.copy_from_slice(&word.to_le_bytes());
+        }
+    });
+}
+
+/// Whole bytes: of each block of 32, a lane's eight columns of both rows.
+fn bytes(numbers: &Numbers, low: &mut [u8]) {
+    lanes(|lane, tile, g, t| {
+        for w in 0..4 {
+            let rows = four::<32>(numbers, (tile, g, t, w));
+            for (r, n) in rows.into_iter().enumerate() {
+                let at = (tile * 2 + w / 2) * 512 + lane % 32 * 16 + (w % 2 * 2 + r) * 4;
+                low[at..at + 4].copy_from_slice(&n.to_le_bytes());
             }
         }
+    });
+}
+
+/// q4_0 and q8_0: blocks of 32 with one f16.
+fn small_scales(scales: &mut [u8], row: usize, src: &[u8], bytes: usize) {
+    for (b, block) in src.chunks_exact(bytes).enumerate() {
+        let at = b / 2 * 64 + row % 8 * 8 + row / 8 * 4 + b % 2 * 2;
+        scales[at..at + 2].copy_from_slice(&block[..2]);
     }
 }
 
@@ -183,49 +243,26 @@ fn scale_and_min(packed: &[u8], s: usize) -> [u8; 2] {
     ]
 }
 
-/// q4_k and q5_k; `nibbles` and `high` are where those bytes start.
-fn super_block(to: &mut Chunk<'_>, row: usize, src: &[u8], nibbles: usize, high: Option<usize>) {
+/// q4_k and q5_k.
+fn super_scales(scales: &mut [u8], d: &mut [u8], row: usize, src: &[u8]) {
     if src.is_empty() {
         return;
     }
     let at = row % 8 * 8 + row / 8 * 4;
-    to.d[at..at + 4].copy_from_slice(&src[..4]);
+    d[at..at + 4].copy_from_slice(&src[..4]);
     for s in 0..8 {
         let at = s / 2 * 64 + row % 8 * 8 + row / 8 * 4 + s % 2 * 2;
-        to.scales[at..at + 2].copy_from_slice(&scale_and_min(&src[4..16], s));
-    }
-    for e in 0..256 {
-        let p = Place::of(e, 32);
-        let q = src[nibbles + e / 64 * 32 + e % 32] >> (e / 32 % 2 * 4) & 15;
-        to.nibble(&p, row, q);
-        if let Some(high) = high {
-            let bit = src[high + e % 32] >> (e / 32) & 1;
-            let word = p.tile * 32 + p.lane(row);
-            or_bits(
-                to.high,
-                word * 32 + 16 * p.half() + 4 * p.word + p.field(row),
-                bit,
-            );
-        }
+        scales[at..at + 2].copy_from_slice(&scale_and_min(&src[4..16], s));
     }
 }
 
-fn q6_k(to: &mut Chunk<'_>, row: usize, src: &[u8]) {
+fn q6_k_scales(scales: &mut [u8], d: &mut [u8], row: usize, src: &[u8]) {
     if src.is_empty() {
         return;
     }
     let at = row % 8 * 4 + row / 8 * 2;
-    to.d[at..at + 2].copy_from_slice(&src[208..210]);
+    d[at..at + 2].copy_from_slice(&src[208..210]);
     for s in 0..16 {
-        to.scales[s / 4 * 64 + row % 8 * 8 + row / 8 * 4 + s % 4] = src[192 + s];
-    }
-    for e in 0..256 {
-        let p = Place::of(e, 16);
-        let q = src[e / 128 * 64 + e % 64] >> (e / 64 % 2 * 4) & 15;
-        to.nibble(&p, row, q);
-        let pair = src[128 + e / 128 * 32 + e % 32] >> (e / 32 % 4 * 2) & 3;
-        let word = p.tile * 64 + p.lane(row) * 2 + p.word / 2;
-        let bit = 16 * p.half() + 2 * (p.word % 2 * 4 + p.field(row));
-        or_bits(to.high, word * 32 + bit, pair);
+        scales[s / 4 * 64 + row % 8 * 8 + row / 8 * 4 + s % 4] = src[192 + s];
     }
 }

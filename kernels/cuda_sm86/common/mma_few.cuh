@@ -43,6 +43,15 @@ DEVICE void multiply(float (&acc)[TILES][NT][4], const Piece<Q> (&own)[TILES], c
                 b[j] = make_uint4(v.x, v.y, 0, 0);
             }
         }
+        // Sums of x, where something is added to every number.
+        float e[NT][4] = {};
+        if constexpr (Q::LOWS) {
+#pragma unroll
+            for (int j = 0; j < NT; ++j) {
+                ones(e[j], b[j].x, b[j].y);
+                if (Q::SUB == 32) ones(e[j], b[j].z, b[j].w);
+            }
+        }
 #pragma unroll
         for (int i = 0; i < TILES; ++i) {
             u32 a[2][4];
@@ -76,6 +85,14 @@ DEVICE void multiply(float (&acc)[TILES][NT][4], const Piece<Q> (&own)[TILES], c
                 acc[i][j][1] = fmaf(low, c[1], acc[i][j][1]);
                 acc[i][j][2] = fmaf(high, c[2], acc[i][j][2]);
                 acc[i][j][3] = fmaf(high, c[3], acc[i][j][3]);
+            }
+            if constexpr (Q::LOWS) {
+                Q::lows(own[i].side, Q::SUB == 32 ? 0 : h / 2, s, r);
+#pragma unroll
+                for (int j = 0; j < NT; ++j) {
+#pragma unroll
+                    for (int k = 0; k < 4; ++k) acc[i][j][k] = fmaf(k < 2 ? s[h % 2] : r[h % 2], e[j][k], acc[i][j][k]);
+                }
             }
         }
     }

@@ -46,6 +46,17 @@ struct same<A, A> {
     KERNEL __launch_bounds__(256) few_gated_##Q##_##TILES##_##NT(const __grid_constant__ RoundedArgs p) { \
         few<Q##_t, Q##_t, TILES, NT, true>(p);                                                     \
     }
+// What every scheme has at least.
+#define LEAST_ENTRIES(Q, BLOCKS)                                                                 \
+    KERNEL __launch_bounds__(256, BLOCKS) one_##Q(const __grid_constant__ Args p) {              \
+        one<Q##_t, false>(p);                                                                    \
+    }                                                                                            \
+    KERNEL __launch_bounds__(256) few_##Q##_2_2(const __grid_constant__ RoundedArgs p) {         \
+        few<Q##_t, Q##_t, 2, 2, false>(p);                                                       \
+    }                                                                                            \
+    KERNEL __launch_bounds__(256) stacked_##Q(const __grid_constant__ Stacked p) {               \
+        stacked<Q##_t, false>(p);                                                                \
+    }
 #define ENTRIES(Q, BLOCKS)                                                                \
     KERNEL __launch_bounds__(256, BLOCKS) one_##Q(const __grid_constant__ Args p) {       \
         one<Q##_t, false>(p);                                                             \

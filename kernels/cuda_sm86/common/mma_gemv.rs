@@ -6,16 +6,26 @@ use crate::common::launch::{Fits, Plain, Ptx, Result, Step, blocks, ptx};
 use crate::common::layout::{COLUMNS, MMA16, ROWS, chunks};
 use crate::common::linears::{self, Form};
 use crate::common::rounded;
-use registry::{Act, Pattern, Problem};
+use registry::{Act, Pattern, Problem, Scheme};
 
 pub const Q4_0: Ptx = ptx!("common.mma_gemv_q4_0");
 pub const Q8_0: Ptx = ptx!("common.mma_gemv_q8_0");
 pub const Q4_K: Ptx = ptx!("common.mma_gemv_q4_k");
 pub const Q5_K: Ptx = ptx!("common.mma_gemv_q5_k");
 pub const Q6_K: Ptx = ptx!("common.mma_gemv_q6_k");
+pub const Q4_1: Ptx = ptx!("common.mma_gemv_q4_1");
+pub const Q5_0: Ptx = ptx!("common.mma_gemv_q5_0");
+pub const Q5_1: Ptx = ptx!("common.mma_gemv_q5_1");
+pub const Q2_K: Ptx = ptx!("common.mma_gemv_q2_k");
+pub const Q3_K: Ptx = ptx!("common.mma_gemv_q3_k");
+pub const IQ4_NL: Ptx = ptx!("common.mma_gemv_iq4_nl");
+pub const IQ4_XS: Ptx = ptx!("common.mma_gemv_iq4_xs");
+pub const MXFP4: Ptx = ptx!("common.mma_gemv_mxfp4");
+pub const W4_PARO: Ptx = ptx!("common.mma_gemv_w4_paro");
 pub const MIXED: Ptx = ptx!("common.mma_gemv_mixed");
 
-/// Above this the kernels for many rows are better.
+/// Above this the kernels for many rows are better, where a scheme has one that takes
+/// every matrix.
 const MOST_ROWS: usize = 64;
 
 /// Most rows where schemes are mixed.
@@ -43,6 +53,12 @@ fn together(schemes: &[&str]) -> u32 {
     }
 }
 
+/// Whether a scheme has kernels for more than 16 rows at a time and for gate and up.
+fn has_all(scheme: Option<Scheme>) -> bool {
+    let all = ["q4_0", "q8_0", "q4_k", "q5_k", "q6_k"];
+    scheme.is_some_and(|s| all.contains(&s.0))
+}
+
 fn fits(problem: &Problem) -> Fits {
     let form = Form::of(problem);
     linears::fits(problem, 1)?;
@@ -50,7 +66,9 @@ fn fits(problem: &Problem) -> Fits {
     if linears::rows(problem) == 1 && chunks(k) > MOST_CHUNKS {
         return Err(format!("for up to {} columns", MOST_CHUNKS * COLUMNS));
     }
+    let alone = problem.ops.len() == 1;
     let most = match form.uniform(problem) {
+        true if alone && !has_all(form.schemes(problem)[0]) => usize::MAX,
         true => MOST_ROWS,
         false => MOST_MIXED,
     };
@@ -103,7 +121,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         return step.launch_shared(&entry, &args, [grid, 1, 1], threads, row_bytes(chunks));
     }
     let warps = chunks.min(MOST_WARPS);
-    let rows = if step.max_rows() <= 16 { 16 } else { 32 };
+    let least = step.max_rows() <= 16 || !has_all(o.schemes.first().map(|s| Scheme(s)));
+    let rows = if least { 16 } else { 32 };
     // Wide blocks read x more seldom; there must be enough of them.
     let wide = rows == 32 && tiles >= LEAST_WIDE;
     let columns = if wide { 64 } else { 32 };

@@ -31,6 +31,15 @@ DEVICE void load_chunk(Chunk<Q>& c, const u8* at) {
     }
 }
 
+// What is added to the numbers of two neighbouring blocks, whose sums of x are e.
+template <class Q>
+DEVICE void fold_lows(float (&acc)[2], const typename Q::Side& side, int i, const float (&e)[4]) {
+    float a[2], b[2];
+    Q::lows(side, i, a, b);
+    acc[0] = fmaf(a[1], e[1], fmaf(a[0], e[0], acc[0]));
+    acc[1] = fmaf(b[1], e[1], fmaf(b[0], e[0], acc[1]));
+}
+
 // x of a chunk's columns against its rows g and g + 8; the lanes of a quad have a
 // quarter of the sum each. `sums`: of each 32 columns of x.
 template <class Q>
@@ -54,6 +63,12 @@ DEVICE void fold(float (&acc)[2], const Chunk<Q>& chunk, const u16* x, const flo
         Q::pair(chunk.side[0], 0, s, r);
         const float low = fmaf(s[1], c[1], s[0] * c[0]), high = fmaf(r[1], c[3], r[0] * c[2]);
         fold_factors(acc, chunk.side[0], low, high, sums + 2 * t, Q());
+        if constexpr (Q::LOWS) {
+            float e[4] = {};
+            ones(e, own.x, own.y);
+            ones(e, own.z, own.w);
+            fold_lows<Q>(acc, chunk.side[0], 0, e);
+        }
     } else {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -69,6 +84,11 @@ DEVICE void fold(float (&acc)[2], const Chunk<Q>& chunk, const u16* x, const flo
             Q::pair(chunk.side[Q::SUB == 32 ? 0 : h], t & 1, s, r);
             acc[0] += fmaf(s[1], c[1], s[0] * c[0]);
             acc[1] += fmaf(r[1], c[3], r[0] * c[2]);
+            if constexpr (Q::LOWS) {
+                float e[4] = {};
+                ones(e, own.x, own.y);
+                fold_lows<Q>(acc, chunk.side[Q::SUB == 32 ? 0 : h], t & 1, e);
+            }
         }
     }
 }

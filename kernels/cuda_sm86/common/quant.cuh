@@ -81,12 +81,12 @@ DEVICE void whole_mins(const uint2& s, u32 (&a)[4]) {
 
 // Every scheme: CHUNK bytes; SUB columns that share a scale; MINS, whether a
 // minimum is subtracted; WHOLE, whether scales are whole numbers with one factor for
-// the chunk. `Bits`, a lane's share of the numbers of a tile of 64 columns; `Side`, its
+// the chunk; LOWS, whether something is added to a number, see `quant_blocks.cuh`. `Bits`, a lane's share of the numbers of a tile of 64 columns; `Side`, its
 // scales. `plain_word` gives the fragment of 16 columns, `scaled_word` that times scales
 // (in `c` what `whole_scales` gives), `pair` the scales of two neighbouring SUBs of rows
 // g and g + 8, `element` one number.
 struct q4_0_t {
-    enum { CHUNK = 2304, SUB = 32, MINS = 0, WHOLE = 0 };
+    enum { CHUNK = 2304, SUB = 32, MINS = 0, WHOLE = 0, LOWS = 0 };
     struct Bits {
         uint4 q;
     };
@@ -116,7 +116,7 @@ struct q4_0_t {
 };
 
 struct q8_0_t {
-    enum { CHUNK = 4352, SUB = 32, MINS = 0, WHOLE = 0 };
+    enum { CHUNK = 4352, SUB = 32, MINS = 0, WHOLE = 0, LOWS = 0 };
     struct Bits {
         uint4 q[2];
     };
@@ -146,7 +146,7 @@ struct q8_0_t {
 };
 
 struct q4_k_t {
-    enum { CHUNK = 2368, SUB = 32, MINS = 1, WHOLE = 1 };
+    enum { CHUNK = 2368, SUB = 32, MINS = 1, WHOLE = 1, LOWS = 0 };
     typedef q4_0_t::Bits Bits;
     struct Side {
         uint2 s, d;
@@ -193,7 +193,7 @@ struct q4_k_t {
 };
 
 struct q5_k_t {
-    enum { CHUNK = 2880, SUB = 32, MINS = 1, WHOLE = 1 };
+    enum { CHUNK = 2880, SUB = 32, MINS = 1, WHOLE = 1, LOWS = 0 };
     struct Bits {
         uint4 q;
         u32 h;
@@ -261,7 +261,7 @@ struct q5_k_t {
 };
 
 struct q6_k_t {
-    enum { CHUNK = 3360, SUB = 16, MINS = 0, WHOLE = 0 };
+    enum { CHUNK = 3360, SUB = 16, MINS = 0, WHOLE = 0, LOWS = 0 };
     struct Bits {
         uint4 q;
         uint2 h;
@@ -328,4 +328,9 @@ DEVICE float sum8(const uint4& h) {
 DEVICE float quad_sum(float e) {
     e += __shfl_xor_sync(0xffffffffu, e, 1);
     return e + __shfl_xor_sync(0xffffffffu, e, 2);
+}
+// A fragment of ones: its product with x is the sum of x for every row.
+DEVICE void ones(float (&d)[4], u32 b0, u32 b1) {
+    const u32 a[4] = {0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u};
+    mma(d, a, b0, b1, f16_t());
 }

@@ -1,4 +1,4 @@
-//! ops: [rms_norm+rms_norm+]rope+rope+kv_append. See `rope_append.cu`.
+//! ops: [rms_norm+rms_norm+]rope+rope+kv_append. See `rope_append.cuh`.
 
 use crate::common::args::Args;
 use crate::common::cache;
@@ -7,6 +7,7 @@ use graph::Op;
 use registry::{Pattern, Problem, TensorRef};
 
 const PTX: Ptx = ptx!("common.rope_append");
+const INT8_PTX: Ptx = ptx!("common.rope_append_int8");
 
 /// Largest head: its elements stay in the registers of a warp.
 const MOST_DIM: usize = 512;
@@ -74,7 +75,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.tensor(step, y)?;
     cache::pointers(&mut args, step, stored, &view)?;
     args.count(step, step.rows_from())?;
-    cache::words(&mut args, step, &view)?;
+    cache::words(&mut args, step, stored.scheme, &view)?;
     let half = rope.rotary_dim / 2;
     args.u32s(step, &[heads, view.kv_heads, view.head_dim, half])?;
     for t in [q, k, v, table, y] {
@@ -93,9 +94,18 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     )
 }
 
-/// The kernel of one cache scheme.
+/// The kernel of one plain cache scheme.
 pub const fn kernel(pattern: &'static Pattern, quant: &'static [&'static str]) -> Plain {
-    Plain::new(pattern, quant, "fused", PTX, record)
+    of(pattern, quant, PTX)
+}
+
+/// That of int8_kv.
+pub const fn int8_kernel(pattern: &'static Pattern) -> Plain {
+    of(pattern, &["int8_kv"], INT8_PTX)
+}
+
+const fn of(pattern: &'static Pattern, quant: &'static [&'static str], ptx: Ptx) -> Plain {
+    Plain::new(pattern, quant, "fused", ptx, record)
         .with_fits(fits)
         .with_rank(50)
         .with_tolerance(1e-5)

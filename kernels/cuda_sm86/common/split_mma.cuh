@@ -32,6 +32,7 @@ struct Stored {
 };
 // Norms of heads (or none) and a rope of whole heads stand ahead of q and k.
 struct Fresh {
+    static_assert(sizeof(Args) == 10 * 8 + sizeof(Pages) + 11 * 4, "the words behind p follow without padding");
     enum { FRESH = 1 };
     const float* k;
     const float* v;
@@ -44,7 +45,7 @@ struct Fresh {
     u32 aligned;
 };
 
-DEVICE void load8(float (&v)[8], const float* x, bool aligned) {
+DEVICE void load8(float* v, const float* x, bool aligned) {
     if (aligned) {
         const float4 a = *(const float4*)x, b = *(const float4*)(x + 4);
         v[0] = a.x; v[1] = a.y; v[2] = a.z; v[3] = a.w;
@@ -54,41 +55,74 @@ DEVICE void load8(float (&v)[8], const float* x, bool aligned) {
         for (int i = 0; i < 8; ++i) v[i] = x[i];
     }
 }
-// Eights of a head: dimensions 32c + 8t + i.
-template <int D>
-DEVICE void load_head(float (&v)[D / 32][8], const float* x, u32 t, bool aligned) {
+// Pieces of a head: dimensions 4P·c + P·t + i.
+template <int D, int P>
+DEVICE void load_head(float (&v)[D / P / 4][P], const float* x, u32 t, bool aligned) {
 #pragma unroll
-    for (int c = 0; c < D / 32; ++c) load8(v[c], x + c * 32 + t * 8, aligned);
+    for (int c = 0; c < D / P / 4; ++c) {
+#pragma unroll
+        for (int i = 0; i < P; i += 8) load8(v[c] + i, x + c * 4 * P + t * P + i, aligned);
+    }
 }
 // rope(norm(v)) of a head.
-template <int D>
-DEVICE void turn(float (&v)[D / 32][8], const float (&w)[D / 32][8], const float (&table)[D / 32][8], bool normed, float eps, float offset) {
+template <int D, int P>
+DEVICE void turn(float (&v)[D / P / 4][P], const float (&w)[D / P / 4][P], const float (&table)[D / P / 4][P], bool normed, float eps, float offset) {
+    const int C = D / P / 4;
     if (normed) {
         float sum = 0.0f;
 #pragma unroll
-        for (int c = 0; c < D / 32; ++c) {
+        for (int c = 0; c < C; ++c) {
 #pragma unroll
-            for (int i = 0; i < 8; ++i) sum = fmaf(v[c][i], v[c][i], sum);
+            for (int i = 0; i < P; ++i) sum = fmaf(v[c][i], v[c][i], sum);
         }
         const float scale = 1.0f / sqrtf(quad_sum(sum) / (float)D + eps);
 #pragma unroll
-        for (int c = 0; c < D / 32; ++c) {
+        for (int c = 0; c < C; ++c) {
 #pragma unroll
-            for (int i = 0; i < 8; ++i) v[c][i] = v[c][i] * scale * (w[c][i] + offset);
+            for (int i = 0; i < P; ++i) v[c][i] = v[c][i] * scale * (w[c][i] + offset);
         }
     }
 #pragma unroll
-    for (int c = 0; c < D / 64; ++c) {
+    for (int c = 0; c < C / 2; ++c) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const float low = v[c][i], high = v[c + D / 64][i], cosine = table[c][i], sine = table[c + D / 64][i];
+        for (int i = 0; i < P; ++i) {
+            const float low = v[c][i], high = v[c + C / 2][i], cosine = table[c][i], sine = table[c + C / 2][i];
             v[c][i] = low * cosine - high * sine;
-            v[c + D / 64][i] = high * cosine + low * sine;
+            v[c + C / 2][i] = high * cosine + low * sine;
         }
     }
 }
 DEVICE uint4 eight(const float (&v)[8]) {
     return make_uint4(to_f16x2(v[0], v[1]), to_f16x2(v[2], v[3]), to_f16x2(v[4], v[5]), to_f16x2(v[6], v[7]));
+}
+
+// Joins the warps' parts, which wait in shared memory, and then the splits.
+template <int D>
+DEVICE void meet(const Args& p, const float (&outs)[WARPS][HEADS][D], const float2 (&tops)[WARPS][HEADS], u32 row, u32 cut, u32 head0, u32 have,
+                 const Seen& seen) {
+    __syncthreads();
+    for (u32 e = threadIdx.x; e < have * D; e += WARPS * 32) {
+        const u32 h = e / D, d = e % D;
+        float best = -3.0e38f;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) best = fmaxf(best, tops[w][h].x);
+        float total = 0.0f, out = 0.0f;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w) {
+            const float f = power_of_two(tops[w][h].x - best);
+            total += f * tops[w][h].y;
+            out = fmaf(f, outs[w][h][d], out);
+        }
+        if (seen.splits == 1) {
+            p.o[(u64)row * p.o_stride + (head0 + h) * D + d] = out / total;
+            continue;
+        }
+        const u64 slot = ((u64)row * p.heads + head0 + h) * p.splits + cut;
+        p.outs[slot * D + d] = out;
+        // `join` counts in powers of e.
+        if (d == 0) p.tops[slot] = make_float2(best * 0.69314718f, total);
+    }
+    if (seen.splits > 1) join(p, row, row * gridDim.x + blockIdx.x, head0, have, seen.splits);
 }
 
 template <int D, class N>
@@ -149,24 +183,24 @@ DEVICE void split(const Args& p, const N& fresh) {
         float v[D / 32][8], top = 0.0f;
         if constexpr (N::FRESH) {
             float table[D / 32][8], w[D / 32][8] = {};
-            load_head<D>(v, from - t * 8, t, fresh.aligned);
-            load_head<D>(table, fresh.table, t, fresh.aligned);
-            if (fresh.q_norm) load_head<D>(w, fresh.q_norm, t, fresh.aligned);
+            load_head<D, 8>(v, from - t * 8, t, fresh.aligned);
+            load_head<D, 8>(table, fresh.table, t, fresh.aligned);
+            if (fresh.q_norm) load_head<D, 8>(w, fresh.q_norm, t, fresh.aligned);
             if (makes) {
                 float key[D / 32][8], weights[D / 32][8] = {};
-                load_head<D>(key, fresh.k + kv * D, t, fresh.aligned);
-                if (fresh.k_norm) load_head<D>(weights, fresh.k_norm, t, fresh.aligned);
+                load_head<D, 8>(key, fresh.k + kv * D, t, fresh.aligned);
+                if (fresh.k_norm) load_head<D, 8>(weights, fresh.k_norm, t, fresh.aligned);
 #pragma unroll
                 for (int e = 0; e < D / 64; ++e) {
                     float value[8];
                     load8(value, fresh.v + kv * D + e * 64 + g * 8, fresh.aligned);
                     own_value[e] = eight(value);
                 }
-                turn<D>(key, weights, table, fresh.k_norm, fresh.k_eps, fresh.k_offset);
+                turn<D, 8>(key, weights, table, fresh.k_norm, fresh.k_eps, fresh.k_offset);
 #pragma unroll
                 for (int c = 0; c < D / 32; ++c) own_key[c] = eight(key[c]);
             }
-            turn<D>(v, w, table, fresh.q_norm, fresh.q_eps, fresh.q_offset);
+            turn<D, 8>(v, w, table, fresh.q_norm, fresh.q_eps, fresh.q_offset);
         } else {
 #pragma unroll
             for (int c = 0; c < D / 32; ++c) load8(v[c], from + c * 32, false);
@@ -297,27 +331,5 @@ DEVICE void split(const Args& p, const N& fresh) {
             to[8] = o[e][i][1] + o[e][i][3];
         }
     }
-    __syncthreads();
-    for (u32 e = threadIdx.x; e < have * D; e += WARPS * 32) {
-        const u32 h = e / D, d = e % D;
-        float best = -3.0e38f;
-#pragma unroll
-        for (int w = 0; w < WARPS; ++w) best = fmaxf(best, tops[w][h].x);
-        float total = 0.0f, out = 0.0f;
-#pragma unroll
-        for (int w = 0; w < WARPS; ++w) {
-            const float f = power_of_two(tops[w][h].x - best);
-            total += f * tops[w][h].y;
-            out = fmaf(f, outs[w][h][d], out);
-        }
-        if (seen.splits == 1) {
-            p.o[(u64)row * p.o_stride + (head0 + h) * D + d] = out / total;
-            continue;
-        }
-        const u64 slot = ((u64)row * p.heads + head0 + h) * p.splits + cut;
-        p.outs[slot * D + d] = out;
-        // `join` counts in powers of e.
-        if (d == 0) p.tops[slot] = make_float2(best * 0.69314718f, total);
-    }
-    if (seen.splits > 1) join(p, row, row * gridDim.x + blockIdx.x, head0, have, seen.splits);
+    meet<D>(p, outs, tops, row, cut, head0, have, seen);
 }

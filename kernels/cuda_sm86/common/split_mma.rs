@@ -17,6 +17,7 @@ const TOKENS: usize = 16;
 const BLOCKS: usize = 256;
 
 const FRESH: Ptx = ptx!("common.rope_attend");
+const INT8_FRESH: Ptx = ptx!("common.rope_attend_int8");
 
 pub fn cut(problem: &Problem) -> Cut {
     let (heads, group) = split::heads(problem);
@@ -108,7 +109,16 @@ fn record_fresh(step: &mut Step<'_>) -> Result<()> {
 
 /// Attention behind the making of its q and of the cache's next token.
 pub const fn fresh(pattern: &'static Pattern) -> Plain {
-    Plain::new(pattern, &["f16"], "split_mma", FRESH, record_fresh)
+    fresh_of(pattern, &["f16"], FRESH)
+}
+
+/// The same over int8_kv.
+pub const fn int8_fresh(pattern: &'static Pattern) -> Plain {
+    fresh_of(pattern, &["int8_kv"], INT8_FRESH)
+}
+
+const fn fresh_of(pattern: &'static Pattern, quant: &'static [&'static str], ptx: Ptx) -> Plain {
+    Plain::new(pattern, quant, "split_mma", ptx, record_fresh)
         .with_fits(fits_fresh)
         .with_workspace(workspace)
         .with_rank(60)

@@ -1,7 +1,7 @@
 // op: embed of block-quantised tables in layout mma16. y[t] = table[token_ids[t]],
 // y f32 [T, H], rows strided. Launch: x over the elements of a row, y over rows.
 // Exact. A token outside the vocabulary reads its last row.
-#include "../common/quant.cuh"
+#include "../common/quant_blocks.cuh"
 
 struct Embed {
     const u8* table;
@@ -33,3 +33,12 @@ ENTRIES(q8_0)
 ENTRIES(q4_k)
 ENTRIES(q5_k)
 ENTRIES(q6_k)
+ENTRIES(q4_1)
+ENTRIES(q5_0)
+ENTRIES(q5_1)
+ENTRIES(q2_k)
+ENTRIES(q3_k)
+ENTRIES(iq4_nl)
+ENTRIES(iq4_xs)
+ENTRIES(mxfp4)
+ENTRIES(w4_paro)

@@ -33,3 +33,14 @@ static Q4_K: Plain = of(&["q4_k"]);
 static Q5_K: Plain = of(&["q5_k"]);
 static Q6_K: Plain = of(&["q6_k"]);
 registry::register!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);
+
+static Q4_1: Plain = of(&["q4_1"]);
+static Q5_0: Plain = of(&["q5_0"]);
+static Q5_1: Plain = of(&["q5_1"]);
+static Q2_K: Plain = of(&["q2_k"]);
+static Q3_K: Plain = of(&["q3_k"]);
+static IQ4_NL: Plain = of(&["iq4_nl"]);
+static IQ4_XS: Plain = of(&["iq4_xs"]);
+static MXFP4: Plain = of(&["mxfp4"]);
+static W4_PARO: Plain = of(&["w4_paro"]);
+registry::register!(Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, W4_PARO);

@@ -11,3 +11,14 @@ static Q4_K: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["q4_k"], mma_gemv::Q4_
 static Q5_K: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["q5_k"], mma_gemv::Q5_K);
 static Q6_K: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["q6_k"], mma_gemv::Q6_K);
 registry::register!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);
+
+static Q4_1: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["q4_1"], mma_gemv::Q4_1);
+static Q5_0: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["q5_0"], mma_gemv::Q5_0);
+static Q5_1: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["q5_1"], mma_gemv::Q5_1);
+static Q2_K: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["q2_k"], mma_gemv::Q2_K);
+static Q3_K: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["q3_k"], mma_gemv::Q3_K);
+static IQ4_NL: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["iq4_nl"], mma_gemv::IQ4_NL);
+static IQ4_XS: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["iq4_xs"], mma_gemv::IQ4_XS);
+static MXFP4: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["mxfp4"], mma_gemv::MXFP4);
+static W4_PARO: Plain = of_blocks(&Pattern::EXPERT_LINEAR, &["w4_paro"], mma_gemv::W4_PARO);
+registry::register!(Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, W4_PARO);

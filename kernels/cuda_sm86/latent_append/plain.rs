@@ -17,7 +17,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.tensor(step, k)?;
     cache::pointers(&mut args, step, stored, &view)?;
     args.count(step, rows.rows)?;
-    cache::words(&mut args, step, &view)?;
+    cache::words(&mut args, step, stored.scheme, &view)?;
     let len = view.head_dim;
     args.u32s(step, &[latent, len, c.row_stride(), k.row_stride()])?;
     let entry = suffix(stored.scheme).map_err(|e| step.refuse(e))?;

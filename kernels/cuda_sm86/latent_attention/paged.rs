@@ -43,7 +43,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     }
     cache::pointers(&mut args, step, stored, &view)?;
     args.count(step, step.rows_from())?;
-    cache::words(&mut args, step, &view)?;
+    cache::words(&mut args, step, stored.scheme, &view)?;
     args.u32s(step, &[latent, rope])?;
     args.u32s(step, &[l.row_stride(), r.row_stride(), o.row_stride()])?;
     args.f32(scale);

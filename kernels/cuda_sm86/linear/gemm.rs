@@ -1,5 +1,5 @@
 //! op: linear, many rows of f16 or bf16 weights on the tensor cores; x is rounded
-//! to the weights' format. See `common/gemm.cu`.
+//! to the weights' format. See `common/gemm.cuh`.
 
 use crate::common::gemm::rounded;
 use crate::common::launch::Plain;

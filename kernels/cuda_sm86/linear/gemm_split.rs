@@ -1,5 +1,5 @@
 //! op: linear, many rows of f16 or bf16 weights on the tensor cores; x is split in
-//! two numbers of the weights' format. See `common/gemm.cu`.
+//! two numbers of the weights' format. See `common/gemm.cuh`.
 
 use crate::common::gemm::split;
 use crate::common::launch::Plain;

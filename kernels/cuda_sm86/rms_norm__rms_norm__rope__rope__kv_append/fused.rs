@@ -1,7 +1,7 @@
-//! op: rms_norm+rms_norm+rope+rope+kv_append. See `common/rope_append.cu`.
+//! op: rms_norm+rms_norm+rope+rope+kv_append. See `common/rope_append.cuh`.
 
 use crate::common::launch::Plain;
-use crate::common::rope_append::kernel;
+use crate::common::rope_append::{int8_kernel, kernel};
 use graph::OpKind;
 use registry::{Pattern, PatternOp, Src};
 
@@ -34,4 +34,5 @@ static PATTERN: Pattern = Pattern {
 static F32: Plain = kernel(&PATTERN, &["f32"]);
 static F16: Plain = kernel(&PATTERN, &["f16"]);
 static BF16: Plain = kernel(&PATTERN, &["bf16"]);
-registry::register!(F32, F16, BF16);
+static INT8: Plain = int8_kernel(&PATTERN);
+registry::register!(F32, F16, BF16, INT8);

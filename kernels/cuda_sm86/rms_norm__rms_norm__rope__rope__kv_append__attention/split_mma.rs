@@ -1,7 +1,7 @@
 //! op: rms_norm+rms_norm+rope+rope+kv_append+attention, one row. See `common/rope_attend.cu`.
 
 use crate::common::launch::Plain;
-use crate::common::split_mma::fresh;
+use crate::common::split_mma::{fresh, int8_fresh};
 use graph::OpKind;
 use registry::{Pattern, PatternOp, Src};
 
@@ -36,4 +36,5 @@ static PATTERN: Pattern = Pattern {
 };
 
 static F16: Plain = fresh(&PATTERN);
-registry::register!(F16);
+static INT8: Plain = int8_fresh(&PATTERN);
+registry::register!(F16, INT8);

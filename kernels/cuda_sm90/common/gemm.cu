@@ -5,7 +5,7 @@
 // `norm_bf16`: the same of x·rsqrt(mean(x²) + eps)·(w + offset). A block for each row.
 // `unpack_*`: block-quantised w, layout mma16, to bf16 [16·panels, 256·chunks], each
 // number computed in f32 and rounded once, as the oracle's bf16 format has it.
-// Launch: a warp for each chunk.
+// Launch: a warp for each chunk; the schemes of `unpack.cuh`: for each 64 columns of one.
 // `gemm_*`, `gated_*`: a grid of pairs of blocks that walk over tiles of 256 rows by 256
 // columns (128 of gate and as many of up), each block having half of the rows. A warp
 // asks the copy engine for 64 of K at a time, four stages ahead: own rows of x, and of w
@@ -14,6 +14,7 @@
 // Tolerance 5e-5; behind a norm, whose last bits turn roundings, 4e-3.
 #include "../../cuda_sm86/common/quant.cuh"
 #include "../../cuda_sm86/common/reduce.cuh"
+#include "../../cuda_sm86/common/unpack.cuh"
 #include "wgmma.cuh"
 
 struct Round {

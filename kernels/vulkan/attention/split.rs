@@ -13,9 +13,6 @@ const MOST_ROWS: usize = 16;
 /// Largest head: its queries and partial sums share 32 KiB.
 const MOST_DIM: usize = 512;
 
-/// Query heads that share each key: their sums are registers.
-const MOST_HEADS: usize = 8;
-
 /// Lanes of a workgroup; a piece of a value for each at least.
 const LANES: u32 = 128;
 const SOFTWARE_LANES: u32 = 64;
@@ -41,13 +38,11 @@ impl Shape {
             return Err("o must be [T, heads, D]".into());
         };
         let group = heads / view.kv_heads.max(1);
-        let fits = |n: &usize| group.is_multiple_of(*n);
-        let together = (1..=MOST_HEADS.min(group)).rev().find(fits).unwrap_or(1);
         Ok(Shape {
             view,
             scheme: stored.scheme,
             heads,
-            together,
+            together: cache::together(group),
             rows,
         })
     }

@@ -2,6 +2,7 @@
 
 use crate::common::launch::{Result, rows_word};
 use crate::common::stored::Matrix;
+use hal::Buffer;
 use hal::vulkan::StorageBind;
 use registry::{KernelError, RowsFrom, TensorRef};
 
@@ -92,6 +93,15 @@ impl<'a> Args<'a> {
 
     pub fn f32(&mut self, value: f32) {
         self.push.push(value.to_bits());
+    }
+
+    /// Binds all of a buffer.
+    pub fn whole(&mut self, buffer: &'a Buffer) {
+        self.binds.push(StorageBind {
+            buffer,
+            offset: 0,
+            bytes: buffer.len(),
+        });
     }
 
     /// Binds f32 rows; the first element and the stride are the push constants.

@@ -56,68 +56,105 @@ ivec2 signed_bytes(uint pair) {
     return ivec2(bitfieldExtract(int(pair), 0, 8), bitfieldExtract(int(pair), 8, 8));
 }
 
-#define HALF_AT(WORDS, i) ((WORDS[(i) >> 1] >> (((i) & 1u) * 16u)) & 0xffffu)
+// A group as it lies in memory: what of it shares words with its neighbours is in
+// `side` as it is, so that nothing waits for a load until the group is wanted.
+struct Raw {
+    uvec4 codes;
+    uvec4 more;
+    uvec2 high;
+    uvec4 side;
+};
+
+// Half i of an array of words, of which `word` is the one with it.
+#define HALF_OF(word, i) (((word) >> (((i) & 1u) * 16u)) & 0xffffu)
+
+Group group_of(Raw r, uint groups, uint g) {
+    Group b;
+    b.codes = r.codes;
+    b.more = r.more;
+    b.high = r.high;
+    b.low = vec2(0.0);
+    b.zero = 0.0;
+    uvec4 s = r.side;
+    uint i = g & 7u;
+    if (SCHEME == Q4_1 || SCHEME == Q5_1) {
+        vec2 d = unpackHalf2x16(s.x);
+        b.scale = vec2(d.x);
+        b.low = vec2(d.y);
+    } else if (SCHEME == Q4_K || SCHEME == Q5_K) {
+        vec2 d = unpackHalf2x16(s.x);
+        uint scale = ((s.y >> (4 * i)) & 15u) | (((s.w >> (2 * i)) & 3u) << 4);
+        uint low = ((s.z >> (4 * i)) & 15u) | (((s.w >> (2 * i + 16)) & 3u) << 4);
+        b.scale = vec2(d.x * float(scale));
+        b.low = vec2(-(d.y * float(low)));
+    } else if (SCHEME == Q6_K || SCHEME == Q3_K) {
+        float d = unpackHalf2x16(HALF_OF(s.y, groups + g / 8)).x;
+        b.scale = d * vec2(signed_bytes(HALF_OF(s.x, g)));
+        b.zero = SCHEME == Q6_K ? 32.0 : 4.0;
+    } else if (SCHEME == Q2_K) {
+        uint both = HALF_OF(s.x, g);
+        vec2 d = unpackHalf2x16(s.y);
+        b.scale = d.x * vec2(uvec2(both & 15u, (both >> 8) & 15u));
+        b.low = -(d.y * vec2(uvec2((both >> 4) & 15u, both >> 12)));
+    } else if (SCHEME == IQ4_XS) {
+        uint scale = (s.y >> (4 * i)) & 15u;
+        scale |= ((s.x >> (16 + 2 * i)) & 3u) << 4;
+        b.scale = vec2(unpackHalf2x16(s.x).x * float(int(scale) - 32));
+    } else if (SCHEME == MXFP4) {
+        b.scale = vec2(half_exponent((s.x >> (8 * (g & 3u))) & 255u));
+    } else if (SCHEME == W4_PARO) {
+        b.scale = vec2(unpackHalf2x16(s.x).x);
+        b.zero = float((s.x >> 16) & 255u);
+    } else {
+        b.scale = vec2(unpackHalf2x16(HALF_OF(s.x, g)).x);
+        b.zero = SCHEME == Q4_0 ? 8.0 : (SCHEME == Q5_0 ? 16.0 : 0.0);
+    }
+    return b;
+}
 
 // Defines NAME(row, groups, g): group g of the row of `groups` groups that begins
-// at word `row`; the matrix as words and as pieces of 16 bytes.
-#define GROUP_READER(NAME, WORDS, PIECES)                                              \
-    Group NAME(uint row, uint groups, uint g) {                                        \
-        Group b;                                                                       \
-        b.more = uvec4(0);                                                             \
-        b.high = uvec2(0);                                                             \
-        b.low = vec2(0.0);                                                             \
-        b.zero = 0.0;                                                                  \
-        uint high = row + groups * CODE_WORDS;                                         \
-        uint side = high + groups * HIGH_WORDS;                                        \
-        if (CODE_WORDS == 8) {                                                         \
-            b.codes = PIECES[row / 4 + 2 * g];                                         \
-            b.more = PIECES[row / 4 + 2 * g + 1];                                      \
-        } else if (CODE_WORDS == 4) {                                                  \
-            b.codes = PIECES[row / 4 + g];                                             \
-        } else {                                                                       \
-            b.codes = uvec4(WORDS[row + 2 * g], WORDS[row + 2 * g + 1], 0, 0);         \
-        }                                                                              \
-        if (HIGH_WORDS > 0) b.high.x = WORDS[high + HIGH_WORDS * g];                   \
-        if (HIGH_WORDS > 1) b.high.y = WORDS[high + HIGH_WORDS * g + 1];               \
-        if (SCHEME == Q4_1 || SCHEME == Q5_1) {                                        \
-            vec2 d = unpackHalf2x16(WORDS[side + g]);                                  \
-            b.scale = vec2(d.x);                                                       \
-            b.low = vec2(d.y);                                                         \
-        } else if (SCHEME == Q4_K || SCHEME == Q5_K) {                                 \
-            uvec4 s = PIECES[side / 4 + g / 8];                                        \
-            uint i = g & 7u;                                                           \
-            vec2 d = unpackHalf2x16(s.x);                                              \
-            uint scale = ((s.y >> (4 * i)) & 15u) | (((s.w >> (2 * i)) & 3u) << 4);    \
-            uint low = ((s.z >> (4 * i)) & 15u) | (((s.w >> (2 * i + 16)) & 3u) << 4); \
-            b.scale = vec2(d.x * float(scale));                                        \
-            b.low = vec2(-(d.y * float(low)));                                         \
-        } else if (SCHEME == Q6_K || SCHEME == Q3_K) {                                 \
-            ivec2 s = signed_bytes(HALF_AT(WORDS, 2 * side + g));                      \
-            float d = unpackHalf2x16(HALF_AT(WORDS, 2 * side + groups + g / 8)).x;     \
-            b.scale = d * vec2(s);                                                     \
-            b.zero = SCHEME == Q6_K ? 32.0 : 4.0;                                      \
-        } else if (SCHEME == Q2_K) {                                                   \
-            uint s = HALF_AT(WORDS, 2 * side + g);                                     \
-            vec2 d = unpackHalf2x16(WORDS[side + groups / 2 + g / 8]);                 \
-            b.scale = d.x * vec2(uvec2(s & 15u, (s >> 8) & 15u));                      \
-            b.low = -(d.y * vec2(uvec2((s >> 4) & 15u, s >> 12)));                     \
-        } else if (SCHEME == IQ4_XS) {                                                 \
-            uint s = WORDS[side + g / 8 * 2];                                          \
-            uint i = g & 7u;                                                           \
-            uint scale = (WORDS[side + g / 8 * 2 + 1] >> (4 * i)) & 15u;               \
-            scale |= ((s >> (16 + 2 * i)) & 3u) << 4;                                  \
-            b.scale = vec2(unpackHalf2x16(s).x * float(int(scale) - 32));              \
-        } else if (SCHEME == MXFP4) {                                                  \
-            b.scale = vec2(half_exponent((WORDS[side + g / 4] >> (8 * (g & 3u))) & 255u)); \
-        } else if (SCHEME == W4_PARO) {                                                \
-            uint s = WORDS[side + g / 4];                                              \
-            b.scale = vec2(unpackHalf2x16(s).x);                                       \
-            b.zero = float((s >> 16) & 255u);                                          \
-        } else {                                                                       \
-            b.scale = vec2(unpackHalf2x16(HALF_AT(WORDS, 2 * side + g)).x);            \
-            b.zero = SCHEME == Q4_0 ? 8.0 : (SCHEME == Q5_0 ? 16.0 : 0.0);             \
-        }                                                                              \
-        return b;                                                                      \
+// at word `row`; the matrix as words and as pieces of 16 bytes. NAME(r, row, groups, g)
+// only loads it.
+#define GROUP_READER(NAME, WORDS, PIECES)                                       \
+    void NAME(out Raw r, uint row, uint groups, uint g) {                       \
+        r.more = uvec4(0);                                                      \
+        r.high = uvec2(0);                                                      \
+        r.side = uvec4(0);                                                      \
+        uint high = row + groups * CODE_WORDS;                                  \
+        uint side = high + groups * HIGH_WORDS;                                 \
+        if (CODE_WORDS == 8) {                                                  \
+            r.codes = PIECES[row / 4 + 2 * g];                                  \
+            r.more = PIECES[row / 4 + 2 * g + 1];                               \
+        } else if (CODE_WORDS == 4) {                                           \
+            r.codes = PIECES[row / 4 + g];                                      \
+        } else {                                                                \
+            r.codes = uvec4(WORDS[row + 2 * g], WORDS[row + 2 * g + 1], 0, 0);  \
+        }                                                                       \
+        if (HIGH_WORDS > 0) r.high.x = WORDS[high + HIGH_WORDS * g];            \
+        if (HIGH_WORDS > 1) r.high.y = WORDS[high + HIGH_WORDS * g + 1];        \
+        if (SCHEME == Q4_1 || SCHEME == Q5_1) {                                 \
+            r.side.x = WORDS[side + g];                                         \
+        } else if (SCHEME == Q4_K || SCHEME == Q5_K) {                          \
+            r.side = PIECES[side / 4 + g / 8];                                  \
+        } else if (SCHEME == Q6_K || SCHEME == Q3_K) {                          \
+            r.side.x = WORDS[side + g / 2];                                     \
+            r.side.y = WORDS[side + (groups + g / 8) / 2];                      \
+        } else if (SCHEME == Q2_K) {                                            \
+            r.side.x = WORDS[side + g / 2];                                     \
+            r.side.y = WORDS[side + groups / 2 + g / 8];                        \
+        } else if (SCHEME == IQ4_XS) {                                          \
+            r.side.x = WORDS[side + g / 8 * 2];                                 \
+            r.side.y = WORDS[side + g / 8 * 2 + 1];                             \
+        } else if (SCHEME == MXFP4 || SCHEME == W4_PARO) {                      \
+            r.side.x = WORDS[side + g / 4];                                     \
+        } else {                                                                \
+            r.side.x = WORDS[side + g / 2];                                     \
+        }                                                                       \
+    }                                                                           \
+    Group NAME(uint row, uint groups, uint g) {                                 \
+        Raw r;                                                                  \
+        NAME(r, row, groups, g);                                                \
+        return group_of(r, groups, g);                                          \
     }
 
 // The codes of elements 4q to 4q + 3, a byte each.

@@ -117,6 +117,14 @@ pub fn check_pairs(operand: &Operand) -> std::result::Result<(), String> {
     }
 }
 
+/// Query heads, of the `group` of a kv head, that share each key: their sums are
+/// registers.
+pub fn together(group: usize) -> usize {
+    const MOST: usize = 8;
+    let fits = |n: &usize| group.is_multiple_of(*n);
+    (1..=MOST.min(group)).rev().find(fits).unwrap_or(1)
+}
+
 /// Elements of a piece of 16 bytes.
 pub fn piece(scheme: Scheme) -> usize {
     (16 / element_bytes(scheme)) as usize

@@ -7,25 +7,29 @@ use crate::common::launch::{Further, Gpu, Plain, Result, Shader, Step, shader};
 use crate::common::linear::MOST_FEW_ROWS;
 use crate::common::stored::{Matrix, scheme_constant};
 use hal::DeviceKind;
-use hal::vulkan::{COOPMAT_BF16, COOPMAT_F16, CoopmatShape};
+use hal::vulkan::{COOPMAT_BF16, COOPMAT_F16, COOPMAT2_BF16, CoopmatShape};
 use registry::{Act, Pattern, Problem, ROW_MAJOR, Scheme, TensorRef};
 
 /// K is taken in steps of so many.
 pub const DEPTH: usize = 32;
 
 /// Elements of a piece of 16 bytes.
-const PIECE: usize = 8;
+pub const PIECE: usize = 8;
 
 /// From so many rows on a weight is decoded once, not for each tile of rows.
 const MANY_ROWS: usize = 256;
 const SOFTWARE_MANY_ROWS: usize = 33;
 
 /// Most bytes of decoded weights at a time, and what their rows come in.
-const MOST_DECODED: usize = 128 << 20;
+pub const MOST_DECODED: usize = 128 << 20;
 pub const DECODED_ROWS: usize = 256;
 
+/// A gate's weights from which on workgroups that multiply as one do it faster, and up
+/// after it.
+const LARGE_GATE: usize = 1 << 20;
+
 /// Most rows of a dispatch, one workgroup or more for each.
-const MOST_GROUPS: usize = 32768;
+pub const MOST_GROUPS: usize = 32768;
 
 /// Who multiplies what.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,6 +99,13 @@ pub fn is_gated(problem: &Problem) -> bool {
 
 fn fits(problem: &Problem, way: Way) -> std::result::Result<(), String> {
     fits_matrix(problem, way)?;
+    let large = problem.input(0, 1);
+    let large = large.is_some_and(|(_, w)| w.shape.iter().product::<usize>() >= LARGE_GATE);
+    if is_gated(problem) && large && problem.device.features.contains(COOPMAT2_BF16) {
+        return Err(format!(
+            "from {LARGE_GATE} weights on coopmat2 and a gated product behind it are faster"
+        ));
+    }
     match problem.outputs[0].shape[0] {
         rows if rows > MOST_FEW_ROWS => Ok(()),
         rows => Err(format!("for more than {MOST_FEW_ROWS} rows, not {rows}")),
@@ -198,10 +209,12 @@ pub fn decode(
     let ws = args.matrix(w, &matrix, first, n)?;
     check_pieces(step, &matrix, &[ws])?;
     let decoded = args.bind(to, 0, to.bytes, 16)? as usize;
-    args.u32s(&[matrix.k, ws, matrix.stride(), decoded])?;
-    let lanes = step.further_constants(1).first().copied().unwrap_or(1);
-    let groups = (matrix.k / PIECE).div_ceil(lanes as usize) as u32;
-    step.dispatch_further(1, &args, [groups, n as u32, 1], &[w.read(), to.write()])
+    args.u32s(&[n, matrix.k, ws, matrix.stride(), decoded])?;
+    let lanes = step.further_constants(1).first().copied().unwrap_or(1) as usize;
+    let pieces = matrix.k / PIECE;
+    let rows = n.div_ceil((lanes / pieces).max(1));
+    let groups = [pieces.div_ceil(lanes) as u32, rows as u32, 1];
+    step.dispatch_further(1, &args, groups, &[w.read(), to.write()])
 }
 
 fn record(step: &mut Step<'_>, way: Way) -> Result<()> {
@@ -356,7 +369,7 @@ pub(crate) use further;
 /// The shader that decodes weights.
 pub const fn decoder(way: Way) -> Further {
     Further {
-        shader: shader!("common.decoded", 2, 4),
+        shader: shader!("common.decoded", 2, 5),
         constants: match way {
             Way::F16 => |problem, gpu| decoding(problem, gpu, Way::F16),
             Way::Bf16 => |problem, gpu| decoding(problem, gpu, Way::Bf16),

@@ -3,10 +3,10 @@
 //! `coopmat2.glsl`.
 
 use crate::common::coopmat::{
-    self, DECODED_ROWS, Scratch, Way, check_pieces, decode, fits_matrix, is_gated, part_of, round,
+    self, DECODED_ROWS, Scratch, Way, check_pieces, decode, fits_matrix, part_of, round,
 };
 use crate::common::coopmat_tiles::{self, Tile};
-use crate::common::launch::{Further, Gpu, Plain, Result, Step, shader};
+use crate::common::launch::{Further, Plain, Result, Step, shader};
 use crate::common::linear::MOST_FEW_ROWS;
 use crate::common::stored::Matrix;
 use hal::vulkan::COOPMAT2_BF16;
@@ -14,14 +14,6 @@ use registry::{Pattern, Problem, Scheme, TensorRef};
 
 /// What one binding holds on every device.
 const LEAST_BINDING: usize = (128 << 20) - 512;
-
-/// What the shader does with its sums.
-#[derive(Clone, Copy)]
-enum Then {
-    Store = 0,
-    StoreSilu = 1,
-    Multiply = 2,
-}
 
 fn fits(problem: &Problem) -> std::result::Result<(), String> {
     if !problem.device.features.contains(COOPMAT2_BF16) {
@@ -59,27 +51,17 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let k = Matrix::of(step.input(1)?).map_err(|e| step.refuse(e))?.k;
     let rounded = part_of(space, 0, [scratch.x / 2 / k, k], Scheme::BF16);
     round(step, x, &rounded)?;
-    let one = [(0, Then::Store)];
-    let two = [(0, Then::StoreSilu), (1, Then::Multiply)];
-    let matrices = if is_gated(step.problem) {
-        &two[..]
-    } else {
-        &one
-    };
-    for &(op, then) in matrices {
-        let w = step.operand(op, 1)?;
-        let matrix = Matrix::of(w).map_err(|e| step.refuse(e))?;
-        if scratch.columns == 0 {
-            multiply(step, op, &rounded, w, (0, matrix.n), then)?;
-            continue;
-        }
-        let to = part_of(space, scratch.x, [scratch.columns, k], Scheme::BF16);
-        for (from, n) in step.row_parts(&matrix)? {
-            for first in (from..from + n).step_by(scratch.columns) {
-                let n = scratch.columns.min(from + n - first);
-                decode(step, w, first, n, &to)?;
-                multiply(step, op, &rounded, &to, (first, n), then)?;
-            }
+    let w = step.input(1)?;
+    let matrix = Matrix::of(w).map_err(|e| step.refuse(e))?;
+    if scratch.columns == 0 {
+        return multiply(step, &rounded, w, (0, matrix.n));
+    }
+    let to = part_of(space, scratch.x, [scratch.columns, k], Scheme::BF16);
+    for (from, n) in step.row_parts(&matrix)? {
+        for first in (from..from + n).step_by(scratch.columns) {
+            let n = scratch.columns.min(from + n - first);
+            decode(step, w, first, n, &to)?;
+            multiply(step, &rounded, &to, (first, n))?;
         }
     }
     Ok(())
@@ -88,15 +70,13 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 /// Columns `first..first + n` of y by the rows of `w`.
 fn multiply(
     step: &mut Step<'_>,
-    op: usize,
     x: &TensorRef,
     w: &TensorRef,
     (first, n): (usize, usize),
-    then: Then,
 ) -> Result<()> {
     let matrix = Matrix::of(w).map_err(|e| step.refuse(e))?;
-    let bias = match step.problem.input(op, 2) {
-        Some(_) => Some(step.operand(op, 2)?),
+    let bias = match step.problem.input(0, 2) {
+        Some(_) => Some(step.operand(0, 2)?),
         None => None,
     };
     let tile = Tile::of_workgroups(step.further_constants(0));
@@ -115,52 +95,27 @@ fn multiply(
     args.u32s(&[b + first, usize::from(bias.is_some())])?;
     args.u32s(&[ys.0 + first, ys.1])?;
     let mut accesses = vec![x.read(), w.read(), meta.read(), y.write()];
-    accesses.extend(matches!(then, Then::Multiply).then(|| y.read()));
     accesses.extend(bias.map(TensorRef::read));
     let rows = step.max_rows().div_ceil(tile.rows);
     let groups = [rows, (n as u32).div_ceil(tile.columns), 1];
-    let shader = if matches!(then, Then::Multiply) { 2 } else { 0 };
-    step.dispatch_further(shader, &args, groups, &accesses)
+    step.dispatch_further(0, &args, groups, &accesses)
 }
 
-/// The shader that multiplies; what it does with its sums is a constant.
-const fn gemm(constants: fn(&Problem, Gpu) -> std::result::Result<Vec<u32>, String>) -> Further {
+/// The shader that multiplies, and the one that decodes.
+const FURTHER: &[Further] = &[
     Further {
         shader: shader!("linear.coopmat2", 5, 10),
-        constants,
-    }
-}
-
-fn constants(problem: &Problem, gpu: Gpu, then: Then) -> std::result::Result<Vec<u32>, String> {
-    let mut all = coopmat_tiles::of_workgroups(problem, gpu)?;
-    all.push(then as u32);
-    Ok(all)
-}
-
-/// Of a matrix alone.
-pub const ONE: &[Further] = &[
-    gemm(|problem, gpu| constants(problem, gpu, Then::Store)),
+        constants: coopmat_tiles::of_workgroups,
+    },
     coopmat::decoder(Way::Bf16),
 ];
 
-/// Of gate and up: the last multiplies by what the first left.
-pub const GATED: &[Further] = &[
-    gemm(|problem, gpu| constants(problem, gpu, Then::StoreSilu)),
-    coopmat::decoder(Way::Bf16),
-    gemm(|problem, gpu| constants(problem, gpu, Then::Multiply)),
-];
-
-/// The kernel of one pattern and scheme.
-pub const fn kernel(
-    pattern: &'static Pattern,
-    quant: &'static [&'static str],
-    layouts: &'static [&'static str],
-    further: &'static [Further],
-) -> Plain {
+/// The kernel of one scheme.
+pub const fn kernel(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
     let round = shader!("common.rounded", 3, 6);
-    let mut plain = Plain::new(pattern, quant, "coopmat2", round, record)
+    let mut plain = Plain::new(&Pattern::LINEAR, quant, "coopmat2", round, record)
         .with_matrix(layouts)
-        .with_further(further, workspace)
+        .with_further(FURTHER, workspace)
         .with_constants(|_, gpu| coopmat::rounding(gpu, Way::Bf16));
     plain.fits = fits;
     plain.spec.act = Way::Bf16.act();

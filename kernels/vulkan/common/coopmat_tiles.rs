@@ -20,6 +20,9 @@ const SOFTWARE_SUBGROUPS: u32 = 4;
 /// Workgroups that keep a large device busy.
 const MANY_GROUPS: usize = 128;
 
+/// Rows and columns of experts' tiles in `coopmat2.glsl`.
+const EXPERT_TILE: [u32; 2] = [64, 128];
+
 /// Rows, and columns of each matrix, of a workgroup's tile.
 #[derive(Clone, Copy)]
 pub struct Tile {
@@ -55,15 +58,28 @@ pub fn of_workgroups(problem: &Problem, gpu: Gpu) -> Result<Vec<u32>, String> {
     let groups = |r: u32, c: u32| rows.div_ceil(r as usize) * w.shape[0].div_ceil(c as usize);
     let tiles = [[128, 256], [128, 128], [64, 128], [64, 64]];
     let enough = |t: &&[u32; 2]| groups(t[0], t[1]) >= MANY_GROUPS;
-    let [rows, columns] = *tiles.iter().find(enough).unwrap_or(&[64, 64]);
-    let depth = match w.shape[1].is_multiple_of(2 * DEPTH) {
+    whole_workgroups(
+        *tiles.iter().find(enough).unwrap_or(&[64, 64]),
+        w.shape[1],
+        gpu,
+    )
+}
+
+/// As [`of_workgroups`], of experts' rows: few choose the same expert.
+pub fn of_expert_workgroups(problem: &Problem, gpu: Gpu) -> Result<Vec<u32>, String> {
+    let (_, w) = problem.input(0, 1).ok_or("the weight is missing")?;
+    whole_workgroups(EXPERT_TILE, w.shape[1], gpu)
+}
+
+fn whole_workgroups([rows, columns]: [u32; 2], k: usize, gpu: Gpu) -> Result<Vec<u32>, String> {
+    let depth = match k.is_multiple_of(2 * DEPTH) {
         true => 2 * DEPTH as u32,
         false => DEPTH as u32,
     };
     let [rows, columns, depth] = match gpu.limits.coopmat_tile {
         Some(tile @ [r, c, d]) => {
             let is_one = |n: u32| [32, 64, 128, 256].contains(&n);
-            if !is_one(r) || !is_one(c) || d == 0 || !(w.shape[1] as u32).is_multiple_of(d) {
+            if !is_one(r) || !is_one(c) || d == 0 || !(k as u32).is_multiple_of(d) {
                 return Err(format!("{tile:?} is no tile of these matrices"));
             }
             tile

@@ -44,10 +44,17 @@ uint group_place(uint j, uint g) {
     for (uint i = gl_LocalInvocationID.x, j = 0, q = 0; i < ROWS * (COUNT); i += WG) \
         if (j = ROWS == 1 ? 0 : i / (COUNT), q = i - j * (COUNT), true)
 
+#ifndef RAW_QUAD
 #define RAW_QUAD(v, j, q)                                                         \
     vec4 v;                                                                       \
     if (p.aligned != 0) v = X_ALIGNED(j, q);                                      \
     else v = X_SINGLE(j, q);
+#endif
+
+// Elements of a row.
+#ifndef ROW_LENGTH
+#define ROW_LENGTH p.k
+#endif
 
 // What is done to a quad of x before it is rounded.
 #ifndef PREPARED
@@ -61,12 +68,12 @@ uint group_place(uint j, uint g) {
 // First the largest of each quad, then scales, then bytes, then sums: neighbouring
 // lanes load neighbouring quads.
 #define ROUND_X()                                                                 \
-    EACH(j, q, p.k / 4) {                                                         \
+    EACH(j, q, ROW_LENGTH / 4) {                                                         \
         LOAD_QUAD(v, j, q)                                                        \
         QUAD_WORD(j, q) = max_of(floatBitsToUint(abs(v)));                        \
     }                                                                             \
     workgroup_sync();                                                             \
-    EACH(j, g, p.k / 32) {                                                        \
+    EACH(j, g, ROW_LENGTH / 32) {                                                        \
         uint at = group_place(j, g);                                              \
         uint top = max_of(max(rounded[at], rounded[at + 1]));                     \
         float scale = divide(uintBitsToFloat(top), 127.0);                        \
@@ -74,7 +81,7 @@ uint group_place(uint j, uint g) {
         rounded[at + 2] = uvec4(floatBitsToUint(vec2(scale, inverse)), 0, 0);     \
     }                                                                             \
     workgroup_sync();                                                             \
-    EACH(j, q, p.k / 4) {                                                         \
+    EACH(j, q, ROW_LENGTH / 4) {                                                         \
         LOAD_QUAD(v, j, q)                                                        \
         float inverse = uintBitsToFloat(rounded[group_place(j, q / 8) + 2].y);    \
         uvec4 u = uvec4(ivec4(roundEven(v * inverse))) & 255u;                    \
@@ -82,7 +89,7 @@ uint group_place(uint j, uint g) {
     }                                                                             \
     workgroup_sync();                                                             \
     if (HAS_REST) {                                                               \
-        EACH(j, g, p.k / 32) {                                                    \
+        EACH(j, g, ROW_LENGTH / 32) {                                                    \
             uint at = group_place(j, g);                                          \
             float scale = uintBitsToFloat(rounded[at + 2].x);                     \
             vec2 s = scale * vec2(sum_of(rounded[at]), sum_of(rounded[at + 1]));  \
@@ -108,27 +115,27 @@ uint quad_bytes(Group b, uint q) {
     return c;
 }
 
-// b = groups from + lane, from + lane + TEAM, … of the weight rows that
-// begin at ROW(c).
-#define FETCH(b, READ, ROW, from)                                                 \
-    [[unroll]] for (uint i = 0; i < AHEAD; ++i) {                                 \
-        [[unroll]] for (uint c = 0; c < COLS; ++c) {                              \
-            uint g = min((from) + i * TEAM + lane, p.k / 32 - 1);                 \
-            b[i * COLS + c] = READ(ROW(c), p.k / 32, g);                          \
-        }                                                                         \
+// b[i * COLS + c] = group from + i * TEAM + lane of the weight row that begins at ROW(c).
+#define FETCH_ONE(b, READ, ROW, i, from)                                          \
+    [[unroll]] for (uint c = 0; c < COLS; ++c) {                                  \
+        uint g = min((from) + i * TEAM + lane, p.k / 32 - 1);                     \
+        READ(b[i * COLS + c], ROW(c), p.k / 32, g);                               \
     }
+
+#define FETCH(b, READ, ROW, from) \
+    [[unroll]] for (uint i = 0; i < AHEAD; ++i) FETCH_ONE(b, READ, ROW, i, from)
 
 // Adds the products of what `FETCH` loaded: acc[c * ROWS + j] is this lane's share of
 // x[j]·w[c].
-#define MULTIPLY(acc, b, from)                                                    \
-    [[unroll]] for (uint i = 0; i < AHEAD; ++i) {                                 \
+#define MULTIPLY_ONE(acc, b, i, from)                                             \
+    {                                                                             \
         uint g = (from) + i * TEAM + lane;                                        \
-        if (g >= p.k / 32) continue;                                              \
         [[unroll]] for (uint c = 0; c < COLS; ++c) {                              \
+            if (g >= p.k / 32) continue;                                          \
+            Group w = group_of(b[i * COLS + c], p.k / 32, g);                     \
             uint code[8];                                                         \
-            [[unroll]] for (uint q = 0; q < 8; ++q) code[q] = quad_bytes(b[i * COLS + c], q); \
-            vec2 scale = b[i * COLS + c].scale;                                   \
-            vec2 rest = b[i * COLS + c].low - scale * b[i * COLS + c].zero;       \
+            [[unroll]] for (uint q = 0; q < 8; ++q) code[q] = quad_bytes(w, q);   \
+            vec2 rest = w.low - w.scale * w.zero;                                 \
             for (uint j = 0; j < ROWS; ++j) {                                     \
                 uint at = group_place(j, g);                                      \
                 uvec4 lo = rounded[at];                                           \
@@ -138,8 +145,25 @@ uint quad_bytes(Group b, uint q) {
                     + dot_bytes(code[2], lo.z) + dot_bytes(code[3], lo.w);        \
                 int z = dot_bytes(code[4], hi.x) + dot_bytes(code[5], hi.y)       \
                     + dot_bytes(code[6], hi.z) + dot_bytes(code[7], hi.w);        \
-                acc[c * ROWS + j] += s.x * dot(scale, vec2(a, z));                \
+                acc[c * ROWS + j] += s.x * dot(w.scale, vec2(a, z));              \
                 if (HAS_REST) acc[c * ROWS + j] += dot(rest, s.yz);               \
             }                                                                     \
         }                                                                         \
     }
+
+#define MULTIPLY(acc, b, from) \
+    [[unroll]] for (uint i = 0; i < AHEAD; ++i) MULTIPLY_ONE(acc, b, i, from)
+
+// The product of a group with what lies at `place`.
+float group_product(Group b, uint place) {
+    int lo = 0;
+    int hi = 0;
+    [[unroll]] for (uint q = 0; q < 4; ++q) {
+        lo += dot_bytes(quad_bytes(b, q), rounded[place][q]);
+        hi += dot_bytes(quad_bytes(b, q + 4), rounded[place + 1][q]);
+    }
+    vec3 s = uintBitsToFloat(rounded[place + 2].xyz);
+    float sum = s.x * dot(b.scale, vec2(lo, hi));
+    if (HAS_REST) sum += dot(b.low - b.scale * b.zero, s.yz);
+    return sum;
+}

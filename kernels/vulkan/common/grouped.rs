@@ -20,7 +20,7 @@
 //! whatever the scheme, and lanes that take neighbouring groups read neighbouring
 //! pieces of 16 bytes.
 
-use registry::{WeightLayout, WeightShape};
+use registry::{MOST_CODES, WeightLayout, WeightShape, codes};
 
 /// The layout's name.
 pub const GROUPED: &str = "grouped";
@@ -39,33 +39,8 @@ struct Form {
     high: usize,
     /// Bytes of the scales of a row of that many groups.
     sides: fn(groups: usize) -> usize,
-    /// The code of element `e` of a block, all of its bits.
-    code: fn(block: &[u8], e: usize) -> u8,
     /// Writes the scales of block `b` of a row.
     side: fn(block: &[u8], b: usize, groups: usize, out: &mut [u8]),
-}
-
-/// The byte that holds element `e` and the shift to it, where 32 elements of four
-/// bits lie as low and high halves of 16 bytes.
-fn halves(bytes: &[u8], e: usize) -> u8 {
-    bytes[e / GROUP * 16 + e % 16] >> (e % GROUP / 16 * 4) & 15
-}
-
-fn bit(bytes: &[u8], e: usize) -> u8 {
-    bytes[e / 8] >> (e % 8) & 1
-}
-
-// Of blocks of 256.
-fn k_nibble(bytes: &[u8], e: usize) -> u8 {
-    bytes[e / 64 * 32 + e % 32] >> (e / 32 % 2 * 4) & 15
-}
-
-fn k_pair(bytes: &[u8], e: usize) -> u8 {
-    bytes[e / 128 * 32 + e % 32] >> (e / 32 % 4 * 2) & 3
-}
-
-fn k_bit(bytes: &[u8], e: usize) -> u8 {
-    bytes[e % 32] >> (e / 32) & 1
 }
 
 /// Copies `N` bytes of scales for each block.
@@ -111,7 +86,6 @@ static FORMS: &[Form] = &[
         codes: 32,
         high: 0,
         sides: |g| 2 * g,
-        code: |x, e| x[2 + e],
         side: |x, b, _, out| copy::<2>(x, b, out),
     },
     Form {
@@ -121,7 +95,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 0,
         sides: |g| 2 * g,
-        code: |x, e| halves(&x[2..], e),
         side: |x, b, _, out| copy::<2>(x, b, out),
     },
     Form {
@@ -131,7 +104,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 0,
         sides: |g| 4 * g,
-        code: |x, e| halves(&x[4..], e),
         side: |x, b, _, out| copy::<4>(x, b, out),
     },
     Form {
@@ -141,7 +113,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 4,
         sides: |g| 2 * g,
-        code: |x, e| halves(&x[6..], e) | bit(&x[2..], e) << 4,
         side: |x, b, _, out| copy::<2>(x, b, out),
     },
     Form {
@@ -151,7 +122,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 4,
         sides: |g| 4 * g,
-        code: |x, e| halves(&x[8..], e) | bit(&x[4..], e) << 4,
         side: |x, b, _, out| copy::<4>(x, b, out),
     },
     Form {
@@ -161,7 +131,6 @@ static FORMS: &[Form] = &[
         codes: 8,
         high: 0,
         sides: |g| 2 * g + g / 8 * 4,
-        code: |x, e| k_pair(&x[16..], e),
         side: |x, b, g, out| {
             copy::<16>(x, b, out);
             copy::<4>(&x[80..], b, &mut out[2 * g..]);
@@ -174,7 +143,6 @@ static FORMS: &[Form] = &[
         codes: 8,
         high: 4,
         sides: |g| 2 * g + g / 8 * 2,
-        code: |x, e| k_pair(&x[32..], e) | k_bit(x, e) << 2,
         side: |x, b, g, out| {
             for (s, out) in out[16 * b..][..16].iter_mut().enumerate() {
                 *out = q3_k_scale(&x[96..108], s);
@@ -189,7 +157,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 0,
         sides: |g| 2 * g,
-        code: |x, e| k_nibble(&x[16..], e),
         side: |x, b, _, out| six_bits(x, b, out),
     },
     Form {
@@ -199,7 +166,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 4,
         sides: |g| 2 * g,
-        code: |x, e| k_nibble(&x[48..], e) | k_bit(&x[16..], e) << 4,
         side: |x, b, _, out| six_bits(x, b, out),
     },
     Form {
@@ -209,10 +175,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 8,
         sides: |g| 2 * g + g / 8 * 2,
-        code: |x, e| {
-            let low = x[e / 128 * 64 + e % 64] >> (e / 64 % 2 * 4) & 15;
-            low | k_pair(&x[128..], e) << 4
-        },
         side: |x, b, g, out| {
             copy::<16>(&x[192..], b, out);
             copy::<2>(&x[208..], b, &mut out[2 * g..]);
@@ -225,7 +187,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 0,
         sides: |g| 2 * g,
-        code: |x, e| halves(&x[2..], e),
         side: |x, b, _, out| copy::<2>(x, b, out),
     },
     Form {
@@ -235,7 +196,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 0,
         sides: |g| g,
-        code: |x, e| halves(&x[8..], e),
         side: |x, b, _, out| copy::<8>(x, b, out),
     },
     Form {
@@ -245,7 +205,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 0,
         sides: |g| g,
-        code: |x, e| halves(&x[1..], e),
         side: |x, b, _, out| out[b] = x[0],
     },
     Form {
@@ -255,7 +214,6 @@ static FORMS: &[Form] = &[
         codes: 16,
         high: 0,
         sides: |g| g,
-        code: |x, e| halves(&x[4..], e),
         side: |x, b, _, out| copy::<4>(x, b, out),
     },
 ];
@@ -273,42 +231,59 @@ pub fn row_bytes(shape: &WeightShape) -> Option<u64> {
     whole.then(|| bytes.next_multiple_of(16) as u64)
 }
 
-/// Puts `bits` bits of a code where its group keeps them; `at` counts elements of
-/// the group.
-fn put(out: &mut [u8], bits: usize, at: usize, code: u8) {
-    let per_byte = 8 / bits;
-    // Four neighbours are in the four bytes of a word, at the same shift.
-    let (word, rest) = (at / (4 * per_byte), at % (4 * per_byte));
-    out[word * 4 + rest % 4] |= code << (rest / 4 * bits);
+/// Puts `BITS` bits of each code of a group, from bit `from` on, where the group
+/// keeps them: four neighbours are in the four bytes of a word, at the same shift.
+fn put<const BITS: usize>(codes: &[u8], from: usize, out: &mut [u8]) {
+    let mask = u32::from_le_bytes([((1u32 << BITS) - 1) as u8; 4]);
+    let words = codes.chunks_exact(32 / BITS).zip(out.chunks_exact_mut(4));
+    for (codes, out) in words {
+        let fours = codes.as_chunks().0.iter().enumerate();
+        let word = fours.fold(0, |word, (i, four)| {
+            word | (u32::from_le_bytes(*four) >> from & mask) << (i * BITS)
+        });
+        out.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+fn put_bits(bits: usize, codes: &[u8], from: usize, out: &mut [u8]) {
+    match bits {
+        1 => put::<1>(codes, from, out),
+        2 => put::<2>(codes, from, out),
+        4 => put::<4>(codes, from, out),
+        _ => put::<8>(codes, from, out),
+    }
 }
 
 fn pack(shape: &WeightShape, rows: usize, src: &[u8], dst: &mut [u8]) {
     let (Some(form), Some(bytes)) = (form(shape), row_bytes(shape)) else {
         return;
     };
+    let Some(codes_of) = codes(form.name) else {
+        return;
+    };
     let groups = shape.k / GROUP;
     let source_row = shape.k / form.block * form.bytes;
-    let high_bits = form.high / 4;
-    let code_bits = form.codes / 4;
+    let (code_bits, high_bits) = (form.codes / 4, form.high / 4);
+    let mut block_codes = [0; MOST_CODES];
+    let block_codes = &mut block_codes[..form.block];
     dst.fill(0);
     let packed = dst.chunks_exact_mut(bytes as usize);
     for (src, out) in src.chunks_exact(source_row).take(rows).zip(packed) {
-        let (codes, rest) = out.split_at_mut(groups * form.codes);
+        let (low, rest) = out.split_at_mut(groups * form.codes);
         let (high, sides) = rest.split_at_mut(groups * form.high);
         for (b, block) in src.chunks_exact(form.bytes).enumerate() {
-            for e in 0..form.block {
-                let code = (form.code)(block, e);
-                let (g, at) = ((b * form.block + e) / GROUP, e % GROUP);
-                let low = &mut codes[g * form.codes..][..form.codes];
-                put(
-                    low,
+            codes_of(block, block_codes);
+            for (i, codes) in block_codes.chunks_exact(GROUP).enumerate() {
+                let g = b * form.block / GROUP + i;
+                put_bits(
                     code_bits,
-                    at,
-                    (u16::from(code) & ((1 << code_bits) - 1)) as u8,
+                    codes,
+                    0,
+                    &mut low[g * form.codes..][..form.codes],
                 );
                 if high_bits > 0 {
                     let high = &mut high[g * form.high..][..form.high];
-                    put(high, high_bits, at, code >> code_bits);
+                    put_bits(high_bits, codes, code_bits, high);
                 }
             }
             (form.side)(block, b, groups, sides);
@@ -357,9 +332,8 @@ mod tests {
     fn neighbours_are_bytes_of_a_word() {
         for bits in [1, 2, 4, 8] {
             let mut out = vec![0u8; 4 * bits];
-            for e in 0..GROUP {
-                put(&mut out, bits, e, u8::from(e / 4 == 5));
-            }
+            let codes: Vec<u8> = (0..GROUP).map(|e| u8::from(e / 4 == 5) << 3).collect();
+            put_bits(bits, &codes, 3, &mut out);
             let words: Vec<u32> = (out.as_chunks().0.iter())
                 .map(|w| u32::from_le_bytes(*w))
                 .collect();

@@ -6,7 +6,8 @@ use crate::common::stored::Matrix;
 use hal::vulkan::{Limits, PipelineDesc, VulkanDevice, VulkanPipeline, VulkanRecorder};
 use hal::{Access, Device, DeviceInfo, DeviceKind, HalError, Recorder};
 use registry::{
-    Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, RowsFrom, TensorRef,
+    Act, Binds, Kernel, KernelError, KernelSpec, Pattern, Prepared, Problem, ROW_MAJOR, RowsFrom,
+    Scheme, TensorRef,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -128,6 +129,9 @@ pub struct Plain {
     pub further: &'static [Further],
     /// Bytes of scratch.
     pub workspace: fn(&Problem) -> u64,
+    /// Counters (words) that are zero before each run of the kernel, and that it
+    /// leaves so: see `last.glsl`.
+    pub counters: fn(&Problem) -> usize,
     pub record: fn(&mut Step<'_>) -> Result<()>,
 }
 
@@ -157,6 +161,7 @@ impl Plain {
             constants: |_, gpu| Ok(gpu.elementwise()),
             further: &[],
             workspace: |_| 0,
+            counters: |_| 0,
             record,
         }
     }
@@ -174,6 +179,17 @@ impl Plain {
     ) -> Self {
         self.further = further;
         self.workspace = workspace;
+        self
+    }
+
+    pub const fn with_workspace(mut self, workspace: fn(&Problem) -> u64) -> Self {
+        self.workspace = workspace;
+        self
+    }
+
+    /// With a counter of its workgroups, zero before and after every dispatch.
+    pub const fn with_counter(mut self) -> Self {
+        self.counters = |_| 1;
         self
     }
 
@@ -240,7 +256,21 @@ impl Kernel for Plain {
             let spec = (shader.constants)(problem, gpu).map_err(|e| self.refuse(e))?;
             further.push((pipeline(&shader.shader, &spec)?, spec));
         }
+        // Of their own, because they must be zero when a dispatch begins.
+        let counters = match (self.counters)(problem) {
+            0 => None,
+            n => Some(TensorRef {
+                buffer: device.alloc(n as u64 * 4, "counters of workgroups")?,
+                offset: 0,
+                shape: vec![n],
+                strides: vec![1],
+                scheme: Scheme::U32,
+                layout: ROW_MAJOR,
+                bytes: n as u64 * 4,
+            }),
+        };
         Ok(Box::new(PlainPrepared {
+            counters,
             problem: problem.clone(),
             constants: spec,
             pipeline: first,
@@ -259,6 +289,7 @@ struct PlainPrepared {
     pipeline: Arc<VulkanPipeline>,
     further: Vec<(Arc<VulkanPipeline>, Vec<u32>)>,
     workspace: u64,
+    counters: Option<TensorRef>,
     record: fn(&mut Step<'_>) -> Result<()>,
 }
 
@@ -280,6 +311,7 @@ impl Prepared for PlainPrepared {
             constants: &self.constants,
             pipeline: &self.pipeline,
             further: &self.further,
+            counters: self.counters.as_ref(),
             recorder,
         })
     }
@@ -294,6 +326,7 @@ pub struct Step<'a> {
     key: &'a str,
     pipeline: &'a Arc<VulkanPipeline>,
     further: &'a [(Arc<VulkanPipeline>, Vec<u32>)],
+    counters: Option<&'a TensorRef>,
     recorder: &'a mut VulkanRecorder,
 }
 
@@ -318,6 +351,14 @@ impl<'a> Step<'a> {
         match self.problem.input(op, i) {
             Some((n, _)) => Ok(&self.binds.inputs[n]),
             None => Err(self.refuse(format!("input {i} of op {op} is missing from the problem"))),
+        }
+    }
+
+    /// As [`Step::operand`], of an input that may be absent.
+    pub fn optional(&self, op: usize, i: usize) -> Result<Option<&'a TensorRef>> {
+        match self.problem.input(op, i) {
+            Some(_) => self.operand(op, i).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -369,9 +410,17 @@ impl<'a> Step<'a> {
         found.ok_or_else(|| self.refuse("recorded without its workspace"))
     }
 
+    /// The counters of workgroups.
+    pub fn counters(&self) -> Result<&'a TensorRef> {
+        let found = self.counters;
+        found.ok_or_else(|| self.refuse("it counts no workgroups"))
+    }
+
     /// Appends a dispatch with the accesses that `Binds` implies.
     pub fn dispatch(&mut self, args: &Args<'_>, groups: [u32; 3]) -> Result<()> {
-        self.dispatch_with(args, groups, &self.binds.accesses())
+        let mut accesses = self.binds.accesses();
+        accesses.extend(self.counters.map(TensorRef::write));
+        self.dispatch_with(args, groups, &accesses)
     }
 
     pub fn dispatch_with(

@@ -120,7 +120,9 @@ pub fn few_rounded(problem: &Problem, k: usize) -> std::result::Result<(), Strin
     }
 }
 
-fn team_constants(
+/// Constants of teams of lanes: workgroups of so many subgroups, each a team where all
+/// are whole.
+pub fn team_constants(
     scheme: Scheme,
     rows: usize,
     columns: u32,

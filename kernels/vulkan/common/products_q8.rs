@@ -1,5 +1,5 @@
 //! Products of several matrices with the same few rows, rounded to int8, and what
-//! stands around them. See `products_q8.comp`.
+//! stands around them. See `products_q8.glsl`.
 
 use crate::common::launch::{Gpu, Plain, Result, Shader, Step, shader};
 use crate::common::linear::{few_rounded, gemv_q8_groups, rounded_constants};
@@ -35,18 +35,46 @@ pub static NORM_GATED: Pattern = Pattern {
     outputs: &[3],
 };
 
+const FIRST: PatternOp = PatternOp {
+    kind: OpKind::Linear,
+    inputs: &[],
+};
+
+const SAME: PatternOp = PatternOp {
+    kind: OpKind::Linear,
+    inputs: &[Src::Same(0, 0)],
+};
+
+pub static TWO: Pattern = Pattern {
+    ops: &[FIRST, SAME],
+    outputs: &[0, 1],
+};
+
+pub static THREE: Pattern = Pattern {
+    ops: &[FIRST, SAME, SAME],
+    outputs: &[0, 1, 2],
+};
+
+const ADDED_OPS: &[PatternOp] = &[
+    FIRST,
+    PatternOp {
+        kind: OpKind::Add,
+        inputs: &[Src::Any, Src::Op(0)],
+    },
+    PatternOp {
+        kind: OpKind::RmsNorm,
+        inputs: &[Src::Op(1)],
+    },
+];
+
 pub static ADDED: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Add,
-            inputs: &[Src::Any, Src::Op(0)],
-        },
-    ],
+    ops: ADDED_OPS.split_at(2).0,
     outputs: &[1],
+};
+
+pub static ADDED_NORM: Pattern = Pattern {
+    ops: ADDED_OPS,
+    outputs: &[1, 2],
 };
 
 /// Which ops a problem has.
@@ -56,6 +84,8 @@ struct Form {
     count: usize,
     gated: bool,
     added: bool,
+    /// The norm, ahead of all or behind them.
+    norm: Option<usize>,
 }
 
 impl Form {
@@ -66,7 +96,10 @@ impl Form {
         let linears = linears.take_while(|o| o.op.kind() == OpKind::Linear);
         let count = linears.count();
         let behind = kind(first + count);
+        let last = problem.ops.len() - 1;
+        let mut norms = [0, last].into_iter();
         Form {
+            norm: norms.find(|i| kind(*i) == Some(OpKind::RmsNorm)),
             first,
             count,
             gated: matches!(behind, Some(OpKind::GatedMul(_))),
@@ -76,6 +109,10 @@ impl Form {
 
     fn linears(&self) -> std::ops::Range<usize> {
         self.first..self.first + self.count
+    }
+
+    fn norms_behind(&self) -> bool {
+        self.norm.is_some_and(|op| op > 0)
     }
 
     fn weight<'a>(&self, problem: &'a Problem) -> std::result::Result<&'a Operand, String> {
@@ -88,6 +125,11 @@ fn fits(problem: &Problem) -> std::result::Result<(), String> {
     let form = Form::of(problem);
     let w = form.weight(problem)?;
     few_rounded(problem, w.shape[1])?;
+    let alone = form.norm.is_none() && form.count > 1;
+    if alone && problem.outputs[0].shape[0] > 1 {
+        // Each by itself shares the rounded rows among more columns.
+        return Err("for one row".into());
+    }
     if form.added {
         let y = problem.outputs[0].row_len();
         match problem.input(form.first + form.count, 0) {
@@ -95,11 +137,17 @@ fn fits(problem: &Problem) -> std::result::Result<(), String> {
             _ => return Err("what is added must have the rows of y".into()),
         }
     }
-    match problem.input(0, 1) {
-        Some((_, norm)) if form.first == 1 && norm.shape != [w.shape[1]] => {
-            Err("the norm must span whole rows".into())
-        }
-        _ => Ok(()),
+    let Some(op) = form.norm else {
+        return Ok(());
+    };
+    let spanned = match form.norms_behind() {
+        true if problem.outputs[0].shape[0] > 1 => return Err("for one row".into()),
+        true => w.shape[0],
+        false => w.shape[1],
+    };
+    match problem.input(op, 1) {
+        Some((_, norm)) if norm.shape == [spanned] => Ok(()),
+        _ => Err("the norm must span whole rows".into()),
     }
 }
 
@@ -116,8 +164,8 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
 fn record(step: &mut Step<'_>) -> Result<()> {
     let form = Form::of(step.problem);
     let x = step.operand(0, 0)?;
-    let norm = match step.problem.ops[0].op {
-        Op::RmsNorm { eps, weight_offset } => Some((eps, weight_offset)),
+    let norm = match form.norm.map(|op| &step.problem.ops[op].op) {
+        Some(Op::RmsNorm { eps, weight_offset }) => Some((*eps, *weight_offset)),
         _ => None,
     };
     let weights: Vec<&TensorRef> =
@@ -138,8 +186,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let mut args = step.args();
     let xs = args.rows(x)?;
     // What is not there is bound to something and never read or written.
-    let normed = match norm {
-        Some(_) => args.words(step.operand(0, 1)?)? as usize,
+    let normed = match form.norm {
+        Some(op) => args.words(step.operand(op, 1)?)? as usize,
         None => args.words(x)? as usize,
     };
     let mut at = [0; 3];
@@ -161,6 +209,9 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         let bias = if has { step.operand(op, 2)? } else { x };
         biased |= usize::from(has) << i;
         *at = args.words(bias)? as usize;
+    }
+    if form.norms_behind() {
+        args.words(step.counters()?)?;
     }
     let n = |i: usize| matrices.get(i).map_or(0, |m| m.n);
     let all = if form.gated { n(0) } else { n(0) + n(1) + n(2) };
@@ -187,14 +238,38 @@ pub const fn kernel(
     pattern: &'static Pattern,
     quant: &'static [&'static str],
     layouts: &'static [&'static str],
+    rank: i32,
     tolerance: f32,
 ) -> Plain {
     let shader: Shader = shader!("common.products_q8", 13, 27);
+    with(shader, pattern, quant, layouts, rank, tolerance)
+}
+
+/// As [`kernel`], of one whose norm comes last.
+pub const fn normed_kernel(
+    pattern: &'static Pattern,
+    quant: &'static [&'static str],
+    layouts: &'static [&'static str],
+    rank: i32,
+    tolerance: f32,
+) -> Plain {
+    let shader: Shader = shader!("common.products_q8_norm", 14, 27);
+    with(shader, pattern, quant, layouts, rank, tolerance).with_counter()
+}
+
+const fn with(
+    shader: Shader,
+    pattern: &'static Pattern,
+    quant: &'static [&'static str],
+    layouts: &'static [&'static str],
+    rank: i32,
+    tolerance: f32,
+) -> Plain {
     let mut plain = Plain::new(pattern, quant, "gemv_q8", shader, record)
         .with_matrix(layouts)
         .with_constants(constants);
     plain.fits = fits;
-    plain.spec.rank = 20;
+    plain.spec.rank = rank;
     plain.spec.act = Act::Q8_32;
     plain.spec.tolerance = tolerance;
     plain

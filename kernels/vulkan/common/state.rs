@@ -3,10 +3,22 @@
 use crate::common::launch::{Gpu, Result, Step};
 use registry::{Problem, StateView};
 
-/// The view of state input `i` once it is known that one binding can hold the pool.
+/// The view of state input `i` of op `op`.
+pub fn view_of(problem: &Problem, op: usize, i: usize) -> std::result::Result<StateView, String> {
+    let (_, operand) = problem.input(op, i).ok_or("the state is missing")?;
+    operand.state.ok_or("the operand is not a state".into())
+}
+
+/// The view of state input `i` of a primitive, once it is known that one binding can
+/// hold the pool.
 pub fn check(problem: &Problem, gpu: Gpu, i: usize) -> std::result::Result<StateView, String> {
-    let (_, operand) = problem.input(0, i).ok_or("the state is missing")?;
-    let view = operand.state.ok_or("the operand is not a state")?;
+    let view = view_of(problem, 0, i)?;
+    check_pool(&view, gpu)?;
+    Ok(view)
+}
+
+/// Refuses a pool that one binding cannot hold.
+pub fn check_pool(view: &StateView, gpu: Gpu) -> std::result::Result<(), String> {
     let bytes = (view.slots as u64)
         .saturating_mul(view.slot_stride as u64)
         .saturating_mul(4);
@@ -16,11 +28,10 @@ pub fn check(problem: &Problem, gpu: Gpu, i: usize) -> std::result::Result<State
             gpu.info.name, gpu.limits.storage_range
         ));
     }
-    Ok(view)
+    Ok(())
 }
 
 /// The view of state input `i` while recording.
 pub fn view(step: &Step<'_>, i: usize) -> Result<StateView> {
-    let found = step.problem.input(0, i).and_then(|(_, o)| o.state);
-    found.ok_or_else(|| step.refuse(format!("input {i} is not a state")))
+    view_of(step.problem, 0, i).map_err(|e| step.refuse(e))
 }

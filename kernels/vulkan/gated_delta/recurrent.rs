@@ -11,7 +11,10 @@ const MOST_DIM: usize = 256;
 /// Lanes of a workgroup, unless a subgroup has more: registers are scarce.
 const LANES: usize = 64;
 
-fn head_dims(problem: &Problem, i: usize) -> std::result::Result<(usize, usize), String> {
+pub(super) fn head_dims(
+    problem: &Problem,
+    i: usize,
+) -> std::result::Result<(usize, usize), String> {
     match problem.input(0, i).map(|(_, o)| o.shape.as_slice()) {
         Some(&[_, heads, dim]) => Ok((heads, dim)),
         _ => Err(format!("input {i} must be [T, heads, head_dim]")),

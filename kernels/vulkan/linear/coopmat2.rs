@@ -4,10 +4,9 @@
 use crate::common::coopmat2;
 use crate::common::launch::Plain;
 use crate::common::stored::{for_each_scheme, register_schemes};
-use registry::Pattern;
 
 const fn of(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
-    coopmat2::kernel(&Pattern::LINEAR, quant, layouts, coopmat2::ONE)
+    coopmat2::kernel(quant, layouts)
 }
 
 for_each_scheme!(register_schemes);

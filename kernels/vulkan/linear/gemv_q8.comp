@@ -43,20 +43,26 @@ void main() {
     uint step = team_count() * COLS;
     for (uint r0 = 0; r0 < rows; r0 += ROWS) {
         uint n0 = team_index() * COLS;
-        Group b[AHEAD * COLS];
+        Raw b[AHEAD * COLS];
         FETCH(b, read_w, W_ROW, 0)
         ROUND_X()
         while (n0 < p.n) {
             float acc[ROWS * COLS];
             for (uint i = 0; i < ROWS * COLS; ++i) acc[i] = 0.0;
-            for (uint from = 0; from < p.k / 32; from += AHEAD * TEAM) {
-                MULTIPLY(acc, b, from)
-                uint next = from + AHEAD * TEAM;
-                if (next < p.k / 32) FETCH(b, read_w, W_ROW, next)
-            }
             uint first = n0;
-            n0 += step;
-            if (n0 < p.n) FETCH(b, read_w, W_ROW, 0)
+            for (uint from = 0; from < p.k / 32; from += AHEAD * TEAM) {
+                // What is multiplied makes room for what comes next, in these columns or
+                // the team's next.
+                uint next = from + AHEAD * TEAM;
+                if (next >= p.k / 32) {
+                    next = 0;
+                    n0 += step;
+                }
+                [[unroll]] for (uint i = 0; i < AHEAD; ++i) {
+                    MULTIPLY_ONE(acc, b, i, from)
+                    if (n0 < p.n) FETCH_ONE(b, read_w, W_ROW, i, next)
+                }
+            }
             for (uint c = 0; c < COLS; ++c) {
                 uint n = first + c;
                 for (uint j = 0; j < ROWS; ++j) {

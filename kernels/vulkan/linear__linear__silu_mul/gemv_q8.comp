@@ -54,8 +54,8 @@ void main() {
     uint step = team_count() * COLS;
     for (uint r0 = 0; r0 < rows; r0 += ROWS) {
         uint n0 = team_index() * COLS;
-        Group gates[AHEAD * COLS];
-        Group ups[AHEAD * COLS];
+        Raw gates[AHEAD * COLS];
+        Raw ups[AHEAD * COLS];
         FETCH_BOTH(0)
         ROUND_X()
         while (n0 < p.n) {

@@ -10,6 +10,7 @@
 #include "../common/base.glsl"
 #include "../common/reduce.glsl"
 #include "../common/silu.glsl"
+#include "../common/order.glsl"
 
 layout(constant_id = 3) const uint EXPERTS = 8;
 layout(constant_id = 4) const uint GROUPS = 1;
@@ -42,14 +43,6 @@ shared uint group_rank[GROUPS];
 shared bool group_left[GROUPS];
 shared uint parts[WG];
 shared uint chosen[TOP_K];
-
-// Numbers in order, above every NaN; both zeros are equal.
-uint order(float x) {
-    uint u = floatBitsToUint(x);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return 0;
-    if ((u & 0x7fffffffu) == 0) return 0x80000000u;
-    return (u & 0x80000000u) != 0 ? ~u : u | 0x80000000u;
-}
 
 uint workgroup_umax(uint v) {
     v = subgroupMax(v);
@@ -98,13 +91,13 @@ void main() {
         for (uint i = lane; i < EXPERTS; i += WG) score[i] /= sum;
     }
     for (uint i = lane; i < EXPERTS; i += WG) {
-        rank[i] = order(score[i] + (p.has_bias != 0 ? bias[p.bias_at + i] : 0.0));
+        rank[i] = order_of(score[i] + (p.has_bias != 0 ? bias[p.bias_at + i] : 0.0), 0u);
         left[i] = true;
     }
     workgroup_sync();
     if (GROUPS > 1) {
         for (uint g = lane; g < GROUPS; g += WG) {
-            group_rank[g] = order(two_largest(g));
+            group_rank[g] = order_of(two_largest(g), 0u);
             group_left[g] = true;
         }
         workgroup_sync();

@@ -47,7 +47,13 @@ fn reductions_over_several_subgroups_agree_too() {
         reduce_lanes: Some(64),
         ..VulkanOptions::default()
     };
-    let filters = ["rms_norm/", "/attention/", "/argmax/", "kv_append/"];
+    let filters = [
+        "rms_norm/",
+        "/attention/",
+        "/argmax/",
+        "kv_append/",
+        "/rope+rope+kv_append+attention/f16",
+    ];
     gate(options, &filters);
 }
 

@@ -14,9 +14,13 @@ pub const COOPMAT_BF16: &str = "coopmat_bf16";
 /// Whole workgroups multiply such of bf16 as one.
 pub const COOPMAT2_BF16: &str = "coopmat2_bf16";
 
+/// Shaders take 24 storage buffers and not only 16.
+pub const STORAGE_BUFFERS_24: &str = "storage_buffers_24";
+
 /// Features that some kernels demand and not every device has.
 pub const OPTIONAL_FEATURES: &[&str] = &[
     "integer_dot_accelerated",
+    STORAGE_BUFFERS_24,
     COOPMAT_F16,
     COOPMAT_BF16,
     COOPMAT2_BF16,
@@ -157,8 +161,8 @@ impl Physical {
                 ),
                 (queue_family.is_some(), "a compute queue"),
                 (
-                    base.limits.max_per_stage_descriptor_storage_buffers >= 13,
-                    "13 storage buffers in one shader",
+                    base.limits.max_per_stage_descriptor_storage_buffers >= 16,
+                    "16 storage buffers in one shader",
                 ),
             ];
             missing.extend(demands.iter().filter(|(ok, _)| !ok).map(|(_, name)| *name));
@@ -185,6 +189,10 @@ impl Physical {
             (
                 dot.integer_dot_product4x8_bit_packed_signed_accelerated != 0,
                 "integer_dot_accelerated",
+            ),
+            (
+                base.limits.max_per_stage_descriptor_storage_buffers >= 24,
+                STORAGE_BUFFERS_24,
             ),
             (coopmat.f16.is_some(), COOPMAT_F16),
             (coopmat.bf16.is_some(), COOPMAT_BF16),

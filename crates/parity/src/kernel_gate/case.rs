@@ -96,13 +96,18 @@ pub struct Case {
 }
 
 impl Case {
-    /// The next case of a key. `Err` says why the gate cannot make one.
+    /// The next case of a key, of a single row if so asked. `Err` says why the gate
+    /// cannot make one.
     pub fn deal(
         spec: &KernelSpec,
         dealer: &mut Dealer,
         device: &DeviceInfo,
+        one_row: bool,
     ) -> Result<Case, String> {
         let mut d = dealer.deal(spec.pattern.ops.len());
+        if one_row {
+            (d.rows, d.bucket) = (1, (1, 1));
+        }
         let latent = |k| matches!(k, OpKind::LatentAppend | OpKind::LatentAttention);
         if spec.pattern.ops.iter().any(|o| latent(o.kind)) {
             d.window = None;
@@ -115,10 +120,14 @@ impl Case {
             (d.rotary_parts, d.rotary_last, d.interleaved) = (1, false, false);
             d.head_dim = if d.head_dim > 64 { 128 } else { 64 };
         }
-        if has(OpKind::ExpertLinear) && has(OpKind::ExpertSum) && has(OpKind::Linear) {
-            // A mixture's end: one row, an x for each of its experts, whole tiles of
-            // columns. By the dealt odds they seldom come together.
+        let of_mixture = has(OpKind::ExpertLinear) || has(OpKind::Route);
+        if of_mixture && has(OpKind::Linear) {
+            // Parts of a mixture with others beside them: such kernels take one row.
             (d.rows, d.bucket) = (1, (1, 1));
+        }
+        if has(OpKind::ExpertLinear) && has(OpKind::ExpertSum) && has(OpKind::Linear) {
+            // A mixture's end: an x for each of its experts, whole tiles of columns. By
+            // the dealt odds they seldom come together.
             d.per_expert = true;
             for n in &mut d.n {
                 *n = n.next_multiple_of(16);
@@ -499,7 +508,7 @@ mod tests {
             tolerance: 0.0,
         };
         let mut dealer = Dealer::new("cases");
-        let mut cases = (0..80).map(|_| Case::deal(&spec, &mut dealer, device.info()));
+        let mut cases = (0..80).map(|_| Case::deal(&spec, &mut dealer, device.info(), false));
         let found = cases.find_map(|c| c.ok().filter(&wanted));
         found.expect("one of eighty")
     }

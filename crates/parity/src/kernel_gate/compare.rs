@@ -52,7 +52,7 @@ pub fn product(
             }
             let scale = Scale {
                 whole: scale(case, problem, op, want, all),
-                each: gated(problem, op, all),
+                each: gated(case, problem, op, all),
             };
             rows(&got, want, &scale, tolerance, len)
         }
@@ -118,10 +118,10 @@ impl Scale {
     }
 }
 
-/// A product of two computed factors, each within the tolerance of its own root mean
-/// square, is off by what either error makes of the other factor. Where one factor is
-/// many times its mean, so is that.
-fn gated(problem: &Problem, op: usize, all: &[Vec<OpValue>]) -> Vec<f64> {
+/// A product of two computed factors, each within the tolerance of its own [`scale`],
+/// is off by what either error makes of the other factor. Where one factor is many
+/// times its mean, so is that.
+fn gated(case: &Case, problem: &Problem, op: usize, all: &[Vec<OpValue>]) -> Vec<f64> {
     let planned = &problem.ops[op];
     let (Op::GatedMul(activation), [OperandSrc::Op(g), OperandSrc::Op(u), ..]) =
         (&planned.op, planned.inputs.as_slice())
@@ -130,7 +130,8 @@ fn gated(problem: &Problem, op: usize, all: &[Vec<OpValue>]) -> Vec<f64> {
     };
     let factor = |j: usize| all[j].first().map_or(&[][..], OpValue::rows);
     let (gate, up) = (factor(*g), factor(*u));
-    let (of_gate, of_up) = (rms(gate), rms(up));
+    let of = |j: usize, factor| scale(case, problem, j, factor, all);
+    let (of_gate, of_up) = (of(*g, gate), of(*u, up));
     let each = gate.iter().zip(up).map(|(g, u)| {
         let (g, u) = (f64::from(*g), f64::from(*u));
         // What the gate's error is multiplied by, and what up's: the other factor,

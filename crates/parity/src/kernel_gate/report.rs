@@ -4,6 +4,7 @@ use hal::DeviceInfo;
 use registry::Key;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 /// Failures kept word for word; the rest are counted.
 const KEPT: usize = 3;
@@ -27,6 +28,8 @@ pub struct KeyReport {
     pub failures: Vec<String>,
     /// Hash of every output bit: equal for equal numbers, whatever the threads.
     pub digest: u64,
+    /// What its cases took, the oracle's part included.
+    pub took: Duration,
 }
 
 impl KeyReport {
@@ -42,6 +45,7 @@ impl KeyReport {
             failed: 0,
             failures: Vec::new(),
             digest: 0xcbf2_9ce4_8422_2325,
+            took: Duration::ZERO,
         }
     }
 
@@ -89,13 +93,14 @@ impl fmt::Display for KeyReport {
         };
         write!(
             f,
-            "{verdict} {} [{}] {} cases, {} refused, worst {:.2} of tolerance {:.0e}",
+            "{verdict} {} [{}] {} cases, {} refused, worst {:.2} of tolerance {:.0e}, {:.1} s",
             self.key,
             self.layout,
             self.cases,
             self.refused(),
             self.worst,
-            self.tolerance
+            self.tolerance,
+            self.took.as_secs_f64()
         )?;
         if self.cases == 0 {
             write!(f, "; no case fitted")?;

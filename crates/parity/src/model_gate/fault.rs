@@ -33,6 +33,9 @@ pub enum Fault {
     FrozenStep,
     /// The first output grows a little with every run.
     Drift,
+    /// Every element of the first output is off by this share of itself, up or down
+    /// by lot.
+    Noise { share: f32, seed: u32 },
 }
 
 /// Every registered kernel, those of `backend` that compute `op` (alone or among
@@ -134,6 +137,13 @@ impl Kernel for Broken {
     }
 }
 
+/// A bit that looks thrown.
+fn lot(x: u32) -> bool {
+    let x = (x ^ x >> 16).wrapping_mul(0x7feb_352d);
+    let x = (x ^ x >> 15).wrapping_mul(0x846c_a68b);
+    (x ^ x >> 16) & 1 == 1
+}
+
 impl BrokenPrepared {
     fn recorder<'r>(
         &self,
@@ -209,12 +219,18 @@ impl BrokenPrepared {
                     return;
                 }
                 let run = runs.fetch_add(1, Ordering::Relaxed);
-                let factor = match fault {
-                    Fault::Scale(factor) => factor,
-                    _ => 1.0 + run as f32 * 1e-6,
-                };
                 // SAFETY: a declared write, by this thread alone.
                 let data = unsafe { data.get_mut(0, data.len()) };
+                let factor = match fault {
+                    Fault::Scale(factor) => factor,
+                    Fault::Noise { share, seed } => {
+                        let lots = (0u32..).map(|i| lot(i ^ seed));
+                        let pairs = data.iter_mut().zip(lots);
+                        pairs.for_each(|(x, up)| *x *= if up { 1.0 + share } else { 1.0 - share });
+                        return;
+                    }
+                    _ => 1.0 + run as f32 * 1e-6,
+                };
                 data.iter_mut().for_each(|x| *x *= factor);
             },
         );
@@ -233,7 +249,7 @@ impl Prepared for BrokenPrepared {
                 let altered = self.alter_step(recorder, binds)?;
                 self.inner.record(recorder, &altered)
             }
-            Fault::Scale(_) | Fault::Drift => {
+            Fault::Scale(_) | Fault::Drift | Fault::Noise { .. } => {
                 self.inner.record(recorder, binds)?;
                 self.alter_output(recorder, binds)
             }

@@ -1,0 +1,109 @@
+//! Positions where a router's choice falls by rounding alone are found, and faults do
+//! not pass for them.
+
+use graph::OpKind;
+use kernels as _;
+use parity::model_gate::{
+    Bounds, Fault, MOST_UNDECIDED, ORACLE, Script, Trace, break_kernel, compare_traces, decided,
+    fit, jumps, load_oracle, text_ids, undecided,
+};
+use parity::stats::RowStats;
+use registry::Registry;
+use runtime::{LoadOptions, Opened};
+use std::path::Path;
+
+const TEXT: &str = parity::model_gate::VERIFY_TEXT;
+
+struct Found {
+    jumps: usize,
+    undecided: usize,
+    positions: usize,
+    holds: bool,
+}
+
+/// The oracle with `fault` in its kernels for `op` as a candidate.
+fn judge(name: &str, op: OpKind, fault: Fault) -> Found {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
+    let opened = Opened::open(&fixtures.join(name)).expect("a fixture");
+    let mut ids = text_ids(&opened, TEXT);
+    ids.truncate(400.min(opened.model.context_length));
+    let script = Script::chunked(&[ids], &[64, 1, 7]);
+    let mut options = LoadOptions::new(ORACLE);
+    fit(&mut options, std::iter::once(&script));
+    let registry = Registry::collect().expect("a registry");
+    let (_, program) = opened.place(&registry, &options).expect("a plan");
+    let broken = break_kernel(ORACLE, op, fault).expect("a kernel");
+    let play = |registry: &Registry| {
+        let mut oracle = load_oracle(&opened, registry, &program, program.acts()).expect("a model");
+        Trace::record(&mut oracle, &script).expect("a trace")
+    };
+    let bounds = Bounds::default();
+    let all = compare_traces(&play(&registry), &play(&broken));
+    let rows = all.rows();
+    let open = undecided(&opened, &program, &script, rows, &bounds).expect("an answer");
+    let left = decided(rows, &open).summary().expect("positions");
+    // The same positions, but off by more than a choice between two experts.
+    let off: Vec<RowStats> = (rows.iter().zip(&open).enumerate())
+        .map(|(i, (row, open))| match (open, i % 2) {
+            (false, _) => *row,
+            (true, 0) => RowStats { kl: 50.0, ..*row },
+            (true, _) => RowStats {
+                kl: f64::INFINITY,
+                max_abs: f64::INFINITY,
+                ..*row
+            },
+        })
+        .collect();
+    if open.contains(&true) {
+        let again = undecided(&opened, &program, &script, &off, &bounds).expect("an answer");
+        let passed = again.iter().zip(&open).any(|(again, open)| *again && *open);
+        assert!(!passed, "a row that is far off passes for undecided");
+    }
+    let count = |of: &dyn Fn(usize) -> bool| (0..rows.len()).filter(|i| of(*i)).count();
+    let found = (count(&|i| jumps(&rows[i], &bounds)), count(&|i| open[i]));
+    println!("{name} {fault:?}: {found:?} of {}, {left}", rows.len());
+    Found {
+        jumps: found.0,
+        undecided: found.1,
+        positions: rows.len(),
+        holds: bounds.hold(&left),
+    }
+}
+
+#[test]
+fn a_choice_that_rounding_turns_is_undecided() {
+    let (mut jumped, mut open) = (0, 0);
+    for seed in 1..4 {
+        let noise = Fault::Noise { share: 1e-4, seed };
+        let found = judge("qwen3_moe-bf16", OpKind::RmsNorm, noise);
+        assert!(found.holds);
+        assert!(found.undecided as f64 <= found.positions as f64 * MOST_UNDECIDED);
+        jumped += found.jumps;
+        open += found.undecided;
+    }
+    assert!(jumped > 0, "no choice was turned: the test says nothing");
+    assert!(open * 4 >= jumped * 3, "{open} of {jumped} are found");
+}
+
+#[test]
+fn a_wrong_kernel_does_not_pass_for_it() {
+    let wrong = [
+        (OpKind::ExpertLinear, Fault::Scale(1.1)),
+        (OpKind::Attention, Fault::PositionBack),
+    ];
+    for (op, fault) in wrong {
+        let found = judge("qwen3_moe-bf16", op, fault);
+        assert!(!found.holds, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_model_without_a_router_has_none() {
+    let noise = Fault::Noise {
+        share: 0.02,
+        seed: 5,
+    };
+    let found = judge("qwen3-tied-bf16", OpKind::RmsNorm, noise);
+    assert!(found.jumps > 0, "noise that large moves every model");
+    assert_eq!(found.undecided, 0);
+}

@@ -1,0 +1,5 @@
+// Rows times chosen experts in mxfp4: see `grouped.cuh`.
+#include "quant_blocks.cuh"
+#include "grouped.cuh"
+
+ENTRIES(mxfp4)

@@ -1,0 +1,9 @@
+//! op: causal_conv+causal_conv+causal_conv+gated_delta+rms_norm+silu_mul: q,
+//! k and v of one row, the rule, its norm and gate.
+//! See `common/conv_delta.comp`.
+
+use crate::common::conv_delta::{NORMED, kernel};
+use crate::common::launch::Plain;
+
+static F32: Plain = kernel(&NORMED, 25);
+registry::register!(F32);
