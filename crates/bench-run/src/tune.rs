@@ -68,8 +68,9 @@ fn matrices(problem: &Problem) -> impl Iterator<Item = &registry::Operand> {
     inputs.filter(|o| o.role == OperandRole::Matrix)
 }
 
-fn layout(problem: &Problem) -> &'static str {
-    matrices(problem).next().map_or(ROW_MAJOR, |o| o.layout)
+/// Of its matrices, if it has any.
+fn layout(problem: &Problem) -> Option<&'static str> {
+    matrices(problem).next().map(|o| o.layout)
 }
 
 /// One step of a plan, timed.
@@ -77,7 +78,7 @@ struct TimedStep {
     nodes: Vec<NodeId>,
     class: Class,
     variant: String,
-    layout: &'static str,
+    layout: Option<&'static str>,
     seconds: f64,
 }
 
@@ -114,7 +115,7 @@ impl Timed {
             }
             covered += inside;
             seconds += step.seconds;
-            layouts.insert(step.layout);
+            layouts.extend(step.layout);
         }
         (covered == nodes.len()).then_some((seconds, layouts))
     }
@@ -327,14 +328,14 @@ fn choose(rounds: &[Vec<Timed>], margin: f64, say: &mut dyn FnMut(&str)) -> Vec<
     };
     let mut defaults: BTreeMap<Class, String> = BTreeMap::new();
     for s in first.iter().flat_map(|plan| &plan.steps) {
-        put(&s.class, &s.variant, 1.0, Layouts::from([s.layout]));
+        put(&s.class, &s.variant, 1.0, Layouts::from_iter(s.layout));
         defaults.insert(s.class.clone(), s.variant.clone());
     }
     for (base, plan) in others.iter().flat_map(|round| first.iter().zip(round)) {
         for s in &plan.steps {
             if let Some((was, _)) = base.cover(&s.nodes) {
                 let ratio = s.seconds / was;
-                put(&s.class, &s.variant, ratio, Layouts::from([s.layout]));
+                put(&s.class, &s.variant, ratio, Layouts::from_iter(s.layout));
             }
         }
         for s in base.steps.iter().filter(|s| s.nodes.len() > 1) {
@@ -346,10 +347,14 @@ fn choose(rounds: &[Vec<Timed>], margin: f64, say: &mut dyn FnMut(&str)) -> Vec<
     }
     let mut picks = Vec::new();
     for group in groups(options.keys()) {
-        let layouts: BTreeSet<&str> = group
+        let mut layouts: BTreeSet<&str> = group
             .iter()
             .flat_map(|c| options[*c].values().flat_map(|o| &o.layouts).copied())
             .collect();
+        if layouts.is_empty() {
+            // No matrices: what is compared fits any.
+            layouts.insert(ROW_MAJOR);
+        }
         // The layout in which all of them together are the fastest.
         let best_in = |class: &Class, layout: &str| {
             let fits = |o: &&Measured| o.layouts.iter().all(|l| *l == layout);
@@ -477,9 +482,12 @@ mod tests {
         &'static [u32],
         &'static str,
         &'static str,
-        &'static str,
+        Option<&'static str>,
         f64,
     );
+
+    const PLAIN: Option<&str> = Some(ROW_MAJOR);
+    const GROUPED: Option<&str> = Some("grouped");
 
     fn plan(steps: &[Step]) -> Timed {
         let one = |s: &Step| TimedStep {
@@ -501,8 +509,8 @@ mod tests {
 
     #[test]
     fn a_faster_variant_is_picked_only_beyond_the_margin() {
-        let first = || vec![plan(&[(&[0], "linear", "a", ROW_MAJOR, 10.0)])];
-        let with = |t| vec![plan(&[(&[0], "linear", "b", ROW_MAJOR, t)])];
+        let first = || vec![plan(&[(&[0], "linear", "a", PLAIN, 10.0)])];
+        let with = |t| vec![plan(&[(&[0], "linear", "b", PLAIN, t)])];
         assert_eq!(chosen(&[first(), with(9.8)]), []);
         let won = [("linear".to_string(), "b".to_string())];
         assert_eq!(chosen(&[first(), with(8.0)]), won);
@@ -511,20 +519,36 @@ mod tests {
 
     #[test]
     fn a_composite_that_loses_to_its_chain_is_vetoed() {
-        let first = vec![plan(&[(&[0, 1], "add+linear", "f", ROW_MAJOR, 10.0)])];
+        let first = vec![plan(&[(&[0, 1], "add+linear", "f", PLAIN, 10.0)])];
         let chain = vec![plan(&[
-            (&[0], "add", "p", ROW_MAJOR, 1.0),
-            (&[1], "linear", "p", ROW_MAJOR, 5.0),
+            (&[0], "add", "p", PLAIN, 1.0),
+            (&[1], "linear", "p", PLAIN, 5.0),
         ])];
         let none = [("add+linear".to_string(), NONE.to_string())];
         assert_eq!(chosen(&[first, chain]), none);
     }
 
     #[test]
+    fn a_chain_may_have_links_without_matrices() {
+        let first = vec![plan(&[(&[0, 1, 2], "x+x+mul", "f", GROUPED, 10.0)])];
+        let chain = vec![plan(&[
+            (&[0], "x", "p", GROUPED, 3.0),
+            (&[1], "x", "p", GROUPED, 3.0),
+            (&[2], "mul", "p", None, 1.0),
+        ])];
+        let none = [("x+x+mul".to_string(), NONE.to_string())];
+        assert_eq!(chosen(&[first, chain]), none);
+        let first = vec![plan(&[(&[0], "mul", "a", None, 10.0)])];
+        let other = vec![plan(&[(&[0], "mul", "b", None, 5.0)])];
+        let b = [("mul".to_string(), "b".to_string())];
+        assert_eq!(chosen(&[first, other]), b);
+    }
+
+    #[test]
     fn what_covers_other_nodes_is_not_compared() {
         let p = plan(&[
-            (&[0, 1], "x", "f", ROW_MAJOR, 3.0),
-            (&[2], "y", "p", ROW_MAJOR, 4.0),
+            (&[0, 1], "x", "f", PLAIN, 3.0),
+            (&[2], "y", "p", PLAIN, 4.0),
         ]);
         let nodes = |list: &[u32]| list.iter().map(|n| NodeId(*n)).collect::<Vec<_>>();
         assert_eq!(p.cover(&nodes(&[0, 1, 2])).map(|c| c.0), Some(7.0));
