@@ -31,6 +31,9 @@ pub enum Command {
     Tune(TuneArgs),
     /// Check artifacts against the schema
     Check(CheckArgs),
+    /// Load a model and read a prompt: the process that --processes times
+    #[command(hide = true)]
+    FirstToken(FirstTokenArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -68,6 +71,13 @@ pub struct MeasureArgs {
     /// Times that the model is loaded
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub loads: u32,
+    /// Whole processes that load the model and read a prompt of 64 tokens, ours and each
+    /// peer's in turn, timed from start to end
+    #[arg(long, default_value_t = 0)]
+    pub processes: u32,
+    /// The program that those of ours run, where it is not this one
+    #[arg(long, hide = true)]
+    pub program: Option<PathBuf>,
     /// Least time of a sample in milliseconds: short prompts and answers are
     /// repeated until it is over
     #[arg(long, default_value_t = 300)]
@@ -156,6 +166,21 @@ pub struct PeerArgs {
     pub exec: Vec<String>,
     #[command(flatten)]
     pub measure: MeasureArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct FirstTokenArgs {
+    /// Model folder or GGUF file
+    #[arg(short, long)]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt_tokens: u32,
+    /// KV scheme, of those that the backend has
+    #[arg(long)]
+    pub kv: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,8 @@ pub const MIN_SAMPLES: usize = 5;
 
 /// Names of metrics.
 pub mod metric {
+    use crate::stat::Unit;
+
     pub const PREFILL: &str = "prefill_tok_s";
     pub const DECODE: &str = "decode_tok_s";
     /// All sequences of the batch together.
@@ -31,6 +33,17 @@ pub mod metric {
     pub const LOAD: &str = "load_s";
     /// Loading and then the first prompt of the process.
     pub const LOAD_TO_FIRST_TOKEN: &str = "load_to_first_token_s";
+    /// A whole process that loads the model and reads a short prompt, from its start to
+    /// its end.
+    pub const PROCESS: &str = "process_s";
+
+    pub fn unit(name: &str) -> Unit {
+        match name {
+            TTFT => Unit::Milliseconds,
+            LOAD | LOAD_TO_FIRST_TOKEN | PROCESS => Unit::Seconds,
+            _ => Unit::TokensPerSecond,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ pub mod compare;
 pub mod gate;
 mod measure;
 mod peer;
+pub mod process;
 mod profile;
 mod provenance;
 pub mod report;

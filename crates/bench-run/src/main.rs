@@ -4,6 +4,7 @@ use anyhow::Result;
 use bench_run::args::{Cli, Command, MeasureArgs};
 use bench_run::artifact::{Artifact, Status, write_whole};
 use bench_run::compare::compare;
+use bench_run::process::first_token;
 use bench_run::report::report;
 use bench_run::tune::tune;
 use bench_run::{run, schema};
@@ -64,6 +65,10 @@ fn dispatch(cli: Cli) -> Result<bool> {
                 );
             }
             Ok(ok)
+        }
+        Some(Command::FirstToken(args)) => {
+            first_token(&Registry::collect()?, &args)?;
+            Ok(true)
         }
         Some(Command::Tune(args)) => {
             let tuned = tune(&Registry::collect()?, &args, &mut |line| println!("{line}"))?;

@@ -2,13 +2,14 @@
 
 use crate::artifact::{Artifact, Baseline, Measurements, metric};
 use crate::measure::Shape;
+use crate::process::whole;
 use crate::provenance::short;
-use crate::stat::{Stat, Unit, median};
+use crate::stat::{Stat, median};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// llama-bench repeats each test so often where its command does not say; the median
 /// counts as one sample.
@@ -149,12 +150,7 @@ impl Peer {
             .args(self.tool.flags(shape, arguments))
             .output()
             .with_context(|| format!("cannot start {program}"))?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr);
-            let why = why.lines().rfind(|l| !l.trim().is_empty());
-            let why = why.unwrap_or("nothing on its standard error");
-            bail!("{program} ended with {}: {why}", output.status);
-        }
+        must_succeed(program, &output)?;
         let text = String::from_utf8_lossy(&output.stdout);
         let found = rates(&text, shape, self.tool)?;
         if counted {
@@ -169,6 +165,23 @@ impl Peer {
                     self.details.insert(name.to_string(), value);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Times a whole process that loads the model and reads a prompt.
+    pub fn first_token(&mut self, prompt: u32, counted: bool) -> Result<()> {
+        let (program, arguments) = self.arguments.split_first().context("an empty command")?;
+        if self.tool == Tool::Batched {
+            bail!("{program} cannot read a prompt alone: give --processes with llama-bench");
+        }
+        let mut command = Command::new(program);
+        command.args(arguments).args(["-p", &prompt.to_string()]);
+        command.args(["-n", "0", "-r", "1", "--no-warmup"]);
+        let seconds = whole(&mut command)?;
+        if counted {
+            let samples = self.samples.entry(metric::PROCESS).or_default();
+            samples.push(seconds);
         }
         Ok(())
     }
@@ -218,7 +231,7 @@ impl Peer {
     pub fn baseline(self) -> Baseline {
         let samples = self.samples.into_iter();
         let measurements: Measurements = samples
-            .filter_map(|(name, s)| Some((name.into(), Stat::of(Unit::TokensPerSecond, s)?)))
+            .filter_map(|(name, s)| Some((name.into(), Stat::of(metric::unit(name), s)?)))
             .collect();
         Baseline {
             command: short(&self.command),
@@ -226,6 +239,17 @@ impl Peer {
             details: self.details,
         }
     }
+}
+
+/// What a program ended with, where it did not end well.
+pub fn must_succeed(program: &str, output: &Output) -> Result<()> {
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr);
+    let why = why.lines().rfind(|l| !l.trim().is_empty());
+    let why = why.unwrap_or("nothing on its standard error");
+    bail!("{program} ended with {}: {why}", output.status);
 }
 
 fn rows(text: &str) -> Result<Vec<Value>> {

@@ -8,9 +8,10 @@ use crate::ceilings;
 use crate::gate::{self, Correctness, Gated};
 use crate::measure::{Bench, Sample, Shape};
 use crate::peer::Peer;
+use crate::process;
 use crate::profile::profile;
 use crate::provenance::{Environment, Hardware, Software, fingerprint, short, timestamp};
-use crate::stat::{Stat, Unit};
+use crate::stat::Stat;
 use crate::synthetic;
 use anyhow::{Context as _, Result};
 use planner::Program;
@@ -160,6 +161,9 @@ fn measure_loaded(
 ) -> Result<()> {
     let least = Duration::from_millis(args.sample_ms);
     let mut samples = Samples::default();
+    for seconds in process::measure(args, &options.backend, &mut peers)? {
+        samples.push(metric::PROCESS, seconds);
+    }
     // What the gate held is gone; its peak must not count.
     let alone = forget_peak();
     let mut load = || -> Result<Model> {
@@ -236,13 +240,8 @@ impl Samples {
     }
 
     fn stats(self) -> Measurements {
-        let unit = |name: &str| match name {
-            metric::TTFT => Unit::Milliseconds,
-            metric::LOAD | metric::LOAD_TO_FIRST_TOKEN => Unit::Seconds,
-            _ => Unit::TokensPerSecond,
-        };
         let all = self.0.into_iter();
-        all.filter_map(|(name, s)| Some((name.to_string(), Stat::of(unit(name), s)?)))
+        all.filter_map(|(name, s)| Some((name.to_string(), Stat::of(metric::unit(name), s)?)))
             .collect()
     }
 }

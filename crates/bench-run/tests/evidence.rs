@@ -328,6 +328,34 @@ fn a_peer_runs_in_turn_and_both_are_kept() {
     let calls = std::fs::read_to_string(&log).expect("the peer ran");
     assert_eq!(calls.lines().count(), 2);
     assert!(calls.contains("-p 20 -n 2 -d 0"), "{calls}");
+    // Whole processes, ours and the peer's; the first turn brings the file into memory.
+    let ferris = ferris();
+    let ours = env!("CARGO_BIN_EXE_bench-run");
+    let whole = ["--no-gate", "--processes", "2", "--program", ours];
+    let given = ["--model", &ferris, "--peer", &peer];
+    let timed = measure(&[&whole[..], &given].concat());
+    assert_valid(&timed);
+    let theirs = &timed.baselines[0].measurements[metric::PROCESS];
+    let ours = &timed.measurements[metric::PROCESS];
+    for stat in [ours, theirs] {
+        assert_eq!((stat.samples.len(), &*stat.unit), (2, "s"));
+        assert!(!stat.higher_is_better && stat.min > 0.0);
+    }
+    let calls = std::fs::read_to_string(&log).expect("the peer ran");
+    let alone = calls
+        .lines()
+        .filter(|l| l.ends_with("-p 64 -n 0 -r 1 --no-warmup"));
+    assert_eq!(alone.count(), 3, "{calls}");
+    let fails = ["--no-gate", "--processes", "1", "--program", "false"];
+    let fails = args(&[&fails[..], &given].concat());
+    let registry = Registry::collect().expect("kernels");
+    let error = run::measure(&registry, &fails).map(|_| ()).unwrap_err();
+    assert!(
+        format!("{error:#}").contains("false ended with"),
+        "{error:#}"
+    );
+    let synthetic = args(&["--synthetic", "tiny:bf16", "--no-gate", "--processes", "1"]);
+    assert!(run::measure(&registry, &synthetic).is_err());
     // What it says of itself must be what we measure.
     let says = |details: &str| {
         let text = format!(

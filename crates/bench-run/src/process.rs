@@ -1,0 +1,94 @@
+//! Whole processes, from their start to their end: load the model, read a short prompt.
+//! Ours and a peer's are timed by the same clock that way, whatever either counts as
+//! loading.
+
+use crate::args::{FirstTokenArgs, MeasureArgs, Source};
+use crate::measure::{Bench, Shape};
+use crate::peer::Peer;
+use crate::run::open;
+use anyhow::{Context as _, Result, bail};
+use registry::Registry;
+use runtime::LoadOptions;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Tokens of the prompt: as few as show that everything is there.
+const PROMPT: u32 = 64;
+
+/// What a process of ours does: opens the model, loads it, reads a prompt.
+pub fn first_token(registry: &Registry, args: &FirstTokenArgs) -> Result<()> {
+    let opened = open(&Source::File(args.model.clone()))?;
+    let shape = Shape {
+        prompt: args.prompt_tokens as usize,
+        generated: 1,
+        depth: 0,
+        batch: 1,
+    };
+    let mut options = LoadOptions::new(&args.device.backend);
+    options.open = args.device.open_options();
+    options.context = Some(shape.context());
+    options.kv = args.kv.clone();
+    let mut model = opened.load(registry, &options, &mut |_, _| {})?;
+    let mut bench = Bench::new(&mut model.runner, shape, Duration::ZERO)?;
+    bench.prompt()?;
+    bench.finish()
+}
+
+/// Seconds of `args.processes` processes of ours; each peer keeps its own.
+pub fn measure(args: &MeasureArgs, backend: &str, peers: &mut [Peer]) -> Result<Vec<f64>> {
+    let mut seconds = Vec::new();
+    if args.processes == 0 {
+        return Ok(seconds);
+    }
+    let Some(model) = &args.model else {
+        bail!("--processes times how a file is loaded: give one with --model");
+    };
+    let program = match &args.program {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().context("the path of this program")?,
+    };
+    let mut ours = Command::new(program);
+    ours.arg("first-token").arg("--model").arg(model);
+    ours.args(["--prompt-tokens", &PROMPT.to_string()]);
+    ours.args(["--backend", backend]);
+    let device = &args.device;
+    let threads = device.threads.map(|n| n.to_string());
+    let isa = device.isa.map(|isa| isa.name().to_string());
+    let given = [
+        ("--device", &device.device),
+        ("--threads", &threads),
+        ("--isa", &isa),
+        ("--kv", &args.kv),
+    ];
+    for (flag, value) in given {
+        ours.args(value.iter().flat_map(|v| [flag, v]));
+    }
+    if device.pin {
+        ours.arg("--pin");
+    }
+    for turn in 0..=args.processes {
+        // The first brings the file into memory, for all alike.
+        let counted = turn > 0;
+        let one = whole(&mut ours)?;
+        if counted {
+            seconds.push(one);
+        }
+        for peer in peers.iter_mut() {
+            peer.first_token(PROMPT, counted)?;
+        }
+    }
+    Ok(seconds)
+}
+
+/// Seconds from a process's start to its end, which must be a good one.
+pub fn whole(command: &mut Command) -> Result<f64> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let start = Instant::now();
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {name}"))?;
+    let seconds = start.elapsed().as_secs_f64();
+    crate::peer::must_succeed(&name, &output)?;
+    Ok(seconds)
+}
