@@ -220,7 +220,8 @@ fn experts(
 
 /// The states that the batch keeps must be the oracle's; the rest of the pool is
 /// guarded byte by byte. What goes through a spare slot between two steps is seen
-/// in what comes after.
+/// in what comes after. Decays multiply, and so does their rounding: an element many
+/// times the mean is measured by its own size.
 fn states(
     case: &Case,
     view: &StateView,
@@ -238,13 +239,15 @@ fn states(
         .filter(|(_, slot)| !case.batch.spare.contains(slot))
         .collect();
     let all: Vec<f32> = kept.iter().flat_map(|(_, slot)| at(want, *slot)).collect();
-    let scale = Scale {
-        whole: rms(&all),
-        ..Scale::default()
-    };
+    let whole = rms(&all);
     let mut worst: f64 = 0.0;
     for (r, slot) in kept {
-        let verdict = rows(&at(got, slot), &at(want, slot), &scale, tolerance, view.len);
+        let want = at(want, slot);
+        let scale = Scale {
+            whole,
+            each: want.iter().map(|x| f64::from(x.abs())).collect(),
+        };
+        let verdict = rows(&at(got, slot), &want, &scale, tolerance, view.len);
         let what = |e| format!("state behind row {r}, in slot {slot}: {e}");
         worst = worst.max(verdict.map_err(what)?);
     }
