@@ -8,7 +8,7 @@
 
 use hal::cpu::{IsaLevel, detect};
 use hal::{DeviceKind, HalError};
-use parity::kernel_gate::{ChainOracle, ORACLE, Options, Report, gate_problem, run};
+use parity::kernel_gate::{Cases, ChainOracle, ORACLE, Options, Report, gate_problem, run};
 use registry::{Backend, OpenOptions, Registry};
 use runtime::{LoadOptions, Opened};
 use std::collections::BTreeSet;
@@ -16,8 +16,9 @@ use std::path::Path;
 
 fn options(quick: bool) -> Options {
     Options {
-        quick,
+        cases: if quick { Cases::Quick } else { Cases::All },
         filter: std::env::var("KERNEL_GATE").ok(),
+        ..Options::default()
     }
 }
 

@@ -4,7 +4,7 @@
 use graph::{Activation, DeltaSpec, Op, RouteScore, RouteSpec};
 use half::{bf16, f16};
 use parity::kernel_gate::{
-    Case, Data, GateError, KeyReport, ORACLE, OpValue, Options, Oracle, gate_kernel,
+    Case, Cases, Data, GateError, KeyReport, ORACLE, OpValue, Options, Oracle, gate_kernel,
 };
 use registry::{Act, CacheView, OpenOptions, OperandSrc, Registry, Scheme};
 
@@ -581,8 +581,11 @@ fn gate(registry: &Registry, threads: usize, quick: bool, blocks: bool) -> Vec<K
             continue;
         }
         let options = Options {
-            quick: quick || in_blocks,
-            filter: None,
+            cases: match quick || in_blocks {
+                true => Cases::Quick,
+                false => Cases::All,
+            },
+            ..Options::default()
         };
         let report = gate_kernel(entry.kernel, device.as_ref(), &options, &Naive);
         reports.extend(report.expect("the gate runs"));

@@ -23,8 +23,8 @@ fn every_key_is_dealt_a_case(backend: &str, part: &str) {
     let device: Arc<dyn Device> = Arc::new(device);
     let registry = Registry::collect().expect("a registry without duplicates");
     let options = Options {
-        quick: false,
         filter: Some(part.into()),
+        ..Options::default()
     };
     let report = run_against(&registry, backend, device.as_ref(), &options, &NoOracle);
     let report = report.expect("cases can be dealt");

@@ -2,7 +2,7 @@
 
 use hal::cuda::{CudaDevice, probe_within};
 use kernels as _;
-use parity::kernel_gate::{Options, run};
+use parity::kernel_gate::{Cases, Options, run};
 use registry::Registry;
 use std::sync::Arc;
 
@@ -19,8 +19,9 @@ fn every_kernel_agrees_with_the_oracle() {
     };
     let registry = Registry::collect().expect("a registry without duplicates");
     let options = Options {
-        quick: true,
+        cases: Cases::Quick,
         filter: Some("cuda_sm90/".into()),
+        ..Options::default()
     };
     let report = run(&registry, cuda_sm90::BACKEND, device, &options).expect("a gate");
     println!("{report}");

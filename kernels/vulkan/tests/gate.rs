@@ -4,7 +4,7 @@ mod common;
 
 use hal::vulkan::VulkanOptions;
 use kernels as _;
-use parity::kernel_gate::{Options, run};
+use parity::kernel_gate::{Cases, Options, run};
 use registry::Registry;
 
 fn gate(options: VulkanOptions, filters: &[&str]) {
@@ -14,7 +14,7 @@ fn gate(options: VulkanOptions, filters: &[&str]) {
     let registry = Registry::collect().expect("a registry without duplicates");
     for filter in filters {
         let options = Options {
-            quick: true,
+            cases: Cases::FewPipelines,
             filter: Some((*filter).into()),
         };
         let report = run(&registry, vulkan::BACKEND, device.clone(), &options).expect("a gate");

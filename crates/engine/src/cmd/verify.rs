@@ -8,7 +8,7 @@ use crate::session;
 use anyhow::Context as _;
 use clap::Args;
 use hal::{Device, DeviceKind};
-use parity::kernel_gate::{self, ChainOracle, ORACLE};
+use parity::kernel_gate::{self, Cases, ChainOracle, ORACLE};
 use parity::model_gate::{self, VerifyOptions};
 use registry::{Backend, Registry};
 use runtime::Opened;
@@ -125,8 +125,13 @@ fn kernels(
             backend.name
         );
     }
+    let software = device.info().kind == DeviceKind::Software;
     let options = kernel_gate::Options {
-        quick: args.quick || device.info().kind == DeviceKind::Software,
+        cases: match (software, args.quick) {
+            (true, _) => Cases::FewPipelines,
+            (false, true) => Cases::Quick,
+            (false, false) => Cases::All,
+        },
         filter: None,
     };
     let oracle = ChainOracle::open(registry).context("ring 2 could not run")?;

@@ -96,14 +96,8 @@ pub struct Case {
 }
 
 impl Case {
-    /// The next case of a key, of a single row if so asked. `Err` says why the gate
-    /// cannot make one.
-    pub fn deal(
-        spec: &KernelSpec,
-        dealer: &mut Dealer,
-        device: &DeviceInfo,
-        one_row: bool,
-    ) -> Result<Case, String> {
+    /// Sizes for the next case of a key, of a single row if so asked.
+    pub fn sizes(spec: &KernelSpec, dealer: &mut Dealer, one_row: bool) -> Dims {
         let mut d = dealer.deal(spec.pattern.ops.len());
         if one_row {
             (d.rows, d.bucket) = (1, (1, 1));
@@ -133,10 +127,20 @@ impl Case {
                 *n = n.next_multiple_of(16);
             }
         }
-        let wired = wire(spec, &d, device)?;
+        d
+    }
+
+    /// A case of a key in these sizes. `Err` says why the gate cannot make one.
+    pub fn deal(
+        spec: &KernelSpec,
+        d: &Dims,
+        rng: &mut Rng,
+        device: &DeviceInfo,
+    ) -> Result<Case, String> {
+        let wired = wire(spec, d, device)?;
         let mut problem = wired.problem;
-        let batch = make_batch(&d, &mut problem, wired.cached, wired.group, &mut dealer.rng);
-        Case::fill(problem, spec.act, &d, batch, &mut dealer.rng)
+        let batch = make_batch(d, &mut problem, wired.cached, wired.group, rng);
+        Case::fill(problem, spec.act, d, batch, rng)
     }
 
     /// A case of a problem as a plan has it. `turn` varies the batch and the data.
@@ -508,7 +512,10 @@ mod tests {
             tolerance: 0.0,
         };
         let mut dealer = Dealer::new("cases");
-        let mut cases = (0..80).map(|_| Case::deal(&spec, &mut dealer, device.info(), false));
+        let mut cases = (0..80).map(|_| {
+            let d = Case::sizes(&spec, &mut dealer, false);
+            Case::deal(&spec, &d, &mut dealer.rng, device.info())
+        });
         let found = cases.find_map(|c| c.ok().filter(&wanted));
         found.expect("one of eighty")
     }

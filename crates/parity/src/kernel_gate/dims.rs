@@ -310,6 +310,20 @@ impl Dealer {
         }
     }
 
+    /// Another batch, and other data, for the same sizes.
+    pub fn vary(&mut self, d: &mut Dims) {
+        let rng = &mut self.rng;
+        let (least, most) = d.bucket;
+        d.rows = least + rng.below(most - least + 1);
+        d.all_logits = self.all_logits.draw(rng);
+        d.split = self.split.draw(rng);
+        d.past = (0..most.min(16)).map(|_| self.past.draw(rng)).collect();
+        d.mode = self.mode.draw(rng);
+        for gap in &mut d.gap {
+            *gap = self.gap.draw(rng);
+        }
+    }
+
     /// Dimensions for a pattern with `ops` ops.
     pub fn deal(&mut self, ops: usize) -> Dims {
         let rng = &mut self.rng;

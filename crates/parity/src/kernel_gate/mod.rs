@@ -34,10 +34,13 @@ pub use case::{Case, Data};
 pub use chain::{ChainOracle, ORACLE, OpValue, Oracle, primitives, resolve_chain};
 pub use report::{KeyReport, Report};
 
-use dims::Dealer;
+use dims::{Dealer, Dims};
 use hal::cpu::IsaLevel;
 use hal::{Device, DeviceInfo, HalError};
-use registry::{Kernel, KernelError, OperandRole, Problem, ROW_MAJOR, Registry, RegistryError};
+use registry::{
+    Kernel, KernelError, OperandRole, Problem, ROW_MAJOR, Registry, RegistryError, Scheme,
+};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,24 +63,54 @@ impl GateError {
     }
 }
 
-/// How thorough to be.
+/// How many cases a key meets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cases {
+    #[default]
+    All,
+    /// Under a third of them.
+    Quick,
+    /// As few, for devices that take seconds to compile a pipeline: three cases in a row
+    /// share their sizes, and of the keys that differ by nothing but a scheme of blocks
+    /// all but the first see one such row. Each scheme meets other sizes.
+    FewPipelines,
+}
+
+impl Cases {
+    fn of_key(self) -> usize {
+        match self {
+            Cases::All => 40,
+            Cases::Quick | Cases::FewPipelines => 12,
+        }
+    }
+
+    /// Of a key like another, but for its scheme of blocks.
+    fn of_scheme(self) -> usize {
+        match self {
+            Cases::FewPipelines => self.of_sizes(),
+            _ => self.of_key(),
+        }
+    }
+
+    /// In a row, of the same sizes.
+    fn of_sizes(self) -> usize {
+        match self {
+            Cases::FewPipelines => 3,
+            _ => 1,
+        }
+    }
+}
+
+/// What to gate, and how thoroughly.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Under a third of the cases: for devices where a pipeline's first dispatch
-    /// is slow.
-    pub quick: bool,
+    pub cases: Cases,
     /// Only keys whose text (`backend/layer/quant/variant`) contains this.
     pub filter: Option<String>,
 }
 
 /// Runs of a case that must agree bit for bit.
 const REPEATS: usize = 3;
-
-impl Options {
-    fn cases(&self) -> usize {
-        if self.quick { 12 } else { 40 }
-    }
-}
 
 /// Gates every key that `backend` itself registers, on `device`. A kernel that
 /// fails is in the report; an `Err` means that the gate itself could not run.
@@ -100,14 +133,23 @@ pub fn run_against(
     oracle: &dyn Oracle,
 ) -> Result<Report, GateError> {
     let mut report = Report::new(backend, device.info());
+    let mut seen = HashSet::new();
     for entry in registry.entries().filter(|e| e.key.backend == backend) {
         let name = entry.key.to_string();
         if options.filter.as_ref().is_some_and(|f| !name.contains(f)) {
             continue;
         }
+        let family = (&entry.key.layer, entry.key.variant);
+        let in_blocks = (entry.kernel.spec().quant.iter())
+            .filter_map(|q| Scheme::find(q)?.desc())
+            .any(|d| d.block > 1);
+        let cases = match in_blocks && !seen.insert(family) {
+            true => options.cases.of_scheme(),
+            false => options.cases.of_key(),
+        };
         report
             .keys
-            .extend(gate_kernel(entry.kernel, device, options, oracle)?);
+            .extend(gate_cases(entry.kernel, device, options, oracle, cases)?);
     }
     Ok(report)
 }
@@ -118,6 +160,17 @@ pub fn gate_kernel(
     device: &dyn Device,
     options: &Options,
     oracle: &dyn Oracle,
+) -> Result<Vec<KeyReport>, GateError> {
+    gate_cases(kernel, device, options, oracle, options.cases.of_key())
+}
+
+/// Gates one kernel in so many cases.
+fn gate_cases(
+    kernel: &dyn Kernel,
+    device: &dyn Device,
+    options: &Options,
+    oracle: &dyn Oracle,
+    cases: usize,
 ) -> Result<Vec<KeyReport>, GateError> {
     let spec = kernel.spec();
     let key = spec.key();
@@ -135,15 +188,27 @@ pub fn gate_kernel(
     // Kernels that refuse some cases see more of them, those that took next to none
     // every other one of a single row: some take nothing else. What other hardware
     // would take is not looked for again.
-    for turn in 0..2 * options.cases() {
-        let again = turn >= options.cases();
-        let enough = |r: &KeyReport| (r.cases == 0 && r.lacking > 0) || r.cases >= options.cases();
+    let mut last: Option<Dims> = None;
+    let mut alike = 0;
+    for turn in 0..2 * options.cases.of_key() {
+        let again = turn >= cases;
+        let enough = |r: &KeyReport| (r.cases == 0 && r.lacking > 0) || r.cases >= cases;
         if again && reports.iter().all(enough) {
             break;
         }
-        let few = reports.iter().any(|r| r.cases < options.cases() / 3);
-        let one_row = again && few && turn % 2 == 0;
-        let case = match Case::deal(spec, &mut dealer, device.info(), one_row) {
+        let few = reports.iter().any(|r| r.cases < cases / 3);
+        let d = match last.take() {
+            Some(mut d) if alike % options.cases.of_sizes() > 0 => {
+                dealer.vary(&mut d);
+                d
+            }
+            _ => {
+                let one_row = again && few && turn % 2 == 0;
+                Case::sizes(spec, &mut dealer, one_row)
+            }
+        };
+        let dealt = Case::deal(spec, &d, &mut dealer.rng, device.info());
+        let case = match dealt {
             Ok(case) => case,
             Err(reason) => {
                 for report in &mut reports {
@@ -184,6 +249,11 @@ pub fn gate_kernel(
                 Err(reason) => report.fail(format!("{reason} [{}]", case.label)),
             }
             report.took += began.elapsed();
+        }
+        // Sizes that were refused would be again.
+        if want.is_some() {
+            last = Some(d);
+            alike += 1;
         }
     }
     Ok(reports)

@@ -5,7 +5,9 @@ pub mod patterns;
 use graph::{Op, OpKind};
 use hal::cpu::{CpuRecorder, CpuSlice};
 use hal::{Access, Device, Recorder};
-use parity::kernel_gate::{ChainOracle, KeyReport, ORACLE, Options, gate_kernel, resolve_chain};
+use parity::kernel_gate::{
+    Cases, ChainOracle, KeyReport, ORACLE, Options, gate_kernel, resolve_chain,
+};
 use registry::{
     Act, Binds, Kernel, KernelError, KernelSpec, Operand, OperandRole, OperandSrc, Pattern,
     Prepared, Problem, ROW_MAJOR, Registry, StepLayout, TensorRef,
@@ -331,7 +333,7 @@ pub fn gate_one(kernel: &dyn Kernel) -> KeyReport {
     });
     let oracle = ChainOracle::open(registry()).expect("a CPU");
     let options = Options {
-        quick: true,
+        cases: Cases::Quick,
         ..Options::default()
     };
     let reports = gate_kernel(kernel, device.as_ref(), &options, &oracle).expect("the gate runs");
