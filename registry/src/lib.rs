@@ -17,6 +17,7 @@ mod kernel;
 mod key;
 mod layout;
 mod pattern;
+pub mod patterns;
 mod problem;
 mod resolve;
 mod scheme;
