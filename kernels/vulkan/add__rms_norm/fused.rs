@@ -1,22 +1,9 @@
 //! op: add+rms_norm. See `fused.comp`.
 
 use crate::common::launch::{Gpu, Plain, Result, Step, shader};
-use graph::{Op, OpKind};
-use registry::{Pattern, PatternOp, Problem, Src};
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Add,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[Src::Op(0)],
-        },
-    ],
-    outputs: &[0, 1],
-};
+use graph::Op;
+use registry::Problem;
+use registry::patterns::ADD_NORM;
 
 fn fits(problem: &Problem) -> std::result::Result<(), String> {
     let len = problem.outputs[0].row_len();
@@ -58,7 +45,7 @@ fn constants(problem: &Problem, gpu: Gpu) -> std::result::Result<Vec<u32>, Strin
 const fn fused() -> Plain {
     let shader = shader!("add__rms_norm.fused", 6, 13);
     let mut plain =
-        Plain::new(&PATTERN, &["f32"], "fused", shader, record).with_constants(constants);
+        Plain::new(&ADD_NORM, &["f32"], "fused", shader, record).with_constants(constants);
     plain.fits = fits;
     plain
 }

@@ -2,8 +2,9 @@
 //! and the rule.
 //! See `common/conv_delta.comp`.
 
-use crate::common::conv_delta::{RULE, kernel};
+use crate::common::conv_delta::kernel;
 use crate::common::launch::Plain;
+use registry::patterns::CONV_DELTA;
 
-static F32: Plain = kernel(&RULE, 20);
+static F32: Plain = kernel(&CONV_DELTA, 20);
 registry::register!(F32);

@@ -3,10 +3,10 @@
 
 use crate::common::launch::{Gpu, Plain, Result, Step, shader};
 use crate::common::state::{check_pool, view_of};
-use graph::{Activation, ConvSpec, DeltaSpec, Op, OpKind};
+use graph::{ConvSpec, DeltaSpec, Op};
 use hal::DeviceKind;
 use hal::vulkan::STORAGE_BUFFERS_24;
-use registry::{OperandSrc, Pattern, PatternOp, Problem, Src, StateView};
+use registry::{OperandSrc, Pattern, Problem, StateView};
 
 type Checked<T> = std::result::Result<T, String>;
 
@@ -19,43 +19,10 @@ const COLUMNS: u32 = 32;
 /// Lanes that share a column.
 const SLICES: u32 = 8;
 
-const CONV: PatternOp = PatternOp {
-    kind: OpKind::CausalConv,
-    inputs: &[],
-};
-
-const OPS: &[PatternOp] = &[
-    CONV,
-    CONV,
-    CONV,
-    PatternOp {
-        kind: OpKind::GatedDelta,
-        inputs: &[Src::Op(0), Src::Op(1), Src::Op(2)],
-    },
-    PatternOp {
-        kind: OpKind::RmsNorm,
-        inputs: &[Src::Op(3)],
-    },
-    PatternOp {
-        kind: OpKind::GatedMul(Activation::Silu),
-        inputs: &[Src::Any, Src::Op(4)],
-    },
-];
+// Places of the rule, and of the norm and the gate that may follow it.
 const DELTA: usize = 3;
 const NORM: usize = 4;
 const GATE: usize = 5;
-
-/// Those up to the rule.
-pub static RULE: Pattern = Pattern {
-    ops: OPS.split_at(NORM).0,
-    outputs: &[0, 1, 2, 3],
-};
-
-/// All of them.
-pub static NORMED: Pattern = Pattern {
-    ops: OPS,
-    outputs: &[0, 1, 2, 3, 5],
-};
 
 /// Where each state is an operand: of which op, and its place there.
 const STATES: [(usize, usize); 4] = [(0, 2), (1, 2), (2, 2), (DELTA, 7)];

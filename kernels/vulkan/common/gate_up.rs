@@ -2,27 +2,6 @@
 
 use crate::common::launch::{Result, Step};
 use crate::common::stored::Matrix;
-use graph::{Activation, OpKind};
-use registry::{Pattern, PatternOp, Src};
-
-/// The pattern of a gated feed-forward part.
-pub static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[Src::Same(0, 0)],
-        },
-        PatternOp {
-            kind: OpKind::GatedMul(Activation::Silu),
-            inputs: &[Src::Op(0), Src::Op(1)],
-        },
-    ],
-    outputs: &[2],
-};
 
 /// Records a product of x with both matrices, part by part; `groups` says how many
 /// workgroups take that many columns.

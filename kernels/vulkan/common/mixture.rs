@@ -4,67 +4,20 @@
 use crate::common::launch::{Gpu, Plain, Result, Step, shader};
 use crate::common::linear::{few_rounded, gemv_groups, gemv_q8_groups, rounded_constants};
 use crate::common::stored::Matrix;
-use graph::{Activation, Op, OpKind};
+use graph::Op;
 use hal::DeviceKind;
-use registry::{Act, Operand, Pattern, PatternOp, Problem, Src, TensorRef};
+use registry::patterns::{
+    EXPERTS_GATE_UP, EXPERTS_SHARED_DOWN_ADD, EXPERTS_SHARED_DOWN_ADD_NORM, EXPERTS_SHARED_GATE_UP,
+};
+use registry::{Act, Operand, Pattern, Problem, TensorRef};
 
 type Checked<T> = std::result::Result<T, String>;
 
-const fn op(kind: OpKind, inputs: &'static [Src]) -> PatternOp {
-    PatternOp { kind, inputs }
-}
+/// Ops of the experts alone, ahead of the shared expert's.
+const OWN_GATES: usize = EXPERTS_GATE_UP.ops.len();
 
-const SILU: OpKind = OpKind::GatedMul(Activation::Silu);
-
-const GATE_OPS: &[PatternOp] = &[
-    op(OpKind::ExpertLinear, &[]),
-    op(
-        OpKind::ExpertLinear,
-        &[Src::Same(0, 0), Src::Any, Src::Same(0, 2)],
-    ),
-    op(SILU, &[Src::Op(0), Src::Op(1)]),
-    op(OpKind::Linear, &[Src::Same(0, 0)]),
-    op(OpKind::Linear, &[Src::Same(0, 0)]),
-    op(SILU, &[Src::Op(3), Src::Op(4)]),
-];
-
-/// Ops of the experts alone.
-const OWN_GATES: usize = 3;
-
-static GATES: Pattern = Pattern {
-    ops: GATE_OPS.split_at(OWN_GATES).0,
-    outputs: &[2],
-};
-
-static SHARED_GATES: Pattern = Pattern {
-    ops: GATE_OPS,
-    outputs: &[2, 5],
-};
-
-/// Ops of a sum, and behind them of its norm.
-const SUM_OPS: &[PatternOp] = &[
-    op(OpKind::ExpertLinear, &[]),
-    op(OpKind::ExpertSum, &[Src::Op(0)]),
-    op(OpKind::Linear, &[]),
-    op(
-        OpKind::GatedMul(Activation::Sigmoid),
-        &[Src::Any, Src::Op(2)],
-    ),
-    op(OpKind::Add, &[Src::Op(1), Src::Op(3)]),
-    op(OpKind::Add, &[Src::Any, Src::Op(4)]),
-    op(OpKind::RmsNorm, &[Src::Op(5)]),
-];
-const NORM: usize = 6;
-
-static SUM: Pattern = Pattern {
-    ops: SUM_OPS.split_at(NORM).0,
-    outputs: &[5],
-};
-
-static SUM_NORM: Pattern = Pattern {
-    ops: SUM_OPS,
-    outputs: &[5, 6],
-};
+/// Place of the norm behind a sum.
+const NORM: usize = EXPERTS_SHARED_DOWN_ADD.ops.len();
 
 /// Largest matrix that a software device binds.
 const MOST_SOFTWARE: u64 = 120 << 20;
@@ -317,7 +270,7 @@ const fn sum_of(
 
 /// Gates and ups of the experts in one scheme.
 pub const fn own_gates(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
-    rated(gates_of(&GATES, quant, layouts), 30, fits_gates)
+    rated(gates_of(&EXPERTS_GATE_UP, quant, layouts), 30, fits_gates)
 }
 
 /// Those of the shared expert with them.
@@ -325,12 +278,20 @@ pub const fn shared_gates(
     quant: &'static [&'static str],
     layouts: &'static [&'static str],
 ) -> Plain {
-    rated(gates_of(&SHARED_GATES, quant, layouts), 40, fits_gates)
+    rated(
+        gates_of(&EXPERTS_SHARED_GATE_UP, quant, layouts),
+        40,
+        fits_gates,
+    )
 }
 
 /// The sum in one scheme.
 pub const fn sums(quant: &'static [&'static str], layouts: &'static [&'static str]) -> Plain {
-    rated(sum_of(&SUM, quant, layouts), 40, fits_sum)
+    rated(
+        sum_of(&EXPERTS_SHARED_DOWN_ADD, quant, layouts),
+        40,
+        fits_sum,
+    )
 }
 
 /// The sum and its norm, in one scheme.
@@ -338,5 +299,9 @@ pub const fn normed_sums(
     quant: &'static [&'static str],
     layouts: &'static [&'static str],
 ) -> Plain {
-    rated(sum_of(&SUM_NORM, quant, layouts), 45, fits_sum)
+    rated(
+        sum_of(&EXPERTS_SHARED_DOWN_ADD_NORM, quant, layouts),
+        45,
+        fits_sum,
+    )
 }

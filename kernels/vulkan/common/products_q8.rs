@@ -4,78 +4,8 @@
 use crate::common::launch::{Gpu, Plain, Result, Shader, Step, shader};
 use crate::common::linear::{few_rounded, gemv_q8_groups, rounded_constants};
 use crate::common::stored::Matrix;
-use graph::{Activation, Op, OpKind};
-use registry::{Act, Operand, Pattern, PatternOp, Problem, Src, TensorRef};
-
-const NORM: PatternOp = PatternOp {
-    kind: OpKind::RmsNorm,
-    inputs: &[],
-};
-
-const OF_NORM: PatternOp = PatternOp {
-    kind: OpKind::Linear,
-    inputs: &[Src::Op(0)],
-};
-
-pub static NORM_THREE: Pattern = Pattern {
-    ops: &[NORM, OF_NORM, OF_NORM, OF_NORM],
-    outputs: &[1, 2, 3],
-};
-
-pub static NORM_GATED: Pattern = Pattern {
-    ops: &[
-        NORM,
-        OF_NORM,
-        OF_NORM,
-        PatternOp {
-            kind: OpKind::GatedMul(Activation::Silu),
-            inputs: &[Src::Op(1), Src::Op(2)],
-        },
-    ],
-    outputs: &[3],
-};
-
-const FIRST: PatternOp = PatternOp {
-    kind: OpKind::Linear,
-    inputs: &[],
-};
-
-const SAME: PatternOp = PatternOp {
-    kind: OpKind::Linear,
-    inputs: &[Src::Same(0, 0)],
-};
-
-pub static TWO: Pattern = Pattern {
-    ops: &[FIRST, SAME],
-    outputs: &[0, 1],
-};
-
-pub static THREE: Pattern = Pattern {
-    ops: &[FIRST, SAME, SAME],
-    outputs: &[0, 1, 2],
-};
-
-const ADDED_OPS: &[PatternOp] = &[
-    FIRST,
-    PatternOp {
-        kind: OpKind::Add,
-        inputs: &[Src::Any, Src::Op(0)],
-    },
-    PatternOp {
-        kind: OpKind::RmsNorm,
-        inputs: &[Src::Op(1)],
-    },
-];
-
-pub static ADDED: Pattern = Pattern {
-    ops: ADDED_OPS.split_at(2).0,
-    outputs: &[1],
-};
-
-pub static ADDED_NORM: Pattern = Pattern {
-    ops: ADDED_OPS,
-    outputs: &[1, 2],
-};
+use graph::{Op, OpKind};
+use registry::{Act, Operand, Pattern, Problem, TensorRef};
 
 /// Which ops a problem has.
 struct Form {

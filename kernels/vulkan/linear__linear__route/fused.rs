@@ -4,8 +4,9 @@
 use crate::common::launch::{Gpu, Plain, Result, Step, shader};
 use crate::common::linear::{gemv_groups, team_constants};
 use crate::common::stored::{Matrix, PLAIN};
-use graph::{Op, OpKind, RouteScore, RouteSpec};
-use registry::{Operand, Pattern, PatternOp, Problem, Src};
+use graph::{Op, RouteScore, RouteSpec};
+use registry::patterns::ROUTER_LINEAR;
+use registry::{Operand, Problem};
 
 /// Most experts: a subgroup keeps their scores in registers.
 const MOST_EXPERTS: usize = 512;
@@ -16,24 +17,6 @@ const MOST_HELD: usize = 16;
 /// Subgroups of a workgroup: few, so that the columns of a router are spread over a
 /// device.
 const SUBGROUPS: u32 = 2;
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[Src::Same(0, 0)],
-        },
-        PatternOp {
-            kind: OpKind::Route,
-            inputs: &[Src::Op(0)],
-        },
-    ],
-    outputs: &[1, 2],
-};
 
 type Checked<T> = std::result::Result<T, String>;
 
@@ -126,7 +109,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 
 const fn of(quant: &'static [&'static str]) -> Plain {
     let shader = shader!("linear__linear__route.fused", 12, 17);
-    let mut plain = Plain::new(&PATTERN, quant, "fused", shader, record)
+    let mut plain = Plain::new(&ROUTER_LINEAR, quant, "fused", shader, record)
         .with_matrix(PLAIN)
         .with_constants(constants)
         .with_workspace(|problem| weight(problem, 0).map_or(0, |w| w.shape[0] as u64 * 4))

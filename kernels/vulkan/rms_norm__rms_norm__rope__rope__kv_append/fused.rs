@@ -3,34 +3,9 @@
 use crate::common::cache;
 use crate::common::launch::{Gpu, Plain, Result, Step, shader};
 use crate::common::stored::{element_bytes, scheme_constant};
-use graph::{Op, OpKind, RopeSpec};
-use registry::{CacheView, Pattern, PatternOp, Problem, Src};
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Op(0)],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Op(1), Src::Same(2, 1)],
-        },
-        PatternOp {
-            kind: OpKind::KvAppend,
-            inputs: &[Src::Op(3)],
-        },
-    ],
-    outputs: &[2, 4],
-};
+use graph::{Op, RopeSpec};
+use registry::patterns::QK_NORM_ROPE_APPEND;
+use registry::{CacheView, Problem};
 
 /// Largest head: one f32 for each element is kept in shared memory.
 const MOST_DIM: usize = 1024;
@@ -133,7 +108,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 
 const fn of(quant: &'static [&'static str]) -> Plain {
     let shader = shader!("rms_norm__rms_norm__rope__rope__kv_append.fused", 9, 31);
-    let mut plain = Plain::new(&PATTERN, quant, "fused", shader, record)
+    let mut plain = Plain::new(&QK_NORM_ROPE_APPEND, quant, "fused", shader, record)
         .with_every_attribute()
         .with_constants(constants);
     plain.fits = |problem| Shape::of(problem).map(|_| ());
