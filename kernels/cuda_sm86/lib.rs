@@ -27,7 +27,6 @@ pub mod common {
     pub mod mixture;
     pub mod mma_gemm;
     pub mod mma_gemv;
-    pub mod patterns;
     pub mod pointwise;
     pub mod rope_append;
     pub mod rounded;

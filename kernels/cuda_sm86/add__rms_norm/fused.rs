@@ -2,22 +2,9 @@
 
 use crate::common::args::Args;
 use crate::common::launch::{Plain, Result, Step, ptx, reduce_threads};
-use graph::{Op, OpKind};
-use registry::{Pattern, PatternOp, Problem, Src};
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Add,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[Src::Op(0)],
-        },
-    ],
-    outputs: &[0, 1],
-};
+use graph::Op;
+use registry::Problem;
+use registry::patterns::ADD_NORM;
 
 fn fits(problem: &Problem) -> std::result::Result<(), String> {
     let len = problem.outputs[0].row_len();
@@ -54,5 +41,5 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 }
 
 static F32: Plain =
-    Plain::new(&PATTERN, &["f32"], "fused", ptx!("common.norm"), record).with_fits(fits);
+    Plain::new(&ADD_NORM, &["f32"], "fused", ptx!("common.norm"), record).with_fits(fits);
 registry::register!(F32);

@@ -5,32 +5,15 @@ use crate::common::args::Args;
 use crate::common::delta;
 use crate::common::launch::{Fits, Plain, Result, Step, blocks, ptx};
 use crate::common::state;
-use graph::{Op, OpKind};
-use registry::{Pattern, PatternOp, Problem, Src, StepLayout};
+use graph::Op;
+use registry::patterns::CONV_DELTA;
+use registry::{Problem, StepLayout};
 
 /// Largest key: one element for each thread.
 const MOST_DK: usize = 256;
 
 /// More rows are for the kernels that take many at once.
 const MOST_ROWS: usize = 64;
-
-const CONV: PatternOp = PatternOp {
-    kind: OpKind::CausalConv,
-    inputs: &[],
-};
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        CONV,
-        CONV,
-        CONV,
-        PatternOp {
-            kind: OpKind::GatedDelta,
-            inputs: &[Src::Op(0), Src::Op(1), Src::Op(2)],
-        },
-    ],
-    outputs: &[0, 1, 2, 3],
-};
 
 const DELTA: usize = 3;
 
@@ -113,7 +96,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 }
 
 static F32: Plain = Plain::new(
-    &PATTERN,
+    &CONV_DELTA,
     &["f32"],
     "recurrent",
     ptx!("causal_conv__causal_conv__causal_conv__gated_delta.recurrent"),

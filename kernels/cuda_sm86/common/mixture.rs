@@ -5,8 +5,11 @@ use crate::common::launch::{Fits, Plain, Ptx, Result, Step, blocks, ptx};
 use crate::common::layout::{MMA16, ROWS, chunks};
 use crate::common::linears::x_aligned;
 use crate::common::mma_gemv::{MOST_CHUNKS, MOST_WARPS, row_bytes};
-use graph::{Activation, Op, OpKind};
-use registry::{Act, Pattern, PatternOp, Problem, Src, TensorRef};
+use graph::Op;
+use registry::patterns::{
+    EXPERTS_SHARED_DOWN_ADD, EXPERTS_SHARED_DOWN_ADD_NORM, EXPERTS_SHARED_GATE_UP,
+};
+use registry::{Act, Pattern, Problem, TensorRef};
 
 pub const Q4_0: Ptx = ptx!("common.mixture_q4_0");
 pub const Q8_0: Ptx = ptx!("common.mixture_q8_0");
@@ -18,51 +21,8 @@ const MOST_PARTS: usize = 16;
 /// Most shared memory that needs no asking for.
 const MOST_SHARED: u32 = 46 << 10;
 
-const fn op(kind: OpKind, inputs: &'static [Src]) -> PatternOp {
-    PatternOp { kind, inputs }
-}
-
-const SILU: OpKind = OpKind::GatedMul(Activation::Silu);
-
-static GATES: Pattern = Pattern {
-    ops: &[
-        op(OpKind::ExpertLinear, &[]),
-        op(
-            OpKind::ExpertLinear,
-            &[Src::Same(0, 0), Src::Any, Src::Same(0, 2)],
-        ),
-        op(SILU, &[Src::Op(0), Src::Op(1)]),
-        op(OpKind::Linear, &[Src::Same(0, 0)]),
-        op(OpKind::Linear, &[Src::Same(0, 0)]),
-        op(SILU, &[Src::Op(3), Src::Op(4)]),
-    ],
-    outputs: &[2, 5],
-};
-
-/// Ops of a sum, and behind them of its norm.
-const SUM_OPS: &[PatternOp] = &[
-    op(OpKind::ExpertLinear, &[]),
-    op(OpKind::ExpertSum, &[Src::Op(0)]),
-    op(OpKind::Linear, &[]),
-    op(
-        OpKind::GatedMul(Activation::Sigmoid),
-        &[Src::Any, Src::Op(2)],
-    ),
-    op(OpKind::Add, &[Src::Op(1), Src::Op(3)]),
-    op(OpKind::Add, &[Src::Any, Src::Op(4)]),
-    op(OpKind::RmsNorm, &[Src::Op(5)]),
-];
-const NORM: usize = 6;
-
-static SUM: Pattern = Pattern {
-    ops: SUM_OPS.split_at(NORM).0,
-    outputs: &[5],
-};
-
-static SUM_NORM: Pattern = Pattern {
-    ops: SUM_OPS,
-    outputs: &[5, 6],
-};
+/// Place of the norm behind a sum.
+const NORM: usize = EXPERTS_SHARED_DOWN_ADD.ops.len();
 
 /// Experts, parts of a row and rows of an expert's matrix.
 fn experts(problem: &Problem) -> std::result::Result<(usize, usize, usize), String> {
@@ -228,17 +188,17 @@ const fn kernel(
 
 /// Gates and ups in one scheme.
 pub const fn of_gates(quant: &'static [&'static str], ptx: Ptx) -> Plain {
-    kernel(&GATES, quant, ptx, gates).with_fits(fits_gates)
+    kernel(&EXPERTS_SHARED_GATE_UP, quant, ptx, gates).with_fits(fits_gates)
 }
 
 /// The sum in one scheme.
 pub const fn of_sum(quant: &'static [&'static str], ptx: Ptx) -> Plain {
-    kernel(&SUM, quant, ptx, sum).with_fits(fits_sum)
+    kernel(&EXPERTS_SHARED_DOWN_ADD, quant, ptx, sum).with_fits(fits_sum)
 }
 
 /// The sum and its norm, in one scheme.
 pub const fn of_sum_norm(quant: &'static [&'static str], ptx: Ptx) -> Plain {
-    kernel(&SUM_NORM, quant, ptx, sum)
+    kernel(&EXPERTS_SHARED_DOWN_ADD_NORM, quant, ptx, sum)
         .with_fits(fits_sum)
         .with_rank(45)
 }

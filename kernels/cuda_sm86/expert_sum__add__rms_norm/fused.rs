@@ -2,26 +2,7 @@
 
 use crate::common::launch::Plain;
 use crate::common::tail::kernel;
-use graph::OpKind;
-use registry::{Pattern, PatternOp, Src};
+use registry::patterns::EXPERT_SUM_ADD_NORM;
 
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::ExpertSum,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Add,
-            inputs: &[Src::Any, Src::Op(0)],
-        },
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[Src::Op(1)],
-        },
-    ],
-    outputs: &[1, 2],
-};
-
-static F32: Plain = kernel(&PATTERN);
+static F32: Plain = kernel(&EXPERT_SUM_ADD_NORM);
 registry::register!(F32);

@@ -2,11 +2,11 @@
 
 use crate::common::launch::Plain;
 use crate::common::mma_gemm::{self, kernel};
-use crate::common::patterns::ADDED;
+use registry::patterns::LINEAR_ADD;
 
-static Q4_0: Plain = kernel(&ADDED, &["q4_0"], mma_gemm::Q4_0);
-static Q8_0: Plain = kernel(&ADDED, &["q8_0"], mma_gemm::Q8_0);
-static Q4_K: Plain = kernel(&ADDED, &["q4_k"], mma_gemm::Q4_K);
-static Q5_K: Plain = kernel(&ADDED, &["q5_k"], mma_gemm::Q5_K);
-static Q6_K: Plain = kernel(&ADDED, &["q6_k"], mma_gemm::Q6_K);
+static Q4_0: Plain = kernel(&LINEAR_ADD, &["q4_0"], mma_gemm::Q4_0);
+static Q8_0: Plain = kernel(&LINEAR_ADD, &["q8_0"], mma_gemm::Q8_0);
+static Q4_K: Plain = kernel(&LINEAR_ADD, &["q4_k"], mma_gemm::Q4_K);
+static Q5_K: Plain = kernel(&LINEAR_ADD, &["q5_k"], mma_gemm::Q5_K);
+static Q6_K: Plain = kernel(&LINEAR_ADD, &["q6_k"], mma_gemm::Q6_K);
 registry::register!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);

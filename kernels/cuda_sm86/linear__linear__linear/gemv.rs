@@ -2,9 +2,9 @@
 
 use crate::common::gemv::kernel;
 use crate::common::launch::Plain;
-use crate::common::patterns::THREE;
+use registry::patterns::QKV;
 
-static F32: Plain = kernel(&THREE, &["f32"]);
-static F16: Plain = kernel(&THREE, &["f16"]);
-static BF16: Plain = kernel(&THREE, &["bf16"]);
+static F32: Plain = kernel(&QKV, &["f32"]);
+static F16: Plain = kernel(&QKV, &["f16"]);
+static BF16: Plain = kernel(&QKV, &["bf16"]);
 registry::register!(F32, F16, BF16);

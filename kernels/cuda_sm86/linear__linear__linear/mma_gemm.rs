@@ -2,11 +2,11 @@
 
 use crate::common::launch::Plain;
 use crate::common::mma_gemm::{self, kernel};
-use crate::common::patterns::THREE;
+use registry::patterns::QKV;
 
-static Q4_0: Plain = kernel(&THREE, &["q4_0"], mma_gemm::Q4_0);
-static Q8_0: Plain = kernel(&THREE, &["q8_0"], mma_gemm::Q8_0);
-static Q4_K: Plain = kernel(&THREE, &["q4_k"], mma_gemm::Q4_K);
-static Q5_K: Plain = kernel(&THREE, &["q5_k"], mma_gemm::Q5_K);
-static Q6_K: Plain = kernel(&THREE, &["q6_k"], mma_gemm::Q6_K);
+static Q4_0: Plain = kernel(&QKV, &["q4_0"], mma_gemm::Q4_0);
+static Q8_0: Plain = kernel(&QKV, &["q8_0"], mma_gemm::Q8_0);
+static Q4_K: Plain = kernel(&QKV, &["q4_k"], mma_gemm::Q4_K);
+static Q5_K: Plain = kernel(&QKV, &["q5_k"], mma_gemm::Q5_K);
+static Q6_K: Plain = kernel(&QKV, &["q6_k"], mma_gemm::Q6_K);
 registry::register!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);

@@ -4,32 +4,15 @@
 use crate::common::args::Args;
 use crate::common::launch::{Fits, Plain, Result, Step, blocks, ptx};
 use crate::common::linears::x_aligned;
-use graph::{Op, OpKind, RouteScore};
-use registry::{Pattern, PatternOp, Problem, ROW_MAJOR, Src};
+use graph::{Op, RouteScore};
+use registry::patterns::ROUTER_LINEAR;
+use registry::{Problem, ROW_MAJOR};
 
 /// Most experts: a warp keeps their scores in registers.
 const MOST_EXPERTS: usize = 256;
 
 /// Warps of a block, as in the kernel.
 const WARPS: usize = 4;
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[Src::Same(0, 0)],
-        },
-        PatternOp {
-            kind: OpKind::Route,
-            inputs: &[Src::Op(0)],
-        },
-    ],
-    outputs: &[1, 2],
-};
 
 /// Rows of the matrix of a linear.
 fn columns(problem: &Problem, op: usize) -> usize {
@@ -88,7 +71,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
 }
 
 static F32: Plain = Plain::new(
-    &PATTERN,
+    &ROUTER_LINEAR,
     &["f32"],
     "fused",
     ptx!("linear__linear__route.fused"),

@@ -2,9 +2,9 @@
 
 use crate::common::gemv::kernel;
 use crate::common::launch::Plain;
-use crate::common::patterns::GATED;
+use registry::patterns::GATE_UP;
 
-static F32: Plain = kernel(&GATED, &["f32"]);
-static F16: Plain = kernel(&GATED, &["f16"]);
-static BF16: Plain = kernel(&GATED, &["bf16"]);
+static F32: Plain = kernel(&GATE_UP, &["f32"]);
+static F16: Plain = kernel(&GATE_UP, &["f16"]);
+static BF16: Plain = kernel(&GATE_UP, &["bf16"]);
 registry::register!(F32, F16, BF16);

@@ -2,11 +2,11 @@
 
 use crate::common::launch::Plain;
 use crate::common::mma_gemm::{self, kernel};
-use crate::common::patterns::GATED;
+use registry::patterns::GATE_UP;
 
-static Q4_0: Plain = kernel(&GATED, &["q4_0"], mma_gemm::Q4_0);
-static Q8_0: Plain = kernel(&GATED, &["q8_0"], mma_gemm::Q8_0);
-static Q4_K: Plain = kernel(&GATED, &["q4_k"], mma_gemm::Q4_K);
-static Q5_K: Plain = kernel(&GATED, &["q5_k"], mma_gemm::Q5_K);
-static Q6_K: Plain = kernel(&GATED, &["q6_k"], mma_gemm::Q6_K);
+static Q4_0: Plain = kernel(&GATE_UP, &["q4_0"], mma_gemm::Q4_0);
+static Q8_0: Plain = kernel(&GATE_UP, &["q8_0"], mma_gemm::Q8_0);
+static Q4_K: Plain = kernel(&GATE_UP, &["q4_k"], mma_gemm::Q4_K);
+static Q5_K: Plain = kernel(&GATE_UP, &["q5_k"], mma_gemm::Q5_K);
+static Q6_K: Plain = kernel(&GATE_UP, &["q6_k"], mma_gemm::Q6_K);
 registry::register!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);

@@ -2,9 +2,9 @@
 
 use crate::common::gemv::normed;
 use crate::common::launch::Plain;
-use crate::common::patterns::NORM_ONE;
+use registry::patterns::NORM_LINEAR;
 
-static F32: Plain = normed(&NORM_ONE, &["f32"]);
-static F16: Plain = normed(&NORM_ONE, &["f16"]);
-static BF16: Plain = normed(&NORM_ONE, &["bf16"]);
+static F32: Plain = normed(&NORM_LINEAR, &["f32"]);
+static F16: Plain = normed(&NORM_LINEAR, &["f16"]);
+static BF16: Plain = normed(&NORM_LINEAR, &["bf16"]);
 registry::register!(F32, F16, BF16);

@@ -2,22 +2,22 @@
 
 use crate::common::launch::Plain;
 use crate::common::mma_gemv::{self, normed};
-use crate::common::patterns::NORM_ONE;
+use registry::patterns::NORM_LINEAR;
 
-static Q4_0: Plain = normed(&NORM_ONE, &["q4_0"], mma_gemv::Q4_0);
-static Q8_0: Plain = normed(&NORM_ONE, &["q8_0"], mma_gemv::Q8_0);
-static Q4_K: Plain = normed(&NORM_ONE, &["q4_k"], mma_gemv::Q4_K);
-static Q5_K: Plain = normed(&NORM_ONE, &["q5_k"], mma_gemv::Q5_K);
-static Q6_K: Plain = normed(&NORM_ONE, &["q6_k"], mma_gemv::Q6_K);
+static Q4_0: Plain = normed(&NORM_LINEAR, &["q4_0"], mma_gemv::Q4_0);
+static Q8_0: Plain = normed(&NORM_LINEAR, &["q8_0"], mma_gemv::Q8_0);
+static Q4_K: Plain = normed(&NORM_LINEAR, &["q4_k"], mma_gemv::Q4_K);
+static Q5_K: Plain = normed(&NORM_LINEAR, &["q5_k"], mma_gemv::Q5_K);
+static Q6_K: Plain = normed(&NORM_LINEAR, &["q6_k"], mma_gemv::Q6_K);
 registry::register!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);
 
-static Q4_1: Plain = normed(&NORM_ONE, &["q4_1"], mma_gemv::Q4_1);
-static Q5_0: Plain = normed(&NORM_ONE, &["q5_0"], mma_gemv::Q5_0);
-static Q5_1: Plain = normed(&NORM_ONE, &["q5_1"], mma_gemv::Q5_1);
-static Q2_K: Plain = normed(&NORM_ONE, &["q2_k"], mma_gemv::Q2_K);
-static Q3_K: Plain = normed(&NORM_ONE, &["q3_k"], mma_gemv::Q3_K);
-static IQ4_NL: Plain = normed(&NORM_ONE, &["iq4_nl"], mma_gemv::IQ4_NL);
-static IQ4_XS: Plain = normed(&NORM_ONE, &["iq4_xs"], mma_gemv::IQ4_XS);
-static MXFP4: Plain = normed(&NORM_ONE, &["mxfp4"], mma_gemv::MXFP4);
-static W4_PARO: Plain = normed(&NORM_ONE, &["w4_paro"], mma_gemv::W4_PARO);
+static Q4_1: Plain = normed(&NORM_LINEAR, &["q4_1"], mma_gemv::Q4_1);
+static Q5_0: Plain = normed(&NORM_LINEAR, &["q5_0"], mma_gemv::Q5_0);
+static Q5_1: Plain = normed(&NORM_LINEAR, &["q5_1"], mma_gemv::Q5_1);
+static Q2_K: Plain = normed(&NORM_LINEAR, &["q2_k"], mma_gemv::Q2_K);
+static Q3_K: Plain = normed(&NORM_LINEAR, &["q3_k"], mma_gemv::Q3_K);
+static IQ4_NL: Plain = normed(&NORM_LINEAR, &["iq4_nl"], mma_gemv::IQ4_NL);
+static IQ4_XS: Plain = normed(&NORM_LINEAR, &["iq4_xs"], mma_gemv::IQ4_XS);
+static MXFP4: Plain = normed(&NORM_LINEAR, &["mxfp4"], mma_gemv::MXFP4);
+static W4_PARO: Plain = normed(&NORM_LINEAR, &["w4_paro"], mma_gemv::W4_PARO);
 registry::register!(Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, IQ4_NL, IQ4_XS, MXFP4, W4_PARO);

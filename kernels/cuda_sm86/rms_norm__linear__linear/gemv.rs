@@ -2,9 +2,9 @@
 
 use crate::common::gemv::normed;
 use crate::common::launch::Plain;
-use crate::common::patterns::NORM_TWO;
+use registry::patterns::NORM_LINEAR_PAIR;
 
-static F32: Plain = normed(&NORM_TWO, &["f32"]);
-static F16: Plain = normed(&NORM_TWO, &["f16"]);
-static BF16: Plain = normed(&NORM_TWO, &["bf16"]);
+static F32: Plain = normed(&NORM_LINEAR_PAIR, &["f32"]);
+static F16: Plain = normed(&NORM_LINEAR_PAIR, &["f16"]);
+static BF16: Plain = normed(&NORM_LINEAR_PAIR, &["bf16"]);
 registry::register!(F32, F16, BF16);

@@ -2,9 +2,9 @@
 
 use crate::common::gemv::normed;
 use crate::common::launch::Plain;
-use crate::common::patterns::NORM_THREE;
+use registry::patterns::NORM_QKV;
 
-static F32: Plain = normed(&NORM_THREE, &["f32"]);
-static F16: Plain = normed(&NORM_THREE, &["f16"]);
-static BF16: Plain = normed(&NORM_THREE, &["bf16"]);
+static F32: Plain = normed(&NORM_QKV, &["f32"]);
+static F16: Plain = normed(&NORM_QKV, &["f16"]);
+static BF16: Plain = normed(&NORM_QKV, &["bf16"]);
 registry::register!(F32, F16, BF16);

@@ -2,9 +2,9 @@
 
 use crate::common::gemv::normed;
 use crate::common::launch::Plain;
-use crate::common::patterns::NORM_GATED;
+use registry::patterns::NORM_GATE_UP;
 
-static F32: Plain = normed(&NORM_GATED, &["f32"]);
-static F16: Plain = normed(&NORM_GATED, &["f16"]);
-static BF16: Plain = normed(&NORM_GATED, &["bf16"]);
+static F32: Plain = normed(&NORM_GATE_UP, &["f32"]);
+static F16: Plain = normed(&NORM_GATE_UP, &["f16"]);
+static BF16: Plain = normed(&NORM_GATE_UP, &["bf16"]);
 registry::register!(F32, F16, BF16);

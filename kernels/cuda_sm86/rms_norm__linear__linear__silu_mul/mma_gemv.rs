@@ -2,11 +2,11 @@
 
 use crate::common::launch::Plain;
 use crate::common::mma_gemv::{self, normed};
-use crate::common::patterns::NORM_GATED;
+use registry::patterns::NORM_GATE_UP;
 
-static Q4_0: Plain = normed(&NORM_GATED, &["q4_0"], mma_gemv::Q4_0);
-static Q8_0: Plain = normed(&NORM_GATED, &["q8_0"], mma_gemv::Q8_0);
-static Q4_K: Plain = normed(&NORM_GATED, &["q4_k"], mma_gemv::Q4_K);
-static Q5_K: Plain = normed(&NORM_GATED, &["q5_k"], mma_gemv::Q5_K);
-static Q6_K: Plain = normed(&NORM_GATED, &["q6_k"], mma_gemv::Q6_K);
+static Q4_0: Plain = normed(&NORM_GATE_UP, &["q4_0"], mma_gemv::Q4_0);
+static Q8_0: Plain = normed(&NORM_GATE_UP, &["q8_0"], mma_gemv::Q8_0);
+static Q4_K: Plain = normed(&NORM_GATE_UP, &["q4_k"], mma_gemv::Q4_K);
+static Q5_K: Plain = normed(&NORM_GATE_UP, &["q5_k"], mma_gemv::Q5_K);
+static Q6_K: Plain = normed(&NORM_GATE_UP, &["q6_k"], mma_gemv::Q6_K);
 registry::register!(Q4_0, Q8_0, Q4_K, Q5_K, Q6_K);

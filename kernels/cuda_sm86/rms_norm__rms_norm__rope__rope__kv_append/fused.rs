@@ -2,37 +2,10 @@
 
 use crate::common::launch::Plain;
 use crate::common::rope_append::{int8_kernel, kernel};
-use graph::OpKind;
-use registry::{Pattern, PatternOp, Src};
+use registry::patterns::QK_NORM_ROPE_APPEND;
 
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Op(0)],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Op(1), Src::Same(2, 1)],
-        },
-        PatternOp {
-            kind: OpKind::KvAppend,
-            inputs: &[Src::Op(3)],
-        },
-    ],
-    outputs: &[2, 4],
-};
-
-static F32: Plain = kernel(&PATTERN, &["f32"]);
-static F16: Plain = kernel(&PATTERN, &["f16"]);
-static BF16: Plain = kernel(&PATTERN, &["bf16"]);
-static INT8: Plain = int8_kernel(&PATTERN);
+static F32: Plain = kernel(&QK_NORM_ROPE_APPEND, &["f32"]);
+static F16: Plain = kernel(&QK_NORM_ROPE_APPEND, &["f16"]);
+static BF16: Plain = kernel(&QK_NORM_ROPE_APPEND, &["bf16"]);
+static INT8: Plain = int8_kernel(&QK_NORM_ROPE_APPEND);
 registry::register!(F32, F16, BF16, INT8);

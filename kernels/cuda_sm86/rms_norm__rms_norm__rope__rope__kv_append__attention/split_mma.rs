@@ -2,39 +2,8 @@
 
 use crate::common::launch::Plain;
 use crate::common::split_mma::{fresh, int8_fresh};
-use graph::OpKind;
-use registry::{Pattern, PatternOp, Src};
+use registry::patterns::QK_NORM_ROPE_ATTEND;
 
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Op(0)],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Op(1), Src::Same(2, 1)],
-        },
-        PatternOp {
-            kind: OpKind::KvAppend,
-            inputs: &[Src::Op(3)],
-        },
-        PatternOp {
-            kind: OpKind::Attention,
-            inputs: &[Src::Op(2), Src::Op(4)],
-        },
-    ],
-    outputs: &[5, 4],
-};
-
-static F16: Plain = fresh(&PATTERN);
-static INT8: Plain = int8_fresh(&PATTERN);
+static F16: Plain = fresh(&QK_NORM_ROPE_ATTEND);
+static INT8: Plain = int8_fresh(&QK_NORM_ROPE_ATTEND);
 registry::register!(F16, INT8);

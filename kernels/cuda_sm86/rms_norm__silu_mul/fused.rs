@@ -2,22 +2,8 @@
 
 use crate::common::args::Args;
 use crate::common::launch::{Plain, Result, Step, ptx, reduce_threads};
-use graph::{Activation, Op, OpKind};
-use registry::{Pattern, PatternOp, Src};
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::GatedMul(Activation::Silu),
-            inputs: &[Src::Any, Src::Op(0)],
-        },
-    ],
-    outputs: &[1],
-};
+use graph::Op;
+use registry::patterns::GATED_NORM;
 
 fn record(step: &mut Step<'_>) -> Result<()> {
     let Op::RmsNorm { eps, weight_offset } = step.problem.ops[0].op else {
@@ -46,5 +32,5 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     step.launch("gated_rms_norm", &args, grid, reduce_threads(dim))
 }
 
-static F32: Plain = Plain::new(&PATTERN, &["f32"], "fused", ptx!("common.norm"), record);
+static F32: Plain = Plain::new(&GATED_NORM, &["f32"], "fused", ptx!("common.norm"), record);
 registry::register!(F32);

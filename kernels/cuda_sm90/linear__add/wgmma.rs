@@ -1,6 +1,6 @@
 //! op: linear+add, many rows. See `common/gemm.cu`.
 
 use crate::common::gemm::register_all;
-use cuda_sm86::common::patterns::ADDED;
+use registry::patterns::LINEAR_ADD;
 
-register_all!(&ADDED, alone);
+register_all!(&LINEAR_ADD, alone);

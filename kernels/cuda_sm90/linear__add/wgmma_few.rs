@@ -2,8 +2,8 @@
 
 use crate::common::few::kernel;
 use cuda_sm86::common::launch::Plain;
-use cuda_sm86::common::patterns::ADDED;
+use registry::patterns::LINEAR_ADD;
 
-static Q4_K: Plain = kernel(&ADDED, &["q4_k"]);
-static Q5_K: Plain = kernel(&ADDED, &["q5_k"]);
+static Q4_K: Plain = kernel(&LINEAR_ADD, &["q4_k"]);
+static Q5_K: Plain = kernel(&LINEAR_ADD, &["q5_k"]);
 registry::register!(Q4_K, Q5_K);

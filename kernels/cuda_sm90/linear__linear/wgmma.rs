@@ -1,6 +1,6 @@
 //! op: linear+linear, many rows. See `common/gemm.cu`.
 
 use crate::common::gemm::register_all;
-use cuda_sm86::common::patterns::TWO;
+use registry::patterns::LINEAR_PAIR;
 
-register_all!(&TWO, alone);
+register_all!(&LINEAR_PAIR, alone);

@@ -2,8 +2,8 @@
 
 use crate::common::few::kernel;
 use cuda_sm86::common::launch::Plain;
-use cuda_sm86::common::patterns::TWO;
+use registry::patterns::LINEAR_PAIR;
 
-static Q4_K: Plain = kernel(&TWO, &["q4_k"]);
-static Q5_K: Plain = kernel(&TWO, &["q5_k"]);
+static Q4_K: Plain = kernel(&LINEAR_PAIR, &["q4_k"]);
+static Q5_K: Plain = kernel(&LINEAR_PAIR, &["q5_k"]);
 registry::register!(Q4_K, Q5_K);

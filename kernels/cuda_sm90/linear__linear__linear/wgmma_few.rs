@@ -2,8 +2,8 @@
 
 use crate::common::few::kernel;
 use cuda_sm86::common::launch::Plain;
-use cuda_sm86::common::patterns::THREE;
+use registry::patterns::QKV;
 
-static Q4_K: Plain = kernel(&THREE, &["q4_k"]);
-static Q5_K: Plain = kernel(&THREE, &["q5_k"]);
+static Q4_K: Plain = kernel(&QKV, &["q4_k"]);
+static Q5_K: Plain = kernel(&QKV, &["q5_k"]);
 registry::register!(Q4_K, Q5_K);

@@ -1,6 +1,6 @@
 //! op: linear+linear+silu_mul, many rows. See `common/gemm.cu`.
 
 use crate::common::gemm::register_all;
-use cuda_sm86::common::patterns::GATED;
+use registry::patterns::GATE_UP;
 
-register_all!(&GATED, alone);
+register_all!(&GATE_UP, alone);

@@ -2,8 +2,8 @@
 
 use crate::common::few::kernel;
 use cuda_sm86::common::launch::Plain;
-use cuda_sm86::common::patterns::GATED;
+use registry::patterns::GATE_UP;
 
-static Q4_K: Plain = kernel(&GATED, &["q4_k"]);
-static Q5_K: Plain = kernel(&GATED, &["q5_k"]);
+static Q4_K: Plain = kernel(&GATE_UP, &["q4_k"]);
+static Q5_K: Plain = kernel(&GATE_UP, &["q5_k"]);
 registry::register!(Q4_K, Q5_K);

@@ -1,6 +1,6 @@
 //! op: rms_norm+linear+linear, many rows. See `common/gemm.cu`.
 
 use crate::common::gemm::register_all;
-use cuda_sm86::common::patterns::NORM_TWO;
+use registry::patterns::NORM_LINEAR_PAIR;
 
-register_all!(&NORM_TWO, normed);
+register_all!(&NORM_LINEAR_PAIR, normed);

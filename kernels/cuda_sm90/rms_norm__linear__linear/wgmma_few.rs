@@ -2,8 +2,8 @@
 
 use crate::common::few::normed;
 use cuda_sm86::common::launch::Plain;
-use cuda_sm86::common::patterns::NORM_TWO;
+use registry::patterns::NORM_LINEAR_PAIR;
 
-static Q4_K: Plain = normed(&NORM_TWO, &["q4_k"]);
-static Q5_K: Plain = normed(&NORM_TWO, &["q5_k"]);
+static Q4_K: Plain = normed(&NORM_LINEAR_PAIR, &["q4_k"]);
+static Q5_K: Plain = normed(&NORM_LINEAR_PAIR, &["q5_k"]);
 registry::register!(Q4_K, Q5_K);

@@ -2,8 +2,8 @@
 
 use crate::common::few::normed;
 use cuda_sm86::common::launch::Plain;
-use cuda_sm86::common::patterns::NORM_THREE;
+use registry::patterns::NORM_QKV;
 
-static Q4_K: Plain = normed(&NORM_THREE, &["q4_k"]);
-static Q5_K: Plain = normed(&NORM_THREE, &["q5_k"]);
+static Q4_K: Plain = normed(&NORM_QKV, &["q4_k"]);
+static Q5_K: Plain = normed(&NORM_QKV, &["q5_k"]);
 registry::register!(Q4_K, Q5_K);

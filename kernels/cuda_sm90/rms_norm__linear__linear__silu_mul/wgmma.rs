@@ -1,6 +1,6 @@
 //! op: rms_norm+linear+linear+silu_mul, many rows. See `common/gemm.cu`.
 
 use crate::common::gemm::register_all;
-use cuda_sm86::common::patterns::NORM_GATED;
+use registry::patterns::NORM_GATE_UP;
 
-register_all!(&NORM_GATED, normed);
+register_all!(&NORM_GATE_UP, normed);

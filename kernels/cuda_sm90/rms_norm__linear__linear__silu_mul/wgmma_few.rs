@@ -2,8 +2,8 @@
 
 use crate::common::few::normed;
 use cuda_sm86::common::launch::Plain;
-use cuda_sm86::common::patterns::NORM_GATED;
+use registry::patterns::NORM_GATE_UP;
 
-static Q4_K: Plain = normed(&NORM_GATED, &["q4_k"]);
-static Q5_K: Plain = normed(&NORM_GATED, &["q5_k"]);
+static Q4_K: Plain = normed(&NORM_GATE_UP, &["q4_k"]);
+static Q5_K: Plain = normed(&NORM_GATE_UP, &["q5_k"]);
 registry::register!(Q4_K, Q5_K);
