@@ -9,23 +9,10 @@
 use crate::common::math::{Norm, inverse_rms};
 use crate::common::plumbing::{Fits, Meta, Result, Rows, SimdKernel, Step, real_rows};
 use crate::common::simd::{Body, LANES, Simd};
-use graph::{Op, OpKind};
+use graph::Op;
 use hal::cpu::TaskCtx;
-use registry::{Pattern, PatternOp, Problem, RowsFrom, Src};
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Add,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[Src::Op(0)],
-        },
-    ],
-    outputs: &[0, 1],
-};
+use registry::patterns::ADD_NORM;
+use registry::{Problem, RowsFrom};
 
 struct AddNorm {
     a: Rows<f32>,
@@ -95,5 +82,5 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     step.body(body)
 }
 
-static F32: SimdKernel = SimdKernel::new(&PATTERN, &["f32"], "simd", 1e-5, record).with_fits(fits);
+static F32: SimdKernel = SimdKernel::new(&ADD_NORM, &["f32"], "simd", 1e-5, record).with_fits(fits);
 registry::register!(F32);

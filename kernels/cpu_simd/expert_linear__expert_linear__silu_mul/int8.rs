@@ -9,25 +9,6 @@
 //! source:    written here
 //! parity:    5e-5
 
-use graph::{Activation, OpKind};
-use registry::{Pattern, PatternOp, Src};
-
-pub(super) static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::ExpertLinear,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::ExpertLinear,
-            inputs: &[Src::Same(0, 0), Src::Any, Src::Same(0, 2)],
-        },
-        PatternOp {
-            kind: OpKind::GatedMul(Activation::Silu),
-            inputs: &[Src::Op(0), Src::Op(1)],
-        },
-    ],
-    outputs: &[2],
-};
-
-crate::common::matmul_kernels::int8_kernels!(by experts_kernels, &PATTERN, rank 50);
+crate::common::matmul_kernels::int8_kernels!(
+    by experts_kernels, &registry::patterns::EXPERTS_GATE_UP, rank 50
+);

@@ -8,4 +8,4 @@
 //! source:    written here
 //! parity:    5e-5
 
-crate::common::experts_kernels::plain_experts!(&super::int8::PATTERN, rank 50);
+crate::common::experts_kernels::plain_experts!(&registry::patterns::EXPERTS_GATE_UP_OAI, rank 50);

@@ -10,21 +10,6 @@
 //! source:    written here
 //! parity:    5e-5
 
-use graph::OpKind;
-use registry::{Pattern, PatternOp, Src};
-
-pub(super) static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::ExpertLinear,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::ExpertSum,
-            inputs: &[Src::Op(0)],
-        },
-    ],
-    outputs: &[1],
-};
-
-crate::common::matmul_kernels::int8_kernels!(by experts_kernels, &PATTERN, rank 50);
+crate::common::matmul_kernels::int8_kernels!(
+    by experts_kernels, &registry::patterns::EXPERTS_DOWN_SUM, rank 50
+);

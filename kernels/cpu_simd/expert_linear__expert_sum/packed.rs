@@ -9,4 +9,4 @@
 //! source:    written here
 //! parity:    5e-5 (packed), 1e-4 (bf16 activations)
 
-crate::common::experts_kernels::plain_experts!(&super::int8::PATTERN, rank 50);
+crate::common::experts_kernels::plain_experts!(&registry::patterns::EXPERTS_DOWN_SUM, rank 50);

@@ -8,4 +8,4 @@
 //! source:    written here
 //! parity:    5e-5
 
-crate::common::matmul_kernels::int8_kernels!(&super::packed::PATTERN, rank 50);
+crate::common::matmul_kernels::int8_kernels!(&registry::patterns::LINEAR_ADD, rank 50);

@@ -8,21 +8,4 @@
 //! source:    written here
 //! parity:    5e-5 (packed), 1e-4 (bf16 activations)
 
-use graph::OpKind;
-use registry::{Pattern, PatternOp, Src};
-
-pub(super) static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Add,
-            inputs: &[Src::Any, Src::Op(0)],
-        },
-    ],
-    outputs: &[1],
-};
-
-crate::common::matmul_kernels::matmul_kernels!(&PATTERN, rank 50);
+crate::common::matmul_kernels::matmul_kernels!(&registry::patterns::LINEAR_ADD, rank 50);

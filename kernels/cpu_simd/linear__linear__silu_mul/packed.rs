@@ -8,25 +8,4 @@
 //! source:    written here
 //! parity:    5e-5 (packed), 1e-4 (bf16 activations)
 
-use graph::{Activation, OpKind};
-use registry::{Pattern, PatternOp, Src};
-
-pub(super) static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[Src::Same(0, 0)],
-        },
-        PatternOp {
-            kind: OpKind::GatedMul(Activation::Silu),
-            inputs: &[Src::Op(0), Src::Op(1)],
-        },
-    ],
-    outputs: &[2],
-};
-
-crate::common::matmul_kernels::matmul_kernels!(&PATTERN, rank 50);
+crate::common::matmul_kernels::matmul_kernels!(&registry::patterns::GATE_UP, rank 50);

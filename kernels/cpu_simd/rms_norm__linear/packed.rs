@@ -8,21 +8,4 @@
 //! source:    written here
 //! parity:    5e-5 (packed), 4e-3 (bf16 activations: a norm's last bit may turn a rounding)
 
-use graph::OpKind;
-use registry::{Pattern, PatternOp, Src};
-
-pub(super) static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[Src::Op(0)],
-        },
-    ],
-    outputs: &[1],
-};
-
-crate::common::matmul_kernels::matmul_kernels!(&PATTERN, rank 40);
+crate::common::matmul_kernels::matmul_kernels!(&registry::patterns::NORM_LINEAR, rank 40);

@@ -10,7 +10,7 @@
 //! mixes:     what files in a mixed scheme keep of q, k and v
 
 crate::common::matmul_kernels::int8_kernels!(
-    &super::packed::PATTERN, rank 60,
+    &registry::patterns::NORM_QKV, rank 60,
     Q4_K_Q6_K = ["q4_k", "q4_k", "q6_k"],
     Q5_K_Q6_K = ["q5_k", "q5_k", "q6_k"],
     Q4_K_Q5_K = ["q4_k", "q4_k", "q5_k"],

@@ -8,4 +8,4 @@
 //! source:    written here
 //! parity:    1.5e-2 (a norm's last bit may turn a rounding)
 
-crate::common::matmul_kernels::int8_kernels!(&super::packed::PATTERN, rank 60);
+crate::common::matmul_kernels::int8_kernels!(&registry::patterns::NORM_GATE_UP, rank 60);

@@ -8,29 +8,4 @@
 //! source:    written here
 //! parity:    5e-5 (packed), 4e-3 (bf16 activations: a norm's last bit may turn a rounding)
 
-use graph::{Activation, OpKind};
-use registry::{Pattern, PatternOp, Src};
-
-pub(super) static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[Src::Op(0)],
-        },
-        PatternOp {
-            kind: OpKind::Linear,
-            inputs: &[Src::Op(0)],
-        },
-        PatternOp {
-            kind: OpKind::GatedMul(Activation::Silu),
-            inputs: &[Src::Op(1), Src::Op(2)],
-        },
-    ],
-    outputs: &[3],
-};
-
-crate::common::matmul_kernels::matmul_kernels!(&PATTERN, rank 60);
+crate::common::matmul_kernels::matmul_kernels!(&registry::patterns::NORM_GATE_UP, rank 60);

@@ -9,37 +9,10 @@
 
 use crate::common::plumbing::SimdKernel;
 use crate::common::rope_append::{fits, record};
-use graph::OpKind;
-use registry::{Pattern, PatternOp, Src};
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::RmsNorm,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Op(0)],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Op(1), Src::Same(2, 1)],
-        },
-        PatternOp {
-            kind: OpKind::KvAppend,
-            inputs: &[Src::Op(3)],
-        },
-    ],
-    outputs: &[2, 4],
-};
+use registry::patterns::QK_NORM_ROPE_APPEND;
 
 const fn kernel(quant: &'static [&'static str], tolerance: f32) -> SimdKernel {
-    SimdKernel::new(&PATTERN, quant, "simd", tolerance, record)
+    SimdKernel::new(&QK_NORM_ROPE_APPEND, quant, "simd", tolerance, record)
         .with_fits(fits)
         .with_rank(50)
 }

@@ -9,29 +9,10 @@
 
 use crate::common::plumbing::SimdKernel;
 use crate::common::rope_append::{fits, record};
-use graph::OpKind;
-use registry::{Pattern, PatternOp, Src};
-
-static PATTERN: Pattern = Pattern {
-    ops: &[
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[],
-        },
-        PatternOp {
-            kind: OpKind::Rope,
-            inputs: &[Src::Any, Src::Same(0, 1)],
-        },
-        PatternOp {
-            kind: OpKind::KvAppend,
-            inputs: &[Src::Op(1)],
-        },
-    ],
-    outputs: &[0, 2],
-};
+use registry::patterns::ROPE_APPEND;
 
 const fn kernel(quant: &'static [&'static str], tolerance: f32) -> SimdKernel {
-    SimdKernel::new(&PATTERN, quant, "simd", tolerance, record)
+    SimdKernel::new(&ROPE_APPEND, quant, "simd", tolerance, record)
         .with_fits(fits)
         .with_rank(40)
 }
