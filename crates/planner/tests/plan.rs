@@ -5,6 +5,7 @@ use graph::{
 };
 use hal::{Device, DeviceInfo, DeviceKind, HalError, Recorder};
 use planner::{Limits, Place, PlanError, PlanOptions, Program, Second, Split, buckets, plan};
+use registry::patterns::{ADD_NORM, GATE_UP, NORM_QKV, QK_NORM_ROPE_APPEND};
 use registry::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -78,46 +79,9 @@ const fn of(pattern: &'static Pattern, variant: &'static str, rank: i32) -> Kern
     }
 }
 
-const fn op(kind: graph::OpKind, inputs: &'static [Src]) -> PatternOp {
-    PatternOp { kind, inputs }
-}
-
-use graph::OpKind::{Add, GatedMul, KvAppend, Linear, RmsNorm, Rope};
-
-static ADD_NORM: Pattern = Pattern {
-    ops: &[op(Add, &[]), op(RmsNorm, &[Src::Op(0)])],
-    outputs: &[0, 1],
-};
 static ADD_NORM_LEAKY: Pattern = Pattern {
-    ops: &[op(Add, &[]), op(RmsNorm, &[Src::Op(0)])],
+    ops: ADD_NORM.ops,
     outputs: &[1],
-};
-static NORM_QKV: Pattern = Pattern {
-    ops: &[
-        op(RmsNorm, &[]),
-        op(Linear, &[Src::Op(0)]),
-        op(Linear, &[Src::Op(0)]),
-        op(Linear, &[Src::Op(0)]),
-    ],
-    outputs: &[1, 2, 3],
-};
-static GATE_UP: Pattern = Pattern {
-    ops: &[
-        op(Linear, &[]),
-        op(Linear, &[Src::Same(0, 0)]),
-        op(GatedMul(Activation::Silu), &[Src::Op(0), Src::Op(1)]),
-    ],
-    outputs: &[2],
-};
-static ROPE_APPEND: Pattern = Pattern {
-    ops: &[
-        op(RmsNorm, &[]),
-        op(RmsNorm, &[]),
-        op(Rope, &[Src::Op(0)]),
-        op(Rope, &[Src::Op(1), Src::Same(2, 1)]),
-        op(KvAppend, &[Src::Op(3)]),
-    ],
-    outputs: &[2, 4],
 };
 
 const PRIMITIVES: [&Pattern; 11] = [
@@ -269,7 +233,7 @@ fn composites_cover_the_graph_and_no_fusion_keeps_to_primitives() {
         of(&ADD_NORM, "fused", 0),
         of(&NORM_QKV, "fused", 1),
         of(&GATE_UP, "fused", 0),
-        of(&ROPE_APPEND, "fused", 0),
+        of(&QK_NORM_ROPE_APPEND, "fused", 0),
     ]);
     let p = planned(decoder(&FULL), &r, &options()).unwrap();
     let layer = [
@@ -313,7 +277,7 @@ fn a_value_used_outside_keeps_a_composite_off() {
 fn a_composite_never_spans_layers() {
     // The norms of q and k have no edge between them: only convexity keeps layer
     // 0's q apart from layer 1's k.
-    let r = registry(&[of(&ROPE_APPEND, "fused", 0)]);
+    let r = registry(&[of(&QK_NORM_ROPE_APPEND, "fused", 0)]);
     let p = planned(decoder(&FULL), &r, &options()).unwrap();
     let steps = &p.plan_for(1).unwrap().steps;
     let fused: Vec<_> = steps.iter().filter(|s| s.nodes.len() > 1).collect();

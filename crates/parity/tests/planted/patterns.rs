@@ -1,6 +1,7 @@
 //! Patterns of every shape, with the schemes of their stored operands.
 
 use graph::{Activation, OpKind};
+use registry::patterns::{ADD_NORM, CONV_DELTA, EXPERTS_GATE_UP_OAI, NORM_QKV};
 use registry::{Act, Pattern, PatternOp, Src};
 
 fn op(kind: OpKind, inputs: &'static [Src]) -> PatternOp {
@@ -14,26 +15,6 @@ fn pattern(ops: &[PatternOp], outputs: &'static [usize]) -> Pattern {
     }
 }
 
-/// Three convolutions that feed a delta rule.
-const CONV_DELTA: [PatternOp; 4] = [
-    PatternOp {
-        kind: OpKind::CausalConv,
-        inputs: &[],
-    },
-    PatternOp {
-        kind: OpKind::CausalConv,
-        inputs: &[],
-    },
-    PatternOp {
-        kind: OpKind::CausalConv,
-        inputs: &[],
-    },
-    PatternOp {
-        kind: OpKind::GatedDelta,
-        inputs: &[Src::Op(0), Src::Op(1), Src::Op(2)],
-    },
-];
-
 /// What each is, the pattern, its schemes and activation format.
 pub fn patterns() -> Vec<(&'static str, Pattern, &'static [&'static str], Act)> {
     use OpKind::*;
@@ -43,21 +24,13 @@ pub fn patterns() -> Vec<(&'static str, Pattern, &'static [&'static str], Act)> 
         ("linear", Pattern::LINEAR, &["bf16"], Act::Bf16),
         (
             "add, rms_norm; the sum is used again",
-            pattern(&[op(Add, &[]), op(RmsNorm, &[Op(0)])], &[0, 1]),
+            ADD_NORM,
             &["f32"],
             Act::F32,
         ),
         (
             "rms_norm and three linears",
-            pattern(
-                &[
-                    op(RmsNorm, &[]),
-                    op(Linear, &[Op(0)]),
-                    op(Linear, &[Op(0)]),
-                    op(Linear, &[Op(0)]),
-                ],
-                &[1, 2, 3],
-            ),
+            NORM_QKV,
             &["bf16", "f16", "f32"],
             Act::F32,
         ),
@@ -153,14 +126,7 @@ pub fn patterns() -> Vec<(&'static str, Pattern, &'static [&'static str], Act)> 
         ),
         (
             "gate, up, product of experts",
-            pattern(
-                &[
-                    op(ExpertLinear, &[]),
-                    op(ExpertLinear, &[Same(0, 0), Any, Same(0, 2)]),
-                    op(GatedMul(Activation::SwigluOai), &[Op(0), Op(1)]),
-                ],
-                &[2],
-            ),
+            EXPERTS_GATE_UP_OAI,
             &["mxfp4"],
             Act::Bf16,
         ),
@@ -173,13 +139,13 @@ pub fn patterns() -> Vec<(&'static str, Pattern, &'static [&'static str], Act)> 
         ),
         (
             "convolutions and the delta rule, what they convolve is used again",
-            pattern(&CONV_DELTA, &[0, 1, 2, 3]),
+            CONV_DELTA,
             &["f32"],
             Act::F32,
         ),
         (
             "convolutions and the delta rule",
-            pattern(&CONV_DELTA, &[3]),
+            pattern(CONV_DELTA.ops, &[3]),
             &["f32"],
             Act::F32,
         ),
