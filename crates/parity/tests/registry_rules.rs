@@ -4,7 +4,8 @@
 mod rules;
 
 use kernels as _;
-use registry::{Registry, SchemeDesc};
+use registry::patterns::{ADD_NORM, ALL};
+use registry::{Pattern, Registry, SchemeDesc};
 use rules::folders::{self, Registered};
 use rules::naming;
 use rules::peers::{self, Manifest};
@@ -110,6 +111,36 @@ fn misplaced_and_silent_files_are_found() {
             "kernels/one/add/forgotten.rs: registered nothing",
             "kernels/one/misc: is named after no layer"
         ]
+    );
+}
+
+/// Composites that the catalogue does not have, with the files that register them.
+fn strays<'r>(all: impl IntoIterator<Item = (&'r str, &'r Pattern)>) -> Vec<String> {
+    let known = |pattern: &Pattern| ALL.iter().any(|(_, entry)| *entry == pattern);
+    all.into_iter()
+        .filter(|(_, pattern)| pattern.is_composite() && !known(pattern))
+        .map(|(file, pattern)| format!("{file}: {} is not in registry::patterns", pattern.layer()))
+        .collect()
+}
+
+#[test]
+fn composites_are_from_the_catalogue() {
+    let registry = Registry::collect().expect("no duplicates");
+    let entries = registry.entries();
+    none(strays(entries.map(|e| (e.file, e.kernel.spec().pattern))));
+
+    let leaky = Pattern {
+        ops: ADD_NORM.ops,
+        outputs: &[1],
+    };
+    let planted = [
+        ("kernels/one/add/plain.rs", &Pattern::ADD),
+        ("kernels/one/add__rms_norm/fused.rs", &ADD_NORM),
+        ("kernels/two/add__rms_norm/fused.rs", &leaky),
+    ];
+    assert_eq!(
+        strays(planted),
+        ["kernels/two/add__rms_norm/fused.rs: add+rms_norm is not in registry::patterns"]
     );
 }
 
