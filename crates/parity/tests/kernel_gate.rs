@@ -18,7 +18,6 @@ fn options(quick: bool) -> Options {
     Options {
         cases: if quick { Cases::Quick } else { Cases::All },
         filter: std::env::var("KERNEL_GATE").ok(),
-        ..Options::default()
     }
 }
 

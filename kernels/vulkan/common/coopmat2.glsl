@@ -17,18 +17,12 @@
 layout(constant_id = 3) const uint TILE_ROWS = 128;
 layout(constant_id = 4) const uint TILE_COLS = 128;
 layout(constant_id = 5) const uint TILE_K = 32;
-// What is done with the sums. A constant: matrices that pass a branch are slower.
-layout(constant_id = 6) const uint THEN = 0;
 
 layout(set = 0, binding = 0, scalar) readonly buffer X { bfloat16_t x[]; };
 layout(set = 0, binding = 1, scalar) readonly buffer W { bfloat16_t w[]; };
 layout(set = 0, binding = 2, scalar) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 3, scalar) buffer Y { float y[]; };
 STEP_BUFFER(4)
-
-const uint STORE = 0;
-const uint STORE_SILU = 1;
-const uint MULTIPLY = 2;
 
 // x_at counts pieces of eight, K and what weights begin at are multiples of eight.
 layout(push_constant, scalar) uniform Push {
@@ -61,12 +55,6 @@ shared uint places[TILE_ROWS];
 #ifndef EXPERTS
 float plus_bias(const in uint row, const in uint column, const in float v, const in uint n0) {
     return v + bias[p.bias_at + min(n0 + column, p.n - 1)];
-}
-
-// Times what y holds.
-float times_held(const in uint row, const in uint column, const in float v, const in uint r0, const in uint n0) {
-    if (r0 + row >= REAL_ROWS(p.rows) || n0 + column >= p.n) return v;
-    return v * y[p.y_at + (r0 + row) * p.y_stride + n0 + column];
 }
 #else
 float plus_expert_bias(const in uint row, const in uint column, const in float v, const in uint n0, const in uint first) {
@@ -130,12 +118,6 @@ void main() {
     coopMatPerElementNV(sums, sums, to_places, n0, rows);
 #else
     if (p.has_bias != 0) coopMatPerElementNV(sums, sums, plus_bias, n0);
-    if (THEN == STORE_SILU) {
-        for (uint e = 0; e < sums.length(); ++e) sums[e] = silu(sums[e]);
-    } else if (THEN == MULTIPLY) {
-        coopMatPerElementNV(sums, sums, times_held, r0, n0);
-        barrier();
-    }
     tensorLayoutNV<2, gl_CooperativeMatrixClampModeConstantNV> out_layout =
         createTensorLayoutNV(2, gl_CooperativeMatrixClampModeConstantNV);
     out_layout = setTensorLayoutDimensionNV(out_layout, rows, p.n);

@@ -9,5 +9,4 @@
 #extension GL_GOOGLE_include_directive : require
 #define EXPERTS
 #include "../common/base.glsl"
-#include "../common/silu.glsl"
 #include "../common/coopmat2.glsl"
