@@ -18,6 +18,7 @@ fn options(quick: bool) -> Options {
     Options {
         cases: if quick { Cases::Quick } else { Cases::All },
         filter: std::env::var("KERNEL_GATE").ok(),
+        ..Options::default()
     }
 }
 

@@ -20,6 +20,7 @@ fn every_kernel_agrees_with_the_oracle() {
     let options = Options {
         cases: Cases::Quick,
         filter: Some("cuda_sm86/".into()),
+        ..Options::default()
     };
     let report = run(&registry, cuda_sm86::BACKEND, device, &options).expect("a gate");
     println!("{report}");

@@ -21,6 +21,7 @@ fn every_kernel_agrees_with_the_oracle() {
     let options = Options {
         cases: Cases::Quick,
         filter: Some("cuda_sm90/".into()),
+        ..Options::default()
     };
     let report = run(&registry, cuda_sm90::BACKEND, device, &options).expect("a gate");
     println!("{report}");

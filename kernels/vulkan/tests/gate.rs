@@ -3,18 +3,24 @@
 mod common;
 
 use hal::vulkan::VulkanOptions;
+use hal::{Device as _, DeviceKind};
 use kernels as _;
-use parity::kernel_gate::{Cases, Options, run};
+use parity::kernel_gate::{Cases, Options, Part, run};
 use registry::Registry;
 
-fn gate(options: VulkanOptions, filters: &[&str]) {
+fn gate(options: VulkanOptions, part: Part, filters: &[&str]) {
     let Some(device) = common::device(options) else {
         return;
     };
     let registry = Registry::collect().expect("a registry without duplicates");
+    let cases = match device.info().kind {
+        DeviceKind::Software => Cases::FewPipelines,
+        _ => Cases::Quick,
+    };
     for filter in filters {
         let options = Options {
-            cases: Cases::FewPipelines,
+            cases,
+            part,
             filter: Some((*filter).into()),
         };
         let report = run(&registry, vulkan::BACKEND, device.clone(), &options).expect("a gate");
@@ -31,11 +37,22 @@ fn gate(options: VulkanOptions, filters: &[&str]) {
     );
 }
 
+// Two tests, so that two processors are busy.
+
 #[test]
-fn every_kernel_agrees_with_the_oracle() {
+fn every_primitive_agrees_with_the_oracle() {
     // As in the other gates: part of a key, to look at one kernel alone.
-    let part = std::env::var("KERNEL_GATE").unwrap_or_else(|_| "vulkan/".into());
-    gate(VulkanOptions::default(), &[&part]);
+    match std::env::var("KERNEL_GATE") {
+        Ok(named) => gate(VulkanOptions::default(), Part::Whole, &[&named]),
+        Err(_) => gate(VulkanOptions::default(), Part::Primitives, &["vulkan/"]),
+    }
+}
+
+#[test]
+fn every_composite_agrees_with_the_oracle() {
+    if std::env::var_os("KERNEL_GATE").is_none() {
+        gate(VulkanOptions::default(), Part::Composites, &["vulkan/"]);
+    }
 }
 
 /// What a device that is no CPU does: reductions over several subgroups, and
@@ -54,7 +71,7 @@ fn reductions_over_several_subgroups_agree_too() {
         "kv_append/",
         "/rope+rope+kv_append+attention/f16",
     ];
-    gate(options, &filters);
+    gate(options, Part::Whole, &filters);
 }
 
 /// Matrices larger than a binding are multiplied part by part.
@@ -66,6 +83,7 @@ fn matrices_larger_than_a_binding_agree_too() {
     };
     gate(
         options,
+        Part::Whole,
         &[
             "/linear/bf16/",
             "/linear/f32/",

@@ -132,7 +132,7 @@ fn kernels(
             (false, true) => Cases::Quick,
             (false, false) => Cases::All,
         },
-        filter: None,
+        ..kernel_gate::Options::default()
     };
     let oracle = ChainOracle::open(registry).context("ring 2 could not run")?;
     let mut bar = Progress::count(&context.term, "kernels");

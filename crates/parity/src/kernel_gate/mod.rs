@@ -101,10 +101,33 @@ impl Cases {
     }
 }
 
+/// Which keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    #[default]
+    Whole,
+    /// Those of one op.
+    Primitives,
+    /// Those of several.
+    Composites,
+}
+
+impl Part {
+    fn has(self, kernel: &dyn Kernel) -> bool {
+        let composite = kernel.spec().pattern.is_composite();
+        match self {
+            Part::Whole => true,
+            Part::Primitives => !composite,
+            Part::Composites => composite,
+        }
+    }
+}
+
 /// What to gate, and how thoroughly.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub cases: Cases,
+    pub part: Part,
     /// Only keys whose text (`backend/layer/quant/variant`) contains this.
     pub filter: Option<String>,
 }
@@ -136,7 +159,8 @@ pub fn run_against(
     let mut seen = HashSet::new();
     for entry in registry.entries().filter(|e| e.key.backend == backend) {
         let name = entry.key.to_string();
-        if options.filter.as_ref().is_some_and(|f| !name.contains(f)) {
+        let unnamed = options.filter.as_ref().is_some_and(|f| !name.contains(f));
+        if unnamed || !options.part.has(entry.kernel) {
             continue;
         }
         let family = (&entry.key.layer, entry.key.variant);
