@@ -434,6 +434,27 @@ fn artifacts_are_compared_and_reported() {
     );
 }
 
+/// `benchmarks/report` is what `report` makes of `benchmarks/results`.
+#[test]
+fn the_committed_report_is_that_of_the_committed_artifacts() {
+    let benchmarks = root().join("benchmarks");
+    let dir = tempfile::tempdir().expect("a folder");
+    let (written, skipped) = report(&benchmarks.join("results"), dir.path()).expect("a report");
+    assert_eq!(skipped, Vec::<String>::new());
+    let committed = std::fs::read_dir(benchmarks.join("report")).expect("a folder");
+    assert_eq!(committed.count(), written.len());
+    for path in written {
+        let name = path.file_name().expect("a name");
+        let new = std::fs::read_to_string(&path).expect("a file");
+        let old = std::fs::read_to_string(benchmarks.join("report").join(name));
+        assert!(
+            old.is_ok_and(|old| old == new),
+            "{}: stale; run `bench-run report benchmarks/results --out benchmarks/report`",
+            name.display()
+        );
+    }
+}
+
 #[test]
 fn the_program_answers_for_what_it_is_given() {
     let program = env!("CARGO_BIN_EXE_bench-run");
