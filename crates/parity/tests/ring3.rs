@@ -11,7 +11,7 @@ use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{
     Bounds, Fault, GateError, ORACLE, Script, Trace, VerifyOptions, act_cost_bound, acts_key,
     break_composites, break_kernel, compare, compare_traces, f32_acts, first_unrepeatable, forgets,
-    load_candidate, load_on, load_oracle, matrix, pseudo_random_ids, text_ids, verify,
+    load_candidate, load_on, load_oracle, matrix, pseudo_random_ids, repeat, text_ids, verify,
 };
 use parity::stats::{Summary, Tally};
 use planner::{ActMap, Program};
@@ -303,6 +303,8 @@ fn vulkan_keeps_to_the_oracle_without_validation_messages() {
     let Some(device) = vulkan() else { return };
     let mut scripts = matrix(&eval()[1400..1440], false);
     scripts.extend(short());
+    let brief = Script::chunked(&[eval()[1400..1409].to_vec()], &[4, 1]);
+    scripts.push(brief);
     let mut positions = 0;
     for fusion in [true, false] {
         let scripts = if fusion { &scripts[..] } else { &scripts[2..] };
@@ -316,6 +318,9 @@ fn vulkan_keeps_to_the_oracle_without_validation_messages() {
             gate_act_cost(&what, &mut candidate, &scripts[..2]);
             let found = first_unrepeatable(&mut candidate, &scripts[4]).expect("logits");
             assert_eq!(found, None, "{what}");
+            let brief = scripts.last().expect("scripts");
+            let repeated = repeat(&mut candidate, brief, 20, Duration::MAX).expect("logits");
+            assert_eq!((repeated.runs, repeated.found), (20, None), "{what}");
         }
     }
     assert!(positions >= 512, "{positions}");
