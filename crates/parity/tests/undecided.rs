@@ -4,8 +4,8 @@
 use graph::OpKind;
 use kernels as _;
 use parity::model_gate::{
-    Bounds, Fault, MOST_UNDECIDED, ORACLE, Script, Trace, break_kernel, compare_traces, decided,
-    fit, jumps, load_oracle, text_ids, undecided,
+    Bounds, Fault, MOST_UNDECIDED, ORACLE, Script, Trace, VerifyOptions, break_kernel,
+    compare_traces, decided, fit, jumps, load_oracle, text_ids, undecided, verify,
 };
 use parity::stats::RowStats;
 use registry::Registry;
@@ -38,9 +38,13 @@ fn judge(name: &str, op: OpKind, fault: Fault) -> Found {
         Trace::record(&mut oracle, &script).expect("a trace")
     };
     let bounds = Bounds::default();
+    let mut oracle = load_oracle(&opened, &registry, &program, program.acts()).expect("a model");
+    let mut tell = |rows: &[RowStats]| {
+        undecided(&opened, &program, &mut oracle, &script, rows, &bounds).expect("an answer")
+    };
     let all = compare_traces(&play(&registry), &play(&broken));
     let rows = all.rows();
-    let open = undecided(&opened, &program, &script, rows, &bounds).expect("an answer");
+    let open = tell(rows);
     let left = decided(rows, &open).summary().expect("positions");
     // The same positions, but off by more than a choice between two experts.
     let off: Vec<RowStats> = (rows.iter().zip(&open).enumerate())
@@ -55,7 +59,7 @@ fn judge(name: &str, op: OpKind, fault: Fault) -> Found {
         })
         .collect();
     if open.contains(&true) {
-        let again = undecided(&opened, &program, &script, &off, &bounds).expect("an answer");
+        let again = tell(&off);
         let passed = again.iter().zip(&open).any(|(again, open)| *again && *open);
         assert!(!passed, "a row that is far off passes for undecided");
     }
@@ -95,6 +99,37 @@ fn a_wrong_kernel_does_not_pass_for_it() {
         let found = judge("qwen3_moe-bf16", op, fault);
         assert!(!found.holds, "{fault:?}");
     }
+}
+
+/// What `engine verify` says of a tree whose norms are off by `share`.
+fn verified(share: f32) -> (bool, String) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
+    let opened = Opened::open(&fixtures.join("qwen3_moe-bf16")).expect("a fixture");
+    let noise = Fault::Noise { share, seed: 1 };
+    let broken = break_kernel("cpu_simd", OpKind::RmsNorm, noise).expect("a kernel");
+    let mut options = LoadOptions::new("cpu_simd");
+    options.acts = Some(parity::model_gate::f32_acts(&opened));
+    let how = VerifyOptions {
+        positions: 400,
+        ..VerifyOptions::default()
+    };
+    let mut said = String::new();
+    let mut say = |line: &str| said += &format!("{line}\n");
+    let held = verify(&opened, &broken, &options, &how, &mut say).expect("a verdict");
+    (held, said)
+}
+
+#[test]
+fn verify_leaves_few_positions_out_and_no_more() {
+    let (held, said) = verified(1e-5);
+    println!("{said}");
+    assert!(held, "{said}");
+    let (held, said) = verified(0.02);
+    println!("{said}");
+    let many = said
+        .lines()
+        .any(|l| l.contains("undecided") && l.ends_with("FAIL"));
+    assert!(!held && many, "{said}");
 }
 
 #[test]

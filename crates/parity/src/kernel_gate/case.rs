@@ -107,17 +107,13 @@ impl Case {
             d.window = None;
         }
         let has = |kind| spec.pattern.ops.iter().any(|o| o.kind == kind);
-        if has(OpKind::KvAppend) && has(OpKind::Attention) {
-            // Rows wait for each other's keys, so such kernels take one; heads as in
-            // most models, for they are few.
+        if Case::one_row_only(spec) {
             (d.rows, d.bucket) = (1, (1, 1));
+        }
+        if has(OpKind::KvAppend) && has(OpKind::Attention) {
+            // Heads as in most models, for they are few.
             (d.rotary_parts, d.rotary_last, d.interleaved) = (1, false, false);
             d.head_dim = if d.head_dim > 64 { 128 } else { 64 };
-        }
-        let of_mixture = has(OpKind::ExpertLinear) || has(OpKind::Route);
-        if of_mixture && has(OpKind::Linear) {
-            // Parts of a mixture with others beside them: such kernels take one row.
-            (d.rows, d.bucket) = (1, (1, 1));
         }
         if has(OpKind::ExpertLinear) && has(OpKind::ExpertSum) && has(OpKind::Linear) {
             // A mixture's end: an x for each of its experts, whole tiles of columns. By
@@ -128,6 +124,14 @@ impl Case {
             }
         }
         d
+    }
+
+    /// Whether kernels of a pattern take one row alone: rows wait for each other's keys,
+    /// or parts of a mixture stand beside others.
+    pub fn one_row_only(spec: &KernelSpec) -> bool {
+        let has = |kind| spec.pattern.ops.iter().any(|o| o.kind == kind);
+        let of_mixture = has(OpKind::ExpertLinear) || has(OpKind::Route);
+        (has(OpKind::KvAppend) && has(OpKind::Attention)) || (of_mixture && has(OpKind::Linear))
     }
 
     /// A case of a key in these sizes. `Err` says why the gate cannot make one.

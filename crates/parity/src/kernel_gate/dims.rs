@@ -72,6 +72,9 @@ pub struct Dims {
     pub gap: Vec<usize>,
 }
 
+/// Three of the largest blocks.
+const MANY_COLUMNS: usize = 768;
+
 /// Most rows of a case of a plan's problem: what the oracle computes in time.
 const PLAN_ROWS: usize = 160;
 
@@ -139,6 +142,22 @@ impl Dims {
             attention_factor: 1.0,
             mode: [Mode::Normal, Mode::Large, Mode::Coarse, Mode::Zeros][turn % 4],
             gap: vec![0],
+        }
+    }
+}
+
+impl Dims {
+    /// Sizes in which a mistake in a scheme of blocks shows: several blocks in a row, more
+    /// rows than one tile has, numbers other than zero.
+    pub fn enlarge(&mut self) {
+        for k in self.k.iter_mut().filter(|k| **k < MANY_COLUMNS) {
+            *k = MANY_COLUMNS;
+        }
+        for n in self.n.iter_mut().filter(|n| **n <= 16) {
+            *n += 32;
+        }
+        if self.mode == Mode::Zeros {
+            self.mode = Mode::Normal;
         }
     }
 }
@@ -310,15 +329,17 @@ impl Dealer {
         }
     }
 
-    /// Another batch, and other data, for the same sizes.
+    /// Another batch, and other data, for the same problem.
     pub fn vary(&mut self, d: &mut Dims) {
         let rng = &mut self.rng;
         let (least, most) = d.bucket;
         d.rows = least + rng.below(most - least + 1);
-        d.all_logits = self.all_logits.draw(rng);
         d.split = self.split.draw(rng);
         d.past = (0..most.min(16)).map(|_| self.past.draw(rng)).collect();
-        d.mode = self.mode.draw(rng);
+        // Under a window it also says which cache there is.
+        if d.window.is_none() {
+            d.mode = self.mode.draw(rng);
+        }
         for gap in &mut d.gap {
             *gap = self.gap.draw(rng);
         }

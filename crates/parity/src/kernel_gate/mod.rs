@@ -27,14 +27,16 @@ mod routing;
 mod scaled;
 mod shapes;
 mod stored;
+mod turns;
 mod wiring;
 
 pub use batch::{Batch, Span};
 pub use case::{Case, Data};
 pub use chain::{ChainOracle, ORACLE, OpValue, Oracle, primitives, resolve_chain};
 pub use report::{KeyReport, Report};
+pub use turns::Cases;
 
-use dims::{Dealer, Dims};
+use dims::Dealer;
 use hal::cpu::IsaLevel;
 use hal::{Device, DeviceInfo, HalError};
 use registry::{
@@ -43,6 +45,7 @@ use registry::{
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
+use turns::Turns;
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -60,44 +63,6 @@ pub enum GateError {
 impl GateError {
     pub(crate) fn case(reason: impl Into<String>) -> Self {
         GateError::Case(reason.into())
-    }
-}
-
-/// How many cases a key meets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cases {
-    #[default]
-    All,
-    /// Under a third of them.
-    Quick,
-    /// As few, for devices that take seconds to compile a pipeline: three cases in a row
-    /// share their sizes, and of the keys that differ by nothing but a scheme of blocks
-    /// all but the first see one such row. Each scheme meets other sizes.
-    FewPipelines,
-}
-
-impl Cases {
-    fn of_key(self) -> usize {
-        match self {
-            Cases::All => 40,
-            Cases::Quick | Cases::FewPipelines => 12,
-        }
-    }
-
-    /// Of a key like another, but for its scheme of blocks.
-    fn of_scheme(self) -> usize {
-        match self {
-            Cases::FewPipelines => self.of_sizes(),
-            _ => self.of_key(),
-        }
-    }
-
-    /// In a row, of the same sizes.
-    fn of_sizes(self) -> usize {
-        match self {
-            Cases::FewPipelines => 3,
-            _ => 1,
-        }
     }
 }
 
@@ -163,17 +128,25 @@ pub fn run_against(
         if unnamed || !options.part.has(entry.kernel) {
             continue;
         }
-        let family = (&entry.key.layer, entry.key.variant);
-        let in_blocks = (entry.kernel.spec().quant.iter())
+        let spec = entry.kernel.spec();
+        let family = (
+            &entry.key.layer,
+            entry.key.variant,
+            spec.act.name(),
+            spec.layouts,
+        );
+        let in_blocks = (spec.quant.iter())
             .filter_map(|q| Scheme::find(q)?.desc())
             .any(|d| d.block > 1);
-        let cases = match in_blocks && !seen.insert(family) {
+        let cases = match in_blocks && seen.contains(&family) {
             true => options.cases.of_scheme(),
             false => options.cases.of_key(),
         };
-        report
-            .keys
-            .extend(gate_cases(entry.kernel, device, options, oracle, cases)?);
+        let reports = gate_cases(entry.kernel, device, options, oracle, cases)?;
+        if in_blocks && reports.iter().any(|r| r.cases > 0) {
+            seen.insert(family);
+        }
+        report.keys.extend(reports);
     }
     Ok(report)
 }
@@ -205,33 +178,10 @@ fn gate_cases(
     let mut reports: Vec<_> = (layouts.iter())
         .map(|l| KeyReport::new(key.clone(), l, spec.tolerance))
         .collect();
-    // Kernels of one pattern and scheme meet the same cases on every tree.
-    let name = format!("{}/{}", key.layer, key.quant);
-    let mut dealer = Dealer::new(&name);
+    let mut turns = Turns::new(spec, options.cases, cases);
     let better = Arc::new(with_every_feature(device.info()));
-    // Kernels that refuse some cases see more of them, those that took next to none
-    // every other one of a single row: some take nothing else. What other hardware
-    // would take is not looked for again.
-    let mut last: Option<Dims> = None;
-    let mut alike = 0;
-    for turn in 0..2 * options.cases.of_key() {
-        let again = turn >= cases;
-        let enough = |r: &KeyReport| (r.cases == 0 && r.lacking > 0) || r.cases >= cases;
-        if again && reports.iter().all(enough) {
-            break;
-        }
-        let few = reports.iter().any(|r| r.cases < cases / 3);
-        let d = match last.take() {
-            Some(mut d) if alike % options.cases.of_sizes() > 0 => {
-                dealer.vary(&mut d);
-                d
-            }
-            _ => {
-                let one_row = again && few && turn % 2 == 0;
-                Case::sizes(spec, &mut dealer, one_row)
-            }
-        };
-        let dealt = Case::deal(spec, &d, &mut dealer.rng, device.info());
+    while let Some(d) = turns.next(&reports) {
+        let dealt = Case::deal(spec, &d, turns.rng(), device.info());
         let case = match dealt {
             Ok(case) => case,
             Err(reason) => {
@@ -274,13 +224,33 @@ fn gate_cases(
             }
             report.took += began.elapsed();
         }
-        // Sizes that were refused would be again.
         if want.is_some() {
-            last = Some(d);
-            alike += 1;
+            turns.ran(d);
         }
     }
+    if Case::one_row_only(spec) {
+        takes_one_row(kernel, device.info(), &mut reports);
+    }
     Ok(reports)
+}
+
+/// Fails a kernel that would take several rows although the gate deals it none.
+fn takes_one_row(kernel: &dyn Kernel, device: &DeviceInfo, reports: &mut [KeyReport]) {
+    let spec = kernel.spec();
+    let mut dealer = Dealer::new("several rows");
+    for _ in 0..4 {
+        let mut d = Case::sizes(spec, &mut dealer, true);
+        (d.rows, d.bucket) = (7, (2, 16));
+        let Ok(case) = Case::deal(spec, &d, &mut dealer.rng, device) else {
+            continue;
+        };
+        for report in reports.iter_mut() {
+            let problem = case::in_layout(&case.problem, report.layout);
+            if kernel.fits(&problem).is_ok() {
+                report.fail("it takes several rows, which this pattern is dealt no case of".into());
+            }
+        }
+    }
 }
 
 /// Gates a kernel at the sizes at which a plan uses it, in the plan's layout:

@@ -67,7 +67,7 @@ fn break_where(
             hits += usize::from(broken);
             let kernel: &'static dyn Kernel = match broken {
                 // The registry wants kernels that live as long as the program; a
-                // gate's test makes a handful.
+                // gate makes some hundreds of a few words each.
                 true => Box::leak(Box::new(Broken {
                     inner: r.kernel,
                     fault,

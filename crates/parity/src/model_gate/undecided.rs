@@ -14,11 +14,15 @@ use super::script::{Script, Trace};
 use crate::stats::{RowStats, Tally, compare_row};
 use graph::OpKind;
 use planner::Program;
-use registry::Registry;
-use runtime::Opened;
+use runtime::{Opened, Runner};
 
-/// Of a script's positions, so many may be undecided.
+/// Of a script's positions, and of all, so many may be undecided; one may in any script.
 pub const MOST_UNDECIDED: f64 = 0.02;
+
+/// Whether so few positions are undecided.
+pub fn few_undecided(count: usize, of: usize) -> bool {
+    count as f64 <= (of as f64 * MOST_UNDECIDED).max(1.0)
+}
 
 /// Noises, each also with its sign turned.
 const NOISES: u32 = 6;
@@ -27,8 +31,8 @@ const NOISES: u32 = 6;
 /// to the other.
 const SIZE: f64 = 2.0;
 
-/// How often the oracle plays a script to tell.
-pub const PLAYS: u32 = 2 * NOISES + 2;
+/// How often an oracle is loaded and plays a script to tell.
+pub const PLAYS: u32 = 2 * NOISES + 1;
 
 /// The noise that the size is found by.
 const PROBE: f32 = 1.0 / 4096.0;
@@ -48,7 +52,7 @@ pub fn jumps(row: &RowStats, bounds: &Bounds) -> bool {
     !near
 }
 
-/// Which rows of a comparison with the oracle jump where the oracle itself does, and
+/// Which rows of a comparison with `oracle` jump where the oracle itself does, and
 /// about as far: all of them false if the model has no router, or nothing jumped. A
 /// row that is not finite is never undecided: rounding makes none.
 ///
@@ -57,6 +61,7 @@ pub fn jumps(row: &RowStats, bounds: &Bounds) -> bool {
 pub fn undecided(
     opened: &Opened,
     program: &Program,
+    oracle: &mut Runner,
     script: &Script,
     rows: &[RowStats],
     bounds: &Bounds,
@@ -68,14 +73,11 @@ pub fn undecided(
         return Ok(found);
     }
     let play = |fault: Fault| -> Result<Trace, GateError> {
-        let registry = match fault {
-            Fault::None => Registry::collect()?,
-            fault => break_kernel(ORACLE, OpKind::RmsNorm, fault)?,
-        };
+        let registry = break_kernel(ORACLE, OpKind::RmsNorm, fault)?;
         let mut oracle = load_oracle(opened, &registry, program, program.acts())?;
         Trace::record(&mut oracle, script)
     };
-    let exact = play(Fault::None)?;
+    let exact = Trace::record(oracle, script)?;
     let moved = |trace: &Trace| -> Vec<RowStats> {
         let rows = (0..rows.len()).map(|i| compare_row(exact.row(i), trace.row(i)));
         rows.collect()
@@ -93,8 +95,9 @@ pub fn undecided(
             let noisy = moved(&play(Fault::Noise { share, seed })?);
             let both = rows.iter().zip(&noisy);
             for (found, (row, noisy)) in found.iter_mut().zip(both) {
-                // Written so that what is not finite is not found.
-                let near = row.kl.is_finite() && row.kl <= FARTHER * noisy.kl;
+                // Written so that what is not finite is not found, and excuses nothing.
+                let finite = row.kl.is_finite() && noisy.kl.is_finite();
+                let near = finite && row.kl <= FARTHER * noisy.kl;
                 *found |= jumps(row, bounds) && jumps(noisy, bounds) && near;
             }
         }
