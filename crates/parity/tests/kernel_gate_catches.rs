@@ -3,15 +3,18 @@
 
 mod planted;
 
-use graph::Op;
+use graph::{Op, OpKind};
 use hal::cpu::{CpuRecorder, CpuSlice};
 use hal::{Access, Device, Recorder};
+use parity::kernel_gate::{Cases, Options, run};
+use parity::model_gate::{self, break_kernel};
 use planted::patterns::patterns;
 use planted::{Fault, gate, gate_one};
 use registry::{
-    Act, Binds, Kernel, KernelError, KernelSpec, NO_STATE, Pattern, Prepared, Problem, Scheme,
-    StepLayout, TensorRef,
+    Act, Binds, Kernel, KernelError, KernelSpec, NO_STATE, Pattern, Prepared, Problem, Registry,
+    Scheme, StepLayout, TensorRef, patterns as composites,
 };
+use std::collections::BTreeSet;
 
 #[test]
 fn sound_kernels_of_any_pattern_pass() {
@@ -21,6 +24,34 @@ fn sound_kernels_of_any_pattern_pass() {
         assert!(report.passed(), "{name}: {report}");
         assert!(report.cases >= 12, "{name}: {report}");
     }
+}
+
+/// Of the schemes of blocks, one in all cases, the others in three.
+#[test]
+fn few_pipelines_still_show_every_scheme() {
+    let gate = |registry: &Registry| {
+        let device = (registry.backend("cpu_simd").expect("a tree"))
+            .open_device(&Default::default())
+            .expect("a CPU");
+        let options = Options {
+            cases: Cases::FewPipelines,
+            filter: Some("cpu_simd/linear/q".into()),
+            ..Options::default()
+        };
+        run(registry, "cpu_simd", device, &options).expect("the gate runs")
+    };
+    let sound = gate(&Registry::collect().expect("kernels"));
+    assert!(sound.passed() && sound.keys.len() > 10, "{sound}");
+    let cases: BTreeSet<usize> = sound.keys.iter().map(|k| k.cases).collect();
+    assert!(cases.is_subset(&BTreeSet::from([0, 3, 12])), "{sound}");
+    let three = sound.keys.iter().filter(|k| k.cases == 3).count();
+    assert!(three * 2 > sound.keys.len(), "{sound}");
+    let broken = break_kernel("cpu_simd", OpKind::Linear, model_gate::Fault::Scale(1.01));
+    let broken = gate(&broken.expect("kernels"));
+    assert!(
+        broken.keys.iter().all(|k| !k.passed() || k.unsupported()),
+        "{broken}"
+    );
 }
 
 /// What the gate must say of each defect.
@@ -113,6 +144,12 @@ fn every_planted_defect_is_caught() {
             "the oracle has",
         ),
         (Pattern::ADD, &["f32"], Fault::Refuses, "no case fitted"),
+        (
+            composites::ROPE_ATTEND,
+            &["f16"],
+            Fault::TakesSeveralRows,
+            "several rows",
+        ),
         (Pattern::RMS_NORM, &["f32"], Fault::Overruns, "wrote byte"),
         (Pattern::RMS_NORM, &["f32"], Fault::Underruns, "wrote byte"),
         (Pattern::EMBED, &["f16"], Fault::Scribbles, "of step"),

@@ -6,7 +6,7 @@ use graph::{Op, OpKind};
 use hal::cpu::{CpuRecorder, CpuSlice};
 use hal::{Access, Device, Recorder};
 use parity::kernel_gate::{
-    Cases, ChainOracle, KeyReport, ORACLE, Options, gate_kernel, resolve_chain,
+    Case, Cases, ChainOracle, KeyReport, ORACLE, Options, gate_kernel, resolve_chain,
 };
 use registry::{
     Act, Binds, Kernel, KernelError, KernelSpec, Operand, OperandRole, OperandSrc, Pattern,
@@ -32,6 +32,8 @@ pub enum Fault {
     None,
     /// Refuses every problem.
     Refuses,
+    /// Takes several rows of a pattern that is dealt one.
+    TakesSeveralRows,
     /// Adds 1e-3 to the first output.
     Shifted,
     /// Leaves the last element of each row unwritten.
@@ -82,9 +84,12 @@ impl Kernel for Chained {
         &self.spec
     }
 
-    fn fits(&self, _: &Problem) -> Result<(), String> {
+    fn fits(&self, problem: &Problem) -> Result<(), String> {
+        let several = problem.rows.max > 1;
         match self.fault {
             Fault::Refuses => Err("never fits".into()),
+            Fault::TakesSeveralRows => Ok(()),
+            _ if several && Case::one_row_only(&self.spec) => Err("one row".into()),
             _ => Ok(()),
         }
     }
