@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use registry::OpenOptions;
-use runtime::Placement;
+use runtime::{LoadOptions, Placement};
 use std::path::PathBuf;
 
 /// The tree that runs what `--gpu-layers` and `--cpu-experts` leave to the CPU.
@@ -22,7 +22,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Measure with a peer in turn: ours, theirs, ours, theirs …
-    Peer(PeerArgs),
+    Peer(Box<PeerArgs>),
     /// Compare two artifacts: a table and a verdict
     Compare(CompareArgs),
     /// Make a Markdown report with charts of a folder's artifacts
@@ -48,7 +48,7 @@ pub struct MeasureArgs {
     #[arg(long, requires = "synthetic")]
     pub layers: Option<usize>,
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub load: LoadArgs,
     /// Tokens of the prompt whose processing is timed
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub prompt_tokens: u32,
@@ -82,19 +82,6 @@ pub struct MeasureArgs {
     /// repeated until it is over
     #[arg(long, default_value_t = 300)]
     pub sample_ms: u64,
-    /// Layers on the GPU, counted from the last; the others stay on the CPU. More than
-    /// the model has takes the output head along
-    #[arg(long)]
-    pub gpu_layers: Option<usize>,
-    /// Keep the experts of so many first layers on the CPU
-    #[arg(long, default_value_t = 0)]
-    pub cpu_experts: usize,
-    /// KV scheme, of those that the backend has
-    #[arg(long)]
-    pub kv: Option<String>,
-    /// Use no fused kernels
-    #[arg(long)]
-    pub no_fusion: bool,
     /// A command of llama-bench or llama-batched-bench to run between ours; the model,
     /// the workload and the form of output are added. May be given several times
     #[arg(long)]
@@ -138,13 +125,75 @@ pub struct DeviceArgs {
     pub pin: bool,
 }
 
-impl MeasureArgs {
-    pub fn placement(&self) -> Placement {
-        Placement {
-            gpu_layers: self.gpu_layers,
-            cpu_experts: self.cpu_experts,
-            ..Placement::new(SECOND)
+/// What decides which plans a model runs on: a process of ours is given all of it, or
+/// it would time something else than its parent does.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Layers on the GPU, counted from the last; the others stay on the CPU. More than
+    /// the model has takes the output head along
+    #[arg(long)]
+    pub gpu_layers: Option<usize>,
+    /// Keep the experts of so many first layers on the CPU
+    #[arg(long, default_value_t = 0)]
+    pub cpu_experts: usize,
+    /// KV scheme, of those that the backend has
+    #[arg(long)]
+    pub kv: Option<String>,
+    /// Use no fused kernels
+    #[arg(long)]
+    pub no_fusion: bool,
+}
+
+impl LoadArgs {
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            open: self.device.open_options(),
+            fusion: !self.no_fusion,
+            kv: self.kv.clone(),
+            placement: Some(Placement {
+                gpu_layers: self.gpu_layers,
+                cpu_experts: self.cpu_experts,
+                ..Placement::new(SECOND)
+            }),
+            ..LoadOptions::new(&self.device.backend)
         }
+    }
+
+    /// The flags that give these arguments again, on another backend: the one that was
+    /// chosen where `auto` was asked for.
+    pub fn flags(&self, backend: &str) -> Vec<String> {
+        // Without a rest, so that no field that is added is forgotten here.
+        let LoadArgs {
+            device,
+            gpu_layers,
+            cpu_experts,
+            kv,
+            no_fusion,
+        } = self;
+        let DeviceArgs {
+            backend: _,
+            device,
+            threads,
+            isa,
+            pin,
+        } = device;
+        let given = [
+            ("--backend", Some(backend.to_string())),
+            ("--device", device.clone()),
+            ("--threads", threads.map(|n| n.to_string())),
+            ("--isa", isa.map(|isa| isa.name().to_string())),
+            ("--gpu-layers", gpu_layers.map(|n| n.to_string())),
+            ("--cpu-experts", Some(cpu_experts.to_string())),
+            ("--kv", kv.clone()),
+        ];
+        let given = given.into_iter().filter_map(|(flag, v)| Some((flag, v?)));
+        let mut flags: Vec<String> = given.flat_map(|(flag, v)| [flag.into(), v]).collect();
+        for (flag, on) in [("--pin", pin), ("--no-fusion", no_fusion)] {
+            flags.extend(on.then(|| flag.to_string()));
+        }
+        flags
     }
 }
 
@@ -174,13 +223,10 @@ pub struct FirstTokenArgs {
     #[arg(short, long)]
     pub model: PathBuf,
     #[command(flatten)]
-    pub device: DeviceArgs,
+    pub load: LoadArgs,
     /// Tokens of the prompt
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub prompt_tokens: u32,
-    /// KV scheme, of those that the backend has
-    #[arg(long)]
-    pub kv: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -282,5 +328,24 @@ mod tests {
         assert!(Cli::try_parse_from(peer).is_ok());
         assert!(Cli::try_parse_from(["bench-run", "peer", "--model", "m"]).is_err());
         assert!(Cli::try_parse_from(["bench-run", "-m", "a", "--synthetic", "b"]).is_err());
+    }
+    /// A process of ours runs what its parent states.
+    #[test]
+    fn processes_are_given_what_decides_their_plans() {
+        let flags = "--device 1 --threads 3 --isa avx2 --pin --kv int8_kv --no-fusion \
+            --gpu-layers 7 --cpu-experts 2";
+        let parse = |text: String| Cli::try_parse_from(text.split_whitespace());
+        for given in ["", flags] {
+            let ours = parse(format!("bench-run -m m --backend cpu_simd {given}"));
+            let ours = ours.expect("arguments").measure.load;
+            let flags = ours.flags("cpu_simd").join(" ");
+            let child = parse(format!("bench-run first-token -m m {flags}"));
+            let Some(Command::FirstToken(child)) = child.expect("arguments").command else {
+                panic!("another command");
+            };
+            let same = format!("{:?}", ours.options());
+            assert_eq!(format!("{:?}", child.load.options()), same);
+            assert_eq!(same.contains("fusion: false"), !given.is_empty());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `bench-run`: see `benchmarks/README.md`.
 
 use anyhow::Result;
-use bench_run::args::{Cli, Command, MeasureArgs};
+use bench_run::args::{Cli, Command, MeasureArgs, PeerArgs};
 use bench_run::artifact::{Artifact, Status, write_whole};
 use bench_run::compare::compare;
 use bench_run::process::first_token;
@@ -28,8 +28,11 @@ fn dispatch(cli: Cli) -> Result<bool> {
     match cli.command {
         None => measure(&cli.measure),
         Some(Command::Peer(peer)) => {
-            let mut args = peer.measure;
-            args.peer.extend(peer.exec);
+            let PeerArgs {
+                exec,
+                measure: mut args,
+            } = *peer;
+            args.peer.extend(exec);
             measure(&args)
         }
         Some(Command::Compare(args)) => {

@@ -8,7 +8,6 @@ use crate::peer::Peer;
 use crate::run::open;
 use anyhow::{Context as _, Result, bail};
 use registry::Registry;
-use runtime::LoadOptions;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,10 +23,8 @@ pub fn first_token(registry: &Registry, args: &FirstTokenArgs) -> Result<()> {
         depth: 0,
         batch: 1,
     };
-    let mut options = LoadOptions::new(&args.device.backend);
-    options.open = args.device.open_options();
+    let mut options = args.load.options();
     options.context = Some(shape.context());
-    options.kv = args.kv.clone();
     let mut model = opened.load(registry, &options, &mut |_, _| {})?;
     let mut bench = Bench::new(&mut model.runner, shape, Duration::ZERO)?;
     bench.prompt()?;
@@ -50,22 +47,7 @@ pub fn measure(args: &MeasureArgs, backend: &str, peers: &mut [Peer]) -> Result<
     let mut ours = Command::new(program);
     ours.arg("first-token").arg("--model").arg(model);
     ours.args(["--prompt-tokens", &PROMPT.to_string()]);
-    ours.args(["--backend", backend]);
-    let device = &args.device;
-    let threads = device.threads.map(|n| n.to_string());
-    let isa = device.isa.map(|isa| isa.name().to_string());
-    let given = [
-        ("--device", &device.device),
-        ("--threads", &threads),
-        ("--isa", &isa),
-        ("--kv", &args.kv),
-    ];
-    for (flag, value) in given {
-        ours.args(value.iter().flat_map(|v| [flag, v]));
-    }
-    if device.pin {
-        ours.arg("--pin");
-    }
+    ours.args(args.load.flags(backend));
     for turn in 0..=args.processes {
         // The first brings the file into memory, for all alike.
         let counted = turn > 0;

@@ -46,13 +46,9 @@ pub fn measure(registry: &Registry, args: &MeasureArgs) -> Result<Artifact> {
     for command in &args.peer {
         peers.push(Peer::new(command, args.model.as_deref())?);
     }
-    let mut options = LoadOptions::new(&args.device.backend);
-    options.open = args.device.open_options();
+    let mut options = args.load.options();
     options.context = Some(shape.context());
     options.sequences = shape.sequences();
-    options.kv = args.kv.clone();
-    options.fusion = !args.no_fusion;
-    options.placement = Some(args.placement());
     let (mut options, notes) = opened.settle(&options)?;
 
     let mut artifact = Artifact {
@@ -285,7 +281,7 @@ fn workload(source: &Source, opened: &Opened, args: &MeasureArgs) -> Workload {
         weights_bytes: bytes,
         kv: None,
         activations: BTreeMap::new(),
-        fusion: !args.no_fusion,
+        fusion: !args.load.no_fusion,
         prompt_tokens: args.prompt_tokens,
         gen_tokens: args.gen_tokens,
         depth: args.depth,
