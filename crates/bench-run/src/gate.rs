@@ -3,6 +3,7 @@
 //! that is ring 3; where it is too large, or its weights are random, the plan is
 //! held against its plain chain.
 
+mod chain;
 mod ring2;
 mod slice;
 
@@ -11,12 +12,11 @@ pub use slice::{Slice, first_layers, slice};
 use anyhow::{Context as _, Result};
 use parity::model_gate::{
     Bounds, EvalOptions, Evaluation, ORACLE, Reference, Script, VERIFY_TEXT, act_cost_bound,
-    compare, evaluate, f32_acts, fit, forgets, load_candidate, load_on, load_oracle, matrix, play,
-    text_ids,
+    compare, evaluate, f32_acts, fit, forgets, load_candidate, load_oracle, matrix, text_ids,
 };
-use parity::stats::{Summary, Tally, sigma};
-use planner::{ActMap, Program};
-use registry::{Act, Registry, Request, Tuned};
+use parity::stats::{Summary, Tally};
+use planner::Program;
+use registry::Registry;
 use runtime::{LoadOptions, Opened, Runner};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -31,16 +31,6 @@ const FEWEST_IDS: usize = 48;
 const RUNS_PER_ID: f64 = 6.0;
 /// Multiply-adds that the oracle does in a second, at least.
 const ORACLE_RATE: f64 = 4e8;
-/// Bound of the error of random weights' logits, relative to their spread. Two ways
-/// to sum round activations of a coarse format to other neighbours here and there,
-/// and layer by layer that grows until all roundings fall anew. The two then differ
-/// by up to √2 of what the rounding itself does. So where they differ by more than
-/// this, both are compared with activations in f32: the plan may be off by as much as
-/// its plain chain.
-const MAX_LOGIT_ERROR: f64 = 1e-2;
-/// How much farther from f32 activations the plan may be than its plain chain: the
-/// worst row of two that round alike scatters by a few percent.
-const ACT_ERROR_SLACK: f64 = 1.1;
 /// A step through every row bucket.
 const CHUNKS: &[usize] = &[1, 2, 17, 1, 70];
 
@@ -77,10 +67,13 @@ pub struct Correctness {
     /// Root mean square of a row's error over the spread of its logits, the worst.
     pub logit_error: Option<f64>,
     /// The same error between the plain chain in the plan's activation formats and in
-    /// f32, where it was asked for: what rounding activations does.
+    /// f32, where it was asked for: what rounding activations does. Products whose
+    /// format no primitive of the backend has are in f32 in both (`chain` counts them),
+    /// so it says less than all roundings of the plan do. Of the row bucket that
+    /// decides: the one where the plan's is the largest beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub act_logit_error: Option<f64>,
-    /// That of the plan, against the plain chain in f32.
+    /// That of the plan in the same bucket, against the plain chain in f32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_act_logit_error: Option<f64>,
     /// The first layers against the oracle, where it could not run the whole.
@@ -206,7 +199,7 @@ pub fn climb(gated: &Gated<'_>) -> Result<Correctness> {
     let positions = affordable(gated);
     match (gated.synthetic, positions >= FEWEST_IDS) {
         (false, true) => ring3(gated, positions, &mut c)?,
-        _ => chain(gated, &mut c)?,
+        _ => chain::chain(gated, &mut c)?,
     }
     if c.chain != ORACLE {
         slice(gated, &mut c)?;
@@ -231,9 +224,8 @@ fn ring3(gated: &Gated<'_>, ids: usize, c: &mut Correctness) -> Result<()> {
     let scripts = matrix(&ids_of, forgets(&opened.graph));
     // The scripts need other limits than the timed plans; the kernels are the same
     // or the comparison says nothing.
-    let mut candidate = load_candidate(opened, registry, gated.options, scripts.iter())?;
+    let mut candidate = load_like(gated, scripts.iter())?;
     let program = candidate.program().clone();
-    same_kernels(gated.timed, &program)?;
     let mut same = load_oracle(opened, registry, &program, program.acts())?;
     let mut tally = Tally::default();
     for script in &scripts {
@@ -269,132 +261,13 @@ fn ring3(gated: &Gated<'_>, ids: usize, c: &mut Correctness) -> Result<()> {
     Ok(())
 }
 
-/// The model against its plain chain: the oracle in the same activation formats if
-/// it is quick enough, else primitives of the same backend.
-fn chain(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
-    let (opened, registry) = (gated.opened, gated.registry);
-    let mut ids = text_ids(opened, VERIFY_TEXT);
-    let total: usize = CHUNKS.iter().sum();
-    ids.truncate(total.min(opened.model.context_length));
-    let script = Script::chunked(&[ids], CHUNKS);
-    let scripts = std::iter::once(&script);
-    let mut candidate = load_like(gated, &script)?;
-    let program = candidate.program().clone();
-    same_kernels(gated.timed, &program)?;
-    let wanted = opened.model.parameters as f64 * total as f64 / ORACLE_RATE;
-    let by_oracle = wanted < gated.limit.as_secs_f64() / 2.0;
-    c.chain = match by_oracle {
-        true => ORACLE.into(),
-        false => format!("unfused {}", program.backend.name),
-    };
-    let device = candidate.device().clone();
-    let mut acts = program.acts();
-    if !by_oracle {
-        let fewer = without_own_formats(gated, &program, &script, &mut acts)?;
-        if fewer > 0 {
-            c.chain += &format!(", {fewer} products of its plans in f32");
-        }
-    }
-    let plain = |acts: ActMap| match by_oracle {
-        true => load_oracle(opened, registry, &program, acts),
-        false => {
-            let mut options = plain_options(gated, &program);
-            options.acts = Some(acts);
-            load_on(opened, registry, device.clone(), &options, scripts.clone())
-        }
-    };
-    let mut first = plain(acts)?;
-    let vocab = first.vocab();
-    let want = logits(&mut first, &script)?;
-    drop(first);
-    let have = logits(&mut candidate, &script)?;
-    let mut tally = Tally::default();
-    for (want, have) in want.chunks_exact(vocab).zip(have.chunks_exact(vocab)) {
-        tally.push(parity::stats::compare_row(want, have));
-    }
-    let summary = tally.summary().context("the gate compared no positions")?;
-    c.positions = summary.positions;
-    let worst = worst_logit_error(&want, &have, vocab);
-    c.logit_error = Some(worst);
-    // Written so that NaN fails.
-    let mut near = worst <= MAX_LOGIT_ERROR;
-    let mut why = format!("more than {MAX_LOGIT_ERROR:.0e}");
-    if !near && program.acts().values().any(|a| *a != Act::F32) {
-        let exact = logits(&mut plain(f32_acts(opened))?, &script)?;
-        let [cost, own] = [&want, &have].map(|rows| worst_logit_error(&exact, rows, vocab));
-        (c.act_logit_error, c.own_act_logit_error) = (Some(cost), Some(own));
-        near = own <= cost * ACT_ERROR_SLACK;
-        why = format!(
-            "and from those of f32 activations by {own:.1e} where the chain does by {cost:.1e}"
-        );
-    }
-    if !near {
-        c.fail(format!(
-            "logits differ from those of {} by {worst:.1e} of their spread, {why}",
-            c.chain
-        ));
-    }
-    if !gated.synthetic {
-        c.take(&summary);
-        if !Bounds::of_program(&program).hold(&summary) {
-            c.fail(format!("the model and {} differ: {summary}", c.chain));
-        }
-    }
-    Ok(())
-}
-
-/// Puts f32 where the backend's primitives lack an activation format, which a fused
-/// kernel may have to itself. Returns how many there were.
-fn without_own_formats(
+/// A candidate that any of the scripts fits. Which kernel is the best may depend on how
+/// many rows a plan is for (whether most experts have some, for one): where that tells,
+/// the plans are for as many as the timed ones.
+fn load_like<'s>(
     gated: &Gated<'_>,
-    program: &Program,
-    script: &Script,
-    acts: &mut ActMap,
-) -> Result<usize> {
-    let mut options = plain_options(gated, program);
-    fit(&mut options, std::iter::once(script));
-    let name = program.backend.name;
-    let (chosen, plain) = gated.opened.place(gated.registry, &options)?;
-    drop(chosen);
-    let tuned = Tuned::default();
-    let mut changed = 0;
-    for ((rows, node), act) in acts.iter_mut() {
-        let plans = plain.plans.iter().filter(|p| p.rows.min == *rows);
-        let mut steps = plans.flat_map(|p| &p.steps);
-        let Some(step) = steps.find(|s| s.nodes.contains(node)) else {
-            continue;
-        };
-        let request = Request {
-            backend: name,
-            problem: &step.problem,
-            tuned: &tuned,
-            act: Some(*act),
-            variant: None,
-        };
-        let found = gated.registry.candidates(&request);
-        let known = found.is_ok_and(|(found, _)| !found.is_empty());
-        if !known {
-            *act = Act::F32;
-            changed += 1;
-        }
-    }
-    Ok(changed)
-}
-
-/// The timed plans' options without what is fused or picked.
-fn plain_options(gated: &Gated<'_>, program: &Program) -> LoadOptions {
-    let mut options = gated.options.clone();
-    options.backend = program.backend.name.into();
-    options.fusion = false;
-    options.tuned = Some(Tuned::default());
-    options
-}
-
-/// A candidate that the script fits. Which kernel is the best may depend on how many
-/// rows a plan is for (whether most experts have some, for one): where that tells, the
-/// plans are for as many as the timed ones.
-fn load_like(gated: &Gated<'_>, script: &Script) -> Result<Runner> {
-    let scripts = std::iter::once(script);
+    scripts: impl Iterator<Item = &'s Script> + Clone,
+) -> Result<Runner> {
     let (opened, registry) = (gated.opened, gated.registry);
     let candidate = load_candidate(opened, registry, gated.options, scripts.clone())?;
     if same_kernels(gated.timed, candidate.program()).is_ok() {
@@ -405,33 +278,14 @@ fn load_like(gated: &Gated<'_>, script: &Script) -> Result<Runner> {
     fit(&mut options, scripts);
     options.rows = options.rows.max(Some(gated.timed.limits.rows));
     options.context = options.context.max(options.rows);
-    Ok(opened.load(registry, &options, &mut |_, _| {})?.runner)
-}
-
-/// Logits of all positions of a script, row after row.
-fn logits(runner: &mut Runner, script: &Script) -> Result<Vec<f32>> {
-    let mut all = Vec::new();
-    play(runner, script, &mut |_, rows| all.extend_from_slice(rows))?;
-    Ok(all)
-}
-
-/// The largest [`logit_error`] of all rows, or NaN if one is.
-fn worst_logit_error(want: &[f32], have: &[f32], vocab: usize) -> f64 {
-    let rows = want.chunks_exact(vocab).zip(have.chunks_exact(vocab));
-    rows.map(|(want, have)| logit_error(want, have))
-        .fold(0.0, worse)
+    let candidate = opened.load(registry, &options, &mut |_, _| {})?.runner;
+    same_kernels(gated.timed, candidate.program())?;
+    Ok(candidate)
 }
 
 /// The larger; NaN is the worst of all.
 fn worse(a: f64, b: f64) -> f64 {
     if a.is_nan() || b <= a { a } else { b }
-}
-
-/// Root mean square of the error over the spread of the row.
-fn logit_error(want: &[f32], have: &[f32]) -> f64 {
-    let pairs = want.iter().zip(have);
-    let squares: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    (squares / want.len().max(1) as f64).sqrt() / sigma(want)
 }
 
 fn keys(program: &Program) -> BTreeSet<String> {
@@ -493,22 +347,4 @@ pub fn quality(
         &mut |_, _| {},
     )?;
     Ok(Quality::of(name.into(), against.map(|(n, _)| n.into()), &e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn logit_errors_are_relative_and_nan_is_the_worst() {
-        let want = [1.0, -1.0, 1.0, -1.0];
-        assert_eq!(logit_error(&want, &want), 0.0);
-        let off = want.map(|x| x + 0.02);
-        assert!((logit_error(&want, &off) - 0.02).abs() < 1e-6);
-        assert!(logit_error(&want, &[f32::NAN; 4]).is_nan());
-        let (two, mut have) = ([want, want].concat(), [want, off].concat());
-        assert!((worst_logit_error(&two, &have, 4) - 0.02).abs() < 1e-6);
-        have[0] = f32::NAN;
-        assert!(worst_logit_error(&two, &have, 4).is_nan());
-    }
 }
