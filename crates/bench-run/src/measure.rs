@@ -53,6 +53,18 @@ fn id(i: usize, vocab: usize) -> u32 {
     ((i * 7919 + 13) % vocab) as u32
 }
 
+/// How far apart the sequences of a batch begin in the row of ids: a prime, so that few
+/// vocabularies divide it.
+const APART: usize = 104_729;
+
+/// The prompt of one of several sequences. Each has ids of its own, as those of
+/// different users have: the rows of one id would choose the same experts, and a
+/// mixture would read far fewer of them than it does.
+fn prompt_ids(sequence: usize, tokens: usize, vocab: usize) -> Vec<u32> {
+    let first = sequence * APART;
+    (first..first + tokens).map(|i| id(i, vocab)).collect()
+}
+
 impl<'r> Bench<'r> {
     pub fn new(runner: &'r mut Runner, shape: Shape, least: Duration) -> Result<Self> {
         let mut bench = Bench {
@@ -63,7 +75,7 @@ impl<'r> Bench<'r> {
         };
         if shape.depth > 0 {
             let base = bench.runner.create()?;
-            bench.feed(base, shape.depth)?;
+            bench.feed(base, 0, shape.depth)?;
             bench.base = Some(base);
         }
         Ok(bench)
@@ -88,19 +100,19 @@ impl<'r> Bench<'r> {
             return Ok(vec![self.begin()?]);
         }
         let mut seqs = Vec::new();
-        for _ in 0..batch {
+        for sequence in 0..batch {
             let seq = self.runner.create()?;
-            self.feed(seq, self.shape.depth)?;
+            self.feed(seq, sequence, self.shape.depth)?;
             seqs.push(seq);
         }
         Ok(seqs)
     }
 
-    /// Appends tokens in steps of the largest size; the last one's next token is
-    /// asked for.
-    fn feed(&mut self, seq: SeqId, tokens: usize) -> Result<()> {
+    /// Appends so many tokens of a sequence's prompt in steps of the largest size; the
+    /// last one's next token is asked for.
+    fn feed(&mut self, seq: SeqId, sequence: usize, tokens: usize) -> Result<()> {
         let (vocab, chunk) = (self.runner.vocab(), self.runner.program().limits.rows);
-        let ids: Vec<u32> = (0..tokens).map(|i| id(i, vocab)).collect();
+        let ids = prompt_ids(sequence, tokens, vocab);
         let mut left = &ids[..];
         while !left.is_empty() {
             let (now, rest) = left.split_at(chunk.min(left.len()));
@@ -115,7 +127,7 @@ impl<'r> Bench<'r> {
     pub fn prompt(&mut self) -> Result<Duration> {
         let seq = self.begin()?;
         let start = Instant::now();
-        self.feed(seq, self.shape.prompt)?;
+        self.feed(seq, 0, self.shape.prompt)?;
         let spent = start.elapsed();
         self.runner.free(seq)?;
         Ok(spent)
@@ -194,8 +206,26 @@ impl<'r> Bench<'r> {
             return Ok(());
         }
         let seq = self.begin()?;
-        self.feed(seq, rows)?;
+        self.feed(seq, 0, rows)?;
         after(self.runner)?;
         Ok(self.runner.free(seq)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_sequences_of_a_batch_read_the_same_ids() {
+        for vocab in [2048, 32_000, 49_152, 128_256, 151_936, 248_320, 262_144] {
+            let prompts: Vec<_> = (0..1024).map(|s| prompt_ids(s, 64, vocab)).collect();
+            for at in 0..64 {
+                let ids: std::collections::BTreeSet<u32> = prompts.iter().map(|p| p[at]).collect();
+                assert_eq!(ids.len(), prompts.len(), "{vocab}");
+                assert!(ids.last().is_some_and(|id| (*id as usize) < vocab));
+            }
+        }
+        assert_eq!(prompt_ids(3, 64, 512), prompt_ids(3, 64, 512));
     }
 }
