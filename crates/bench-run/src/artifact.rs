@@ -113,7 +113,7 @@ pub struct Baseline {
     pub details: BTreeMap<String, String>,
 }
 
-/// Ours over the best peer's, medians.
+/// Ours over the best peer's, medians: below 1 is the better where less is better.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
@@ -215,14 +215,22 @@ impl Artifact {
         let own = self.measurements.iter().map(|(name, s)| ("", name, s));
         let peers = self.baselines.iter();
         let peers = peers.flat_map(|b| b.measurements.iter().map(|(n, s)| ("the peer's ", n, s)));
+        // Whole processes beside a peer's are a claim as well; other times are beside
+        // the rates that claim.
+        let process = metric::PROCESS;
+        let raced = (self.baselines.iter()).any(|b| b.measurements.contains_key(process));
         let rates: Vec<_> = (own.chain(peers))
-            .filter(|(_, _, s)| s.higher_is_better)
+            .filter(|(_, name, s)| s.higher_is_better || (raced && *name == process))
             .collect();
         // What scatters little over too few samples has not been seen to be steady.
         if let Some((whose, name, s)) = rates.iter().find(|(_, _, s)| s.samples.len() < MIN_SAMPLES)
         {
+            let flag = match *name == process {
+                true => "--processes",
+                false => "--runs",
+            };
             let reason = format!(
-                "{whose}{name} has {} samples, an accepted row at least {MIN_SAMPLES}: use --runs {MIN_SAMPLES}",
+                "{whose}{name} has {} samples, an accepted row at least {MIN_SAMPLES}: use {flag} {MIN_SAMPLES}",
                 s.samples.len()
             );
             return (Status::RejectedVariance, reason);
@@ -283,6 +291,9 @@ impl Artifact {
                 out += &format!("   peer {:>12.3}   {:.2}x", c.theirs, c.ratio);
                 if let Some(t) = c.turns {
                     out += &format!("  (turns {:.2} to {:.2})", t.lowest, t.highest);
+                }
+                if !s.higher_is_better {
+                    out += ", less is better";
                 }
             }
             out.push('\n');
