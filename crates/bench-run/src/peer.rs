@@ -3,9 +3,10 @@
 use crate::artifact::{Artifact, Baseline, Measurements, metric};
 use crate::measure::Shape;
 use crate::process::whole;
-use crate::provenance::short;
+use crate::provenance::{fingerprint, short};
 use crate::stat::{Stat, median};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use runtime::Opened;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -128,23 +129,65 @@ impl Peer {
                 ),
             }
         }
+        let mut details = BTreeMap::new();
+        if tool == Tool::Batched {
+            // Its rows do not say what its cache is in: its command does, or it is f16.
+            for (name, short, long) in [
+                ("type_k", "-ctk", "--cache-type-k"),
+                ("type_v", "-ctv", "--cache-type-v"),
+            ] {
+                let given = value_of(&arguments, short, long).unwrap_or("f16");
+                details.insert(name.into(), given.into());
+            }
+        }
         Ok(Peer {
             command: command.into(),
             tool,
             arguments,
             samples: BTreeMap::new(),
-            details: BTreeMap::new(),
+            details,
         })
     }
 
-    /// Runs it once for `shape` and keeps the figures if they count.
-    pub fn turn(&mut self, shape: &Shape, counted: bool) -> Result<()> {
-        let (program, arguments) = self.arguments.split_first().context("an empty command")?;
+    /// Refuses what it cannot be asked for, before anything runs.
+    pub fn must_suit(&self, shape: &Shape, processes: bool) -> Result<()> {
+        let program = self.arguments.first().map_or("", String::as_str);
         if self.tool == Tool::Batched && shape.depth == 0 {
             bail!(
                 "{program} decodes behind prompts: say with --depth how long each of them is, such as 256"
             );
         }
+        if self.tool == Tool::Batched && processes {
+            bail!("{program} cannot read a prompt alone: give --processes with llama-bench");
+        }
+        Ok(())
+    }
+
+    /// Refuses a peer whose rows do not say what model it runs, unless its file has our
+    /// very weights, `ours` by their fingerprint.
+    pub fn must_have_file(&self, model: Option<&Path>, ours: Option<&str>) -> Result<()> {
+        if self.tool != Tool::Batched {
+            return Ok(());
+        }
+        let file = value_of(&self.arguments, "-m", "--model").unwrap_or_default();
+        let whole = |path: &Path| path.canonicalize().ok();
+        let theirs = whole(Path::new(file));
+        if theirs.is_some() && theirs == model.and_then(whole) {
+            return Ok(());
+        }
+        let opened = Opened::open(Path::new(file))
+            .with_context(|| format!("the peer's file {file} cannot be compared with ours"))?;
+        ensure!(
+            ours == Some(&fingerprint(&opened.files.tensors)),
+            "the peer's file {file} has other weights than ours, and its rows would not tell: \
+             give both one file"
+        );
+        Ok(())
+    }
+
+    /// Runs it once for `shape` and keeps the figures if they count.
+    pub fn turn(&mut self, shape: &Shape, counted: bool) -> Result<()> {
+        let (program, arguments) = self.arguments.split_first().context("an empty command")?;
         let output = Command::new(program)
             .args(arguments)
             .args(self.tool.flags(shape, arguments))
@@ -158,27 +201,44 @@ impl Peer {
                 self.samples.entry(name).or_default().push(rate);
             }
         }
-        if let Some(row) = rows(&text)?.first() {
-            for name in DETAILS {
-                if let Some(value) = row.get(name) {
-                    let value = value.as_str().map_or(value.to_string(), String::from);
-                    self.details.insert(name.to_string(), value);
-                }
+        self.learn(&rows(&text)?);
+        Ok(())
+    }
+
+    /// Keeps what a row says of what ran.
+    fn learn(&mut self, rows: &[Value]) {
+        let said = rows.first().into_iter();
+        for (row, name) in said.flat_map(|row| DETAILS.iter().map(move |name| (row, name))) {
+            if let Some(value) = row.get(name) {
+                let value = value.as_str().map_or(value.to_string(), String::from);
+                self.details.insert(name.to_string(), value);
             }
         }
-        Ok(())
     }
 
     /// Times a whole process that loads the model and reads a prompt.
     pub fn first_token(&mut self, prompt: u32, counted: bool) -> Result<()> {
         let (program, arguments) = self.arguments.split_first().context("an empty command")?;
-        if self.tool == Tool::Batched {
-            bail!("{program} cannot read a prompt alone: give --processes with llama-bench");
-        }
         let mut command = Command::new(program);
-        command.args(arguments).args(["-p", &prompt.to_string()]);
+        command.args(arguments).args(["-o", "jsonl"]);
+        command.args(["-p", &prompt.to_string()]);
         command.args(["-n", "0", "-r", "1", "--no-warmup"]);
-        let seconds = whole(&mut command)?;
+        let (seconds, text) = whole(&mut command)?;
+        let rows = rows(&text)?;
+        // llama-bench runs what its command says beside what is added to it.
+        let asked = |row: &Value| {
+            let count = |name: &str| row[name].as_u64();
+            (count("n_prompt"), count("n_gen")) == (Some(prompt.into()), Some(0))
+                && count("n_depth").unwrap_or(0) == 0
+        };
+        if rows.len() != 1 || !rows.iter().all(asked) {
+            bail!(
+                "the peer timed {} tests where --processes asks for one, a prompt of {prompt} tokens: {}",
+                rows.len(),
+                remedy(arguments)
+            );
+        }
+        self.learn(&rows);
         if counted {
             let samples = self.samples.entry(metric::PROCESS).or_default();
             samples.push(seconds);
@@ -252,6 +312,47 @@ pub fn must_succeed(program: &str, output: &Output) -> Result<()> {
     bail!("{program} ended with {}: {why}", output.status);
 }
 
+/// The value of a flag in a command; the last counts where it is given twice.
+fn value_of<'a>(arguments: &'a [String], short: &str, long: &str) -> Option<&'a str> {
+    let at = |i: usize| arguments.get(i).map(String::as_str);
+    (0..arguments.len()).rev().find_map(|i| match at(i)? {
+        a if a == short || a == long => at(i + 1),
+        a => a.strip_prefix(long)?.strip_prefix('='),
+    })
+}
+
+/// Flags of llama-bench whose every value is one more test.
+const TESTS: &[&str] = &[
+    "-p",
+    "--n-prompt",
+    "-n",
+    "--n-gen",
+    "-pg",
+    "-d",
+    "--n-depth",
+];
+
+/// How to leave one test of a command of llama-bench: it runs every combination of what
+/// its flags say, in lists or again and again.
+fn remedy(arguments: &[String]) -> String {
+    let listed = |i: usize| arguments.get(i + 1).is_some_and(|v| v.contains(','));
+    let more = arguments.iter().enumerate().filter(|(i, a)| {
+        let test = TESTS.contains(&a.as_str());
+        a.starts_with('-') && (test || listed(*i) || arguments[..*i].contains(a))
+    });
+    let flags: Vec<String> = more
+        .map(|(i, a)| match TESTS.contains(&a.as_str()) {
+            true => format!("remove {a}"),
+            false if listed(i) => format!("give {a} one value"),
+            false => format!("give {a} once"),
+        })
+        .collect();
+    match flags.is_empty() {
+        true => "give its flags one value each, and does it know jsonl?".into(),
+        false => flags.join(", "),
+    }
+}
+
 fn rows(text: &str) -> Result<Vec<Value>> {
     let lines = text.lines().filter(|l| l.starts_with('{'));
     lines
@@ -263,13 +364,25 @@ fn rows(text: &str) -> Result<Vec<Value>> {
 fn rates(text: &str, shape: &Shape, tool: Tool) -> Result<Vec<(&'static str, f64)>> {
     let mut found = BTreeMap::new();
     for row in rows(text)? {
+        let shared = &row["is_pp_shared"];
+        if shared
+            .as_bool()
+            .unwrap_or(shared.as_u64().unwrap_or(0) != 0)
+        {
+            bail!("the peer's sequences share one prompt, ours have one each: remove -pps");
+        }
         let count = |name: &str| row[name].as_u64().unwrap_or(0) as usize;
         let (name, rate) = match tool {
             Tool::Bench => (bench_metric(&count, shape), bench_rate(&row)),
             Tool::Batched => (batched_metric(&count, shape), row["speed_tg"].as_f64()),
         };
         if let (Some(name), Some(rate)) = (name, rate.filter(|r| *r > 0.0)) {
-            found.insert(name, rate);
+            let twice = found.insert(name, rate).is_some();
+            ensure!(
+                !twice,
+                "the peer printed {name} more than once: the workload is added to its command, \
+                 which must say none, and no flag with several values"
+            );
         }
     }
     for name in tool.metrics(shape) {
@@ -375,10 +488,57 @@ ggml: some line
             ..shape
         };
         assert!(rates(text, &other, tool).is_err());
-        let mut peer = Peer::new("llama-batched-bench -m x.gguf", None).unwrap();
+        let twice = format!("{text}{text}");
+        let error = rates(&twice, &shape, tool).unwrap_err().to_string();
+        assert!(error.contains("more than once"), "{error}");
+        for shared in ["1", "true"] {
+            let text = text.replace("{\"pp\"", &format!("{{\"is_pp_shared\": {shared}, \"pp\""));
+            let error = rates(&text, &shape, tool).unwrap_err().to_string();
+            assert!(error.contains("-pps"), "{error}");
+        }
+        let text = text.replace("{\"pp\"", "{\"is_pp_shared\": 0, \"pp\"");
+        assert!(rates(&text, &shape, tool).is_ok());
+        let peer = Peer::new("llama-batched-bench -m x.gguf", None).unwrap();
         let flat = Shape { depth: 0, ..shape };
-        let error = peer.turn(&flat, true).unwrap_err().to_string();
-        assert!(error.contains("--depth"), "{error}");
+        let why = |shape, processes| match peer.must_suit(shape, processes) {
+            Ok(()) => String::new(),
+            Err(e) => e.to_string(),
+        };
+        assert!(why(&flat, false).contains("--depth"));
+        assert!(why(&shape, true).contains("--processes"));
+        assert_eq!(why(&shape, false), "");
+    }
+
+    #[test]
+    fn what_batches_do_not_say_is_in_the_command() {
+        let of = |flags: &str| Peer::new(&format!("llama-batched-bench {flags}"), None).unwrap();
+        let plain = of("-m x.gguf");
+        assert_eq!(
+            (&*plain.details["type_k"], &*plain.details["type_v"]),
+            ("f16", "f16")
+        );
+        let other = of("-m x.gguf -ctk f16 -ctk q8_0 --cache-type-v=bf16");
+        assert_eq!(
+            (&*other.details["type_k"], &*other.details["type_v"]),
+            ("q8_0", "bf16")
+        );
+        let named = of("-m x.gguf --model=y.gguf");
+        assert_eq!(value_of(&named.arguments, "-m", "--model"), Some("y.gguf"));
+    }
+
+    #[test]
+    fn a_command_is_told_what_makes_it_more_than_one_test() {
+        let of = |text: &str| {
+            remedy(
+                &text
+                    .split_whitespace()
+                    .map(String::from)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(of("-m x -p 512 -t 2"), "remove -p");
+        assert_eq!(of("-fa 0,1 -t 2 -t 4"), "give -fa one value, give -t once");
+        assert!(of("-m x -t 2").contains("jsonl"));
     }
 
     #[test]
@@ -389,5 +549,32 @@ ggml: some line
         let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let peer = Peer::new("llama-bench", Some(&ours)).unwrap();
         assert_eq!(peer.arguments.len(), 3);
+    }
+
+    #[test]
+    fn batches_are_of_our_very_weights() {
+        let file = |name: &str| {
+            let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf");
+            fixtures.join(name)
+        };
+        let ours = file("phi3-longrope-bf16.gguf");
+        let print = fingerprint(&Opened::open(&ours).unwrap().files.tensors);
+        let why = |program: &str, theirs: &Path, print: Option<&str>| {
+            let command = format!("{program} -m {}", theirs.display());
+            let peer = Peer::new(&command, None).unwrap();
+            let held = peer.must_have_file(Some(&ours), print);
+            held.err().map_or(String::new(), |e| e.to_string())
+        };
+        let batched = "llama-batched-bench";
+        assert_eq!(why(batched, &ours, None), "");
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy.gguf");
+        std::fs::copy(&ours, &copy).unwrap();
+        assert_eq!(why(batched, &copy, Some(&print)), "");
+        let other = file("gemma3_text-deep-bf16.gguf");
+        assert!(why(batched, &other, Some(&print)).contains("other weights"));
+        assert!(why(batched, Path::new("no.gguf"), Some(&print)).contains("no.gguf"));
+        // The rows of this one say what it runs.
+        assert_eq!(why("llama-bench", &other, Some(&print)), "");
     }
 }

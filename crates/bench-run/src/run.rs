@@ -35,17 +35,22 @@ pub fn open(source: &Source) -> Result<Opened> {
 /// blocked artifact; an error is for arguments and files that are wrong.
 pub fn measure(registry: &Registry, args: &MeasureArgs) -> Result<Artifact> {
     let source = Source::of(&args.model, &args.synthetic, args.layers)?;
-    let opened = open(&source)?;
     let shape = Shape {
         prompt: args.prompt_tokens as usize,
         generated: args.gen_tokens as usize,
         depth: args.depth as usize,
         batch: args.batch as usize,
     };
+    // What needs no gate to be refused is refused before it, and before the weights
+    // are made.
+    process::check(args)?;
     let mut peers = Vec::new();
     for command in &args.peer {
-        peers.push(Peer::new(command, args.model.as_deref())?);
+        let peer = Peer::new(command, args.model.as_deref())?;
+        peer.must_suit(&shape, args.processes > 0)?;
+        peers.push(peer);
     }
+    let opened = open(&source)?;
     let mut options = args.load.options();
     options.context = Some(shape.context());
     options.sequences = shape.sequences();
@@ -93,11 +98,24 @@ pub fn measure(registry: &Registry, args: &MeasureArgs) -> Result<Artifact> {
     artifact.hardware = Some(Hardware::of(chosen.backend.name, chosen.device.info()));
     describe(&mut artifact.workload, &program);
     artifact.notes.extend(placement(&program));
+    for peer in &peers {
+        peer.must_have_file(
+            args.model.as_deref(),
+            artifact.workload.fingerprint.as_deref(),
+        )?;
+        peer.must_match(&artifact)?;
+    }
+    let another = args.program.as_deref().is_some_and(process::another);
+    if another {
+        artifact.notes.push(
+            "processes of ours ran another program (--program): there is no gate for it".into(),
+        );
+    }
     // What follows loads the model itself, on the device that was chosen.
     options.backend = chosen.backend.name.into();
     drop(chosen);
 
-    artifact.correctness = match args.no_gate {
+    artifact.correctness = match args.no_gate || another {
         true => None,
         false => Some(climb(registry, &opened, &options, &program, args)?),
     };
@@ -157,7 +175,7 @@ fn measure_loaded(
 ) -> Result<()> {
     let least = Duration::from_millis(args.sample_ms);
     let mut samples = Samples::default();
-    for seconds in process::measure(args, &options.backend, &mut peers)? {
+    for seconds in process::measure(args, &options.backend, &mut peers, artifact)? {
         samples.push(metric::PROCESS, seconds);
     }
     // What the gate held is gone; its peak must not count.

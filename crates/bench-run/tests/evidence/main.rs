@@ -1,6 +1,9 @@
 //! Whole runs of bench-run, as small as they can be: what they state, and that they
 //! refuse. No test asserts a speed.
 
+#[cfg(unix)]
+mod peers;
+
 use bench_run::args::{Cli, MeasureArgs, Source};
 use bench_run::artifact::{Artifact, Measurements, Status, metric};
 use bench_run::compare::compare;
@@ -73,7 +76,13 @@ fn assert_valid(artifact: &Artifact) {
 
 /// Samples that agree, whatever the machine does.
 fn steady(artifact: &mut Artifact) {
-    for stat in artifact.measurements.values_mut() {
+    steady_but(artifact, &[]);
+}
+
+/// The same, but for some metrics.
+fn steady_but(artifact: &mut Artifact, but: &[&str]) {
+    let all = artifact.measurements.iter_mut();
+    for (_, stat) in all.filter(|(name, _)| !but.contains(&name.as_str())) {
         let unit = match stat.unit.as_str() {
             "ms" => Unit::Milliseconds,
             "s" => Unit::Seconds,
@@ -292,100 +301,6 @@ fn a_quantised_row_states_its_distance() {
         "{q:?}"
     );
     assert_valid(&a);
-}
-
-#[cfg(unix)]
-#[test]
-fn a_peer_runs_in_turn_and_both_are_kept() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().expect("a folder");
-    let script = dir.path().join("llama-bench");
-    let log = dir.path().join("log");
-    let text = format!(
-        "#!/bin/sh\necho \"$@\" >> {}\n\
-         echo '{{\"n_prompt\": 20, \"n_gen\": 0, \"samples_ts\": [10.0, 12.0, 11.0], \"build_commit\": \"abc\"}}'\n\
-         echo '{{\"n_prompt\": 0, \"n_gen\": 2, \"samples_ts\": [5.0]}}'\n",
-        log.display()
-    );
-    std::fs::write(&script, text).expect("a script");
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("executable");
-    let peer = format!("{} -m other.gguf", script.display());
-    let a = measure(&["--synthetic", "tiny:bf16", "--no-gate", "--peer", &peer]);
-    assert_valid(&a);
-    let b = &a.baselines[0];
-    assert_eq!(b.command, "llama-bench -m other.gguf");
-    assert_eq!(b.measurements[metric::PREFILL].samples, [11.0, 11.0]);
-    assert_eq!(b.details["build_commit"], "abc");
-    let c = a.comparison.iter().find(|c| c.metric == metric::DECODE);
-    let c = c.expect("a comparison");
-    assert!(c.theirs == 5.0 && c.ratio == c.ours / 5.0, "{c:?}");
-    let own = &a.measurements[metric::DECODE];
-    let turns = c.turns.expect("as many samples of each");
-    assert_eq!(
-        (turns.lowest, turns.highest),
-        (own.min / 5.0, own.max / 5.0)
-    );
-    let calls = std::fs::read_to_string(&log).expect("the peer ran");
-    assert_eq!(calls.lines().count(), 2);
-    assert!(calls.contains("-p 20 -n 2 -d 0"), "{calls}");
-    // Whole processes, ours and the peer's; the first turn brings the file into memory.
-    let ferris = ferris();
-    let ours = env!("CARGO_BIN_EXE_bench-run");
-    let whole = ["--no-gate", "--processes", "2", "--program", ours];
-    let given = ["--model", &ferris, "--peer", &peer];
-    let timed = measure(&[&whole[..], &given].concat());
-    assert_valid(&timed);
-    let theirs = &timed.baselines[0].measurements[metric::PROCESS];
-    let ours = &timed.measurements[metric::PROCESS];
-    for stat in [ours, theirs] {
-        assert_eq!((stat.samples.len(), &*stat.unit), (2, "s"));
-        assert!(!stat.higher_is_better && stat.min > 0.0);
-    }
-    let calls = std::fs::read_to_string(&log).expect("the peer ran");
-    let alone = calls
-        .lines()
-        .filter(|l| l.ends_with("-p 64 -n 0 -r 1 --no-warmup"));
-    assert_eq!(alone.count(), 3, "{calls}");
-    let fails = ["--no-gate", "--processes", "1", "--program", "false"];
-    let fails = args(&[&fails[..], &given].concat());
-    let registry = Registry::collect().expect("kernels");
-    let error = run::measure(&registry, &fails).map(|_| ()).unwrap_err();
-    assert!(
-        format!("{error:#}").contains("false ended with"),
-        "{error:#}"
-    );
-    let synthetic = args(&["--synthetic", "tiny:bf16", "--no-gate", "--processes", "1"]);
-    assert!(run::measure(&registry, &synthetic).is_err());
-    // What it says of itself must be what we measure.
-    let says = |details: &str| {
-        let text = format!(
-            "#!/bin/sh\n\
-             echo '{{\"n_prompt\": 20, \"n_gen\": 0, \"avg_ts\": 10.0, {details}}}'\n\
-             echo '{{\"n_prompt\": 0, \"n_gen\": 2, \"avg_ts\": 5.0}}'\n"
-        );
-        std::fs::write(&script, text).expect("a script");
-        let args = args(&["--synthetic", "tiny:bf16", "--no-gate", "--peer", &peer]);
-        run::measure(&Registry::collect().expect("kernels"), &args).map_err(|e| e.to_string())
-    };
-    let like = format!(
-        "\"model_n_params\": {}, \"n_threads\": {}, \"type_k\": \"f16\", \"type_v\": \"f16\"",
-        a.workload.parameters,
-        a.hardware.as_ref().expect("a device").threads
-    );
-    assert!(says(&like).is_ok_and(|a| a.baselines[0].details["type_k"] == "f16"));
-    for (other, named) in [
-        ("\"model_n_params\": 77", "parameters"),
-        ("\"model_size\": 77", "bytes"),
-        ("\"n_threads\": 77", "threads"),
-        ("\"type_v\": \"bf16\"", "-ctv"),
-    ] {
-        let refused = says(other).err().unwrap_or_default();
-        assert!(refused.contains(named), "{other}: {refused}");
-    }
-    // A peer on an unnamed file of a model that is none would measure something else.
-    let registry = Registry::collect().expect("kernels");
-    let unnamed = args(&["--synthetic", "tiny:bf16", "--peer", "llama-bench"]);
-    assert!(run::measure(&registry, &unnamed).is_err());
 }
 
 #[test]
