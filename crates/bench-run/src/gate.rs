@@ -348,3 +348,37 @@ pub fn quality(
     )?;
     Ok(Quality::of(name.into(), against.map(|(n, _)| n.into()), &e))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Scripts that are too short for every row bucket of the timed plans are played on
+    /// plans for as many rows as those.
+    #[test]
+    fn few_tokens_are_compared_on_the_timed_kernels() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
+        let opened = Opened::open(&fixtures.join("ferris-moe-2.7m")).unwrap();
+        let registry = Registry::collect().unwrap();
+        let mut options = LoadOptions::new("cpu_simd");
+        options.context = Some(512);
+        let (_, timed) = opened.place(&registry, &options).unwrap();
+        let gated = Gated {
+            opened: &opened,
+            registry: &registry,
+            options: &options,
+            timed: &timed,
+            synthetic: false,
+            limit: Duration::ZERO,
+        };
+        let ids = text_ids(&opened, VERIFY_TEXT);
+        let scripts = matrix(&ids[..FEWEST_IDS], forgets(&opened.graph));
+        let short = load_candidate(&opened, &registry, &options, scripts.iter()).unwrap();
+        assert!(same_kernels(&timed, short.program()).is_err());
+        let mut c = Correctness::default();
+        ring3(&gated, FEWEST_IDS, &mut c).unwrap();
+        assert_eq!(c.failures, Vec::<String>::new());
+        assert_eq!(c.chain, ORACLE);
+    }
+}
