@@ -271,4 +271,6 @@ fn verify_prints_a_line_for_each_gate() {
     let text = ok(run(ring3.iter().chain(&["--time-limit", "10"])));
     assert!(text.lines().all(|l| l.starts_with("ring 3  ")), "{text}");
     assert!(text.contains("pass") && !text.contains("FAIL"), "{text}");
+    let text = ok(run(ring3.iter().chain(&["--f32-activations"])));
+    assert!(text.contains("activations f32, "), "{text}");
 }

@@ -33,6 +33,11 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub quick: bool,
 
+    /// Take the model's kernels that round no activations, though others are faster: for
+    /// routers with near ties, which any rounding step turns
+    #[arg(long)]
+    pub f32_activations: bool,
+
     /// About how many seconds the model may take
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = at_least_one)]
     pub time_limit: usize,
@@ -40,7 +45,7 @@ pub struct VerifyArgs {
 
 pub fn verify(context: &Context, args: &VerifyArgs) -> anyhow::Result<Exit> {
     let registry = Registry::collect()?;
-    let options = session::load_options(&context.global);
+    let mut options = session::load_options(&context.global);
     session::registry_knows(&registry, &options.backend)?;
     session::check_placement(&registry, &options)?;
     let ring3 = args.ring != Some(2) && args.only.is_none();
@@ -67,6 +72,9 @@ pub fn verify(context: &Context, args: &VerifyArgs) -> anyhow::Result<Exit> {
         passed &= kernels(context, args, &registry, chosen.backend, &*chosen.device)?;
     }
     if let Some(opened) = &opened {
+        if args.f32_activations {
+            options.acts = Some(model_gate::f32_acts(opened));
+        }
         let how = VerifyOptions {
             limit: Duration::from_secs(args.time_limit as u64),
             ..VerifyOptions::default()
