@@ -329,6 +329,7 @@ mod tests {
         assert!(Cli::try_parse_from(["bench-run", "peer", "--model", "m"]).is_err());
         assert!(Cli::try_parse_from(["bench-run", "-m", "a", "--synthetic", "b"]).is_err());
     }
+
     /// A process of ours runs what its parent states.
     #[test]
     fn processes_are_given_what_decides_their_plans() {

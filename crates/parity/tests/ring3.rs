@@ -15,7 +15,7 @@ use parity::model_gate::{
 };
 use parity::stats::{Summary, Tally};
 use planner::{ActMap, Program};
-use registry::{Act, Registry};
+use registry::{Act, Registry, Tuned};
 use runtime::{LoadOptions, Opened, Runner};
 use std::collections::HashMap;
 use std::path::Path;
@@ -95,6 +95,8 @@ fn gate_ferris(what: &str, candidate: &mut Runner, scripts: &[Script]) -> usize 
 fn options(backend: &str, fusion: bool) -> LoadOptions {
     let mut options = LoadOptions::new(backend);
     options.fusion = fusion;
+    // What ranks choose; `ring3_blocks` and `placement` take a device's picks.
+    options.tuned = Some(Tuned::default());
     options
 }
 
