@@ -1,12 +1,14 @@
 //! op: argmax. See `plain.cu`.
 
 use crate::common::args::Args;
-use crate::common::launch::{Plain, Result, Step, ptx};
+use crate::common::launch::{Fits, Plain, Result, Step, common, ptx};
 use registry::{Pattern, Problem};
 
-/// Logits of a part, and most parts: a thread of `join` for each.
+/// Logits of a part, and most parts: a thread of the block that joins them for each.
 const PART: usize = 2048;
 const MOST_PARTS: usize = 256;
+/// As in `plain.cu`.
+const MOST_ROWS: usize = 16384;
 
 fn len(problem: &Problem) -> usize {
     problem.inputs[0].row_len()
@@ -31,10 +33,16 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.count(step, step.rows_from())?;
     args.u32s(step, &[len, x.row_stride(), ids.row_stride()])?;
     args.u32s(step, &[parts, len.div_ceil(parts)])?;
-    let rows = step.max_rows();
-    step.launch("part", &args, [parts as u32, rows, 1], 256)?;
-    let threads = (parts as u32).next_multiple_of(32);
-    step.launch("join", &args, [rows, 1, 1], threads)
+    let grid = [parts as u32, step.max_rows(), 1];
+    step.launch("plain", &args, grid, MOST_PARTS as u32)
+}
+
+fn fits(problem: &Problem) -> Fits {
+    common(problem)?;
+    match problem.outputs[0].shape[0] {
+        rows if rows <= MOST_ROWS => Ok(()),
+        rows => Err(format!("for up to {MOST_ROWS} rows, not {rows}")),
+    }
 }
 
 static F32: Plain = Plain::new(
@@ -44,5 +52,6 @@ static F32: Plain = Plain::new(
     ptx!("argmax.plain"),
     record,
 )
-.with_workspace(|problem| slots(problem) * 8);
+.with_workspace(|problem| slots(problem) * 8)
+.with_fits(fits);
 registry::register!(F32);

@@ -42,16 +42,53 @@ DEVICE float weigh(float v, u32 at, Normed& n) {
     n.squares = fmaf(v, v, n.squares);
     return v * (n.weights[at] + n.offset);
 }
-// What the sums are multiplied by. All threads call.
-DEVICE float scale_of(const Args&, const Bare&) { return 1.0f; }
-DEVICE float scale_of(const Args& p, const Normed& n) {
-    return 1.0f / sqrtf(block_sum(n.squares) / (float)p.k + p.eps);
-}
 DEVICE void begin(const Args&, Bare&) {}
 DEVICE void begin(const Args& p, Normed& n) {
     n.weights = p.norm;
     n.offset = p.offset;
     n.squares = 0.0f;
+}
+
+const u32 MOST_WARPS = 8;
+// A sum for each warp, in the order of the warps.
+DEVICE float in_order(const float (&parts)[MOST_WARPS]) {
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 i = 0; i < MOST_WARPS; ++i) sum += i < blockDim.x >> 5 ? parts[i] : 0.0f;
+    return sum;
+}
+// What the sums are multiplied by: squares are the last of a block's parts.
+DEVICE void lay_squares(float (&)[MOST_WARPS], const Bare&) {}
+DEVICE void lay_squares(float (&parts)[MOST_WARPS], const Normed& n) {
+    const float sum = warp_sum(n.squares);
+    if ((threadIdx.x & 31) == 0) parts[threadIdx.x >> 5] = sum;
+}
+DEVICE float scale_of(const Args&, const float (&)[MOST_WARPS], const Bare&) { return 1.0f; }
+DEVICE float scale_of(const Args& p, const float (&parts)[MOST_WARPS], const Normed&) {
+    return 1.0f / sqrtf(in_order(parts) / (float)p.k + p.eps);
+}
+
+// acc[r][c] += x[r]·w[c] of piece i.
+template <class S, int ROWS, int C, class N>
+DEVICE void add_piece(float (&acc)[ROWS][C], const uint4 (&raw)[C], const float* const (&x)[ROWS], u32 i, N& norm) {
+    float f[C][S::PIECE];
+#pragma unroll
+    for (int c = 0; c < C; ++c) S::piece(raw[c], f[c]);
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        const float4* at = (const float4*)(x[r] + (u64)i * S::PIECE);
+#pragma unroll
+        for (int j = 0; j < S::PIECE / 4; ++j) {
+            const float4 v = weigh(at[j], i * S::PIECE + 4 * j, norm);
+#pragma unroll
+            for (int c = 0; c < C; ++c) {
+                acc[r][c] = fmaf(f[c][4 * j], v.x, acc[r][c]);
+                acc[r][c] = fmaf(f[c][4 * j + 1], v.y, acc[r][c]);
+                acc[r][c] = fmaf(f[c][4 * j + 2], v.z, acc[r][c]);
+                acc[r][c] = fmaf(f[c][4 * j + 3], v.w, acc[r][c]);
+            }
+        }
+    }
 }
 
 template <class S, int ROWS, int C, class N>
@@ -69,24 +106,7 @@ DEVICE void dots(float (&acc)[ROWS][C], const float* const (&x)[ROWS],
             uint4 raw[C];
 #pragma unroll
             for (int c = 0; c < C; ++c) raw[c] = load_stream(w[c] + (u64)i * S::PIECE);
-            float f[C][S::PIECE];
-#pragma unroll
-            for (int c = 0; c < C; ++c) S::piece(raw[c], f[c]);
-#pragma unroll
-            for (int r = 0; r < ROWS; ++r) {
-                const float4* at = (const float4*)(x[r] + (u64)i * S::PIECE);
-#pragma unroll
-                for (int j = 0; j < S::PIECE / 4; ++j) {
-                    const float4 v = weigh(at[j], i * S::PIECE + 4 * j, norm);
-#pragma unroll
-                    for (int c = 0; c < C; ++c) {
-                        acc[r][c] = fmaf(f[c][4 * j], v.x, acc[r][c]);
-                        acc[r][c] = fmaf(f[c][4 * j + 1], v.y, acc[r][c]);
-                        acc[r][c] = fmaf(f[c][4 * j + 2], v.z, acc[r][c]);
-                        acc[r][c] = fmaf(f[c][4 * j + 3], v.w, acc[r][c]);
-                    }
-                }
-            }
+            add_piece<S, ROWS, C>(acc, raw, x, i, norm);
         }
     } else {
         for (u32 i = threadIdx.x; i < k; i += blockDim.x) {
@@ -107,7 +127,7 @@ DEVICE void dots(float (&acc)[ROWS][C], const float* const (&x)[ROWS],
 template <class S, int ROWS, int NR, bool GATED, class N>
 DEVICE void gemv(const Args& p) {
     const int C = GATED ? 2 * NR : NR;
-    __shared__ float parts[ROWS * C][33];
+    __shared__ float parts[ROWS * C + 1][MOST_WARPS];
     u32 b = blockIdx.x;
     u32 m = 0;
     if (!GATED) {
@@ -124,16 +144,22 @@ DEVICE void gemv(const Args& p) {
         const void* base = GATED ? p.w[c / NR] : p.w[m];
         w[c] = (const typename S::word*)base + (u64)min(n0 + c % NR, n - 1) * p.k;
     }
-    const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31, warps = blockDim.x >> 5;
-    // Weights can be under way before x is there.
+    const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    // Weights can be under way before x is there: a piece of each column. More of them
+    // would be in the way of the kernel ahead.
 #pragma unroll
     for (int c = 0; c < C; ++c) {
         if (threadIdx.x * S::PIECE < p.k) prefetch(w[c] + threadIdx.x * S::PIECE);
     }
     start_next();
-    wait_for_previous();
+    // No kernel writes the count.
     const u32 rows = real_rows(p.count);
+    wait_for_previous();
     for (u32 r0 = 0; r0 < rows; r0 += ROWS) {
+        // What this thread writes, and what it adds to that.
+        const u32 r = r0 + threadIdx.x / NR, col = n0 + threadIdx.x % NR;
+        const bool writes = threadIdx.x < ROWS * NR && r < rows && col < n;
+        const float added = writes && p.add ? p.add[(u64)r * p.add_stride + col] : 0.0f;
         const float* x[ROWS];
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) x[r] = p.x + (u64)min(r0 + r, rows - 1) * p.x_stride;
@@ -141,8 +167,8 @@ DEVICE void gemv(const Args& p) {
         N norm;
         begin(p, norm);
         dots<S, ROWS, C>(acc, x, w, p.k, p.aligned != 0, norm);
-        const float scale = scale_of(p, norm);
-        __syncthreads();
+        // Who still reads the sums of the rows before.
+        if (r0) __syncthreads();
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
@@ -151,24 +177,20 @@ DEVICE void gemv(const Args& p) {
                 if (lane == 0) parts[r * C + c][warp] = sum;
             }
         }
+        lay_squares(parts[ROWS * C], norm);
         __syncthreads();
-        if (threadIdx.x < ROWS * NR) {
-            u32 r = threadIdx.x / NR, c = threadIdx.x % NR;
-            u32 col = n0 + c;
-            if (r0 + r < rows && col < n) {
-                float sum = 0.0f, up = 0.0f;
-                for (u32 i = 0; i < warps; ++i) sum += parts[r * C + c][i];
-                sum *= scale;
-                if (p.bias[m]) sum += p.bias[m][col];
-                if (GATED) {
-                    for (u32 i = 0; i < warps; ++i) up += parts[r * C + NR + c][i];
-                    up *= scale;
-                    if (p.bias[1]) up += p.bias[1][col];
-                    sum = silu(sum) * up;
-                }
-                if (p.add) sum += p.add[(u64)(r0 + r) * p.add_stride + col];
-                p.y[m][(u64)(r0 + r) * p.y_stride[m] + col] = sum;
+        if (writes) {
+            const u32 at = (r - r0) * C + threadIdx.x % NR;
+            const float scale = scale_of(p, parts[ROWS * C], norm);
+            float sum = in_order(parts[at]) * scale;
+            if (p.bias[m]) sum += p.bias[m][col];
+            if (GATED) {
+                float up = in_order(parts[at + NR]) * scale;
+                if (p.bias[1]) up += p.bias[1][col];
+                sum = silu(sum) * up;
             }
+            if (p.add) sum += added;
+            p.y[m][(u64)r * p.y_stride[m] + col] = sum;
         }
     }
 }

@@ -10,6 +10,8 @@ const PTX: Ptx = ptx!("common.gemv");
 
 /// Above this the tiled kernels read each weight more seldom.
 const MOST_ROWS: usize = 16;
+/// As in `gemv.cu`: eight warps.
+const MOST_THREADS: usize = 256;
 
 /// Whether a gemv is meant for the problem.
 fn few_rows(problem: &Problem) -> Fits {
@@ -18,6 +20,17 @@ fn few_rows(problem: &Problem) -> Fits {
         rows if rows <= MOST_ROWS => Ok(()),
         rows => Err(format!("for up to {MOST_ROWS} rows, not {rows}")),
     }
+}
+
+/// Threads of a block for so many pieces of each column: four rounds of pieces, in whole
+/// warps, where that makes four to six of them. With several rows a block has more
+/// products for each piece, and may have fewer threads or more.
+fn threads(pieces: usize, one_row: bool) -> u32 {
+    let threads = match one_row {
+        true => (pieces / 4).clamp(128, 192).min(pieces),
+        false => (pieces / 4).next_power_of_two().min(MOST_THREADS),
+    };
+    threads.next_multiple_of(32).max(32) as u32
 }
 
 fn record(step: &mut Step<'_>) -> Result<()> {
@@ -44,7 +57,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         true => blocks(n[0], columns / 2),
         false => n.iter().map(|n| blocks(*n, columns)).sum(),
     };
-    let threads = (k / piece / 4).next_power_of_two().clamp(32, 256) as u32;
+    let threads = threads(k / piece, rows == 1);
     let body = if gated { "gated" } else { "gemv" };
     let entry = match o.form.normed() {
         true => format!("normed_{body}_{scheme}"),
