@@ -271,6 +271,9 @@ pub struct TuneArgs {
     /// Tokens of the largest step
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     pub prompt_tokens: u32,
+    /// Tokens in the cache, beside an empty one: a variant must win with either
+    #[arg(long, default_value_t = 4096)]
+    pub depth: u32,
     /// About how many seconds the oracle may take in the gate
     #[arg(long, default_value_t = 300)]
     pub gate_limit: u64,

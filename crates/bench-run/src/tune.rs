@@ -82,13 +82,14 @@ struct TimedStep {
     seconds: f64,
 }
 
-/// One plan of a round, timed.
+/// One plan of a round, timed with so many tokens in the cache.
 struct Timed {
+    depth: usize,
     steps: Vec<TimedStep>,
 }
 
 impl Timed {
-    fn of(plan: &Plan, seconds: Vec<f64>) -> Self {
+    fn of(plan: &Plan, depth: usize, seconds: Vec<f64>) -> Self {
         let one = |(s, seconds): (&PlanStep, f64)| TimedStep {
             nodes: s.nodes.clone(),
             class: Class::of(&s.problem),
@@ -97,6 +98,7 @@ impl Timed {
             seconds,
         };
         Timed {
+            depth,
             steps: plan.steps.iter().zip(seconds).map(one).collect(),
         }
     }
@@ -136,12 +138,13 @@ pub fn tune(
     let shape = Shape {
         prompt,
         generated: 1,
-        depth: 0,
+        depth: args.depth as usize,
         batch: 1,
     };
     let mut options = LoadOptions::new(&args.device.backend);
     options.open = args.device.open_options();
     options.context = Some(shape.context());
+    options.sequences = shape.sequences();
     options.rows = Some(prompt);
     options.tuned = Some(Tuned::default());
     let (chosen, program) = opened.place(registry, &options)?;
@@ -269,7 +272,8 @@ fn alternatives(
     Ok(all)
 }
 
-/// Loads the model with these picks and times one step of every bucket.
+/// Loads the model with these picks and times one step of every bucket, with an empty
+/// cache and at the depth.
 fn time(
     registry: &Registry,
     opened: &Opened,
@@ -281,36 +285,47 @@ fn time(
     let mut options = options.clone();
     options.tuned = Some(tuned);
     let mut model = opened.load(registry, &options, &mut |_, _| {})?;
-    let mut bench = Bench::new(&mut model.runner, *shape, Duration::ZERO)?;
-    let program = bench.runner.program().clone();
     let mut all = Vec::new();
-    for plan in &program.plans {
-        let within = |rows: &&usize| (plan.rows.min..=plan.rows.max).contains(*rows);
-        let rows = ROWS.iter().find(within).copied();
-        let rows = rows.unwrap_or(plan.rows.max);
-        let mut profiles = Vec::new();
-        bench.step(rows, 1, |runner| {
-            for _ in 0..repeats {
-                profiles.extend(runner.profile(rows, Want::Argmax)?);
-            }
-            Ok(())
-        })?;
-        anyhow::ensure!(!profiles.is_empty(), "this device has no clock to tune by");
-        let seconds = (0..plan.steps.len())
-            .map(|i| median(profiles.iter().map(|p| p.steps[i]).collect()))
-            .collect();
-        all.push(Timed::of(plan, seconds));
+    for depth in BTreeSet::from([0, shape.depth]) {
+        let shape = Shape { depth, ..*shape };
+        let mut bench = Bench::new(&mut model.runner, shape, Duration::ZERO)?;
+        let program = bench.runner.program().clone();
+        for plan in &program.plans {
+            let within = |rows: &&usize| (plan.rows.min..=plan.rows.max).contains(*rows);
+            let rows = ROWS.iter().find(within).copied();
+            let rows = rows.unwrap_or(plan.rows.max);
+            let mut profiles = Vec::new();
+            bench.step(rows, 1, |runner| {
+                for _ in 0..repeats {
+                    profiles.extend(runner.profile(rows, Want::Argmax)?);
+                }
+                Ok(())
+            })?;
+            anyhow::ensure!(!profiles.is_empty(), "this device has no clock to tune by");
+            let seconds = (0..plan.steps.len())
+                .map(|i| median(profiles.iter().map(|p| p.steps[i]).collect()))
+                .collect();
+            all.push(Timed::of(plan, depth, seconds));
+        }
+        bench.finish()?;
     }
-    bench.finish()?;
     Ok(all)
 }
 
 /// A variant of a class as it was measured.
 #[derive(Clone, Debug, Default)]
 struct Measured {
-    /// Seconds over those of the first round, for each use.
-    ratios: Vec<f64>,
+    /// Seconds over those of the first round, for each use, by the cache's depth.
+    ratios: BTreeMap<usize, Vec<f64>>,
     layouts: Layouts,
+}
+
+impl Measured {
+    /// At the depth where it does worst: a pick holds for all.
+    fn ratio(&self) -> f64 {
+        let each = self.ratios.values().map(|r| median(r.clone()));
+        each.fold(0.0, f64::max)
+    }
 }
 
 /// The picks that win by the margin.
@@ -320,28 +335,31 @@ fn choose(rounds: &[Vec<Timed>], margin: f64, say: &mut dyn FnMut(&str)) -> Vec<
     };
     // What was measured of each class.
     let mut options: BTreeMap<Class, BTreeMap<String, Measured>> = BTreeMap::new();
-    let mut put = |class: &Class, name: &str, ratio: f64, layouts: Layouts| {
+    let mut put = |class: &Class, name: &str, depth: usize, ratio: f64, layouts: Layouts| {
         let entry = options.entry(class.clone()).or_default();
         let option = entry.entry(name.to_string()).or_default();
-        option.ratios.push(ratio);
+        option.ratios.entry(depth).or_default().push(ratio);
         option.layouts.extend(layouts);
     };
     let mut defaults: BTreeMap<Class, String> = BTreeMap::new();
-    for s in first.iter().flat_map(|plan| &plan.steps) {
-        put(&s.class, &s.variant, 1.0, Layouts::from_iter(s.layout));
-        defaults.insert(s.class.clone(), s.variant.clone());
+    for plan in first {
+        for s in &plan.steps {
+            let layouts = Layouts::from_iter(s.layout);
+            put(&s.class, &s.variant, plan.depth, 1.0, layouts);
+            defaults.insert(s.class.clone(), s.variant.clone());
+        }
     }
     for (base, plan) in others.iter().flat_map(|round| first.iter().zip(round)) {
         for s in &plan.steps {
             if let Some((was, _)) = base.cover(&s.nodes) {
-                let ratio = s.seconds / was;
-                put(&s.class, &s.variant, ratio, Layouts::from_iter(s.layout));
+                let layouts = Layouts::from_iter(s.layout);
+                put(&s.class, &s.variant, plan.depth, s.seconds / was, layouts);
             }
         }
         for s in base.steps.iter().filter(|s| s.nodes.len() > 1) {
             let whole = plan.steps.iter().any(|t| t.nodes == s.nodes);
             if let (false, Some((seconds, layouts))) = (whole, plan.cover(&s.nodes)) {
-                put(&s.class, NONE, seconds / s.seconds, layouts);
+                put(&s.class, NONE, plan.depth, seconds / s.seconds, layouts);
             }
         }
     }
@@ -359,7 +377,7 @@ fn choose(rounds: &[Vec<Timed>], margin: f64, say: &mut dyn FnMut(&str)) -> Vec<
         let best_in = |class: &Class, layout: &str| {
             let fits = |o: &&Measured| o.layouts.iter().all(|l| *l == layout);
             let all = options[class].iter().filter(|(_, o)| fits(o));
-            all.map(|(name, o)| (median(o.ratios.clone()), name.clone()))
+            all.map(|(name, o)| (o.ratio(), name.clone()))
                 .min_by(|a, b| a.0.total_cmp(&b.0))
         };
         let cost = |layout: &str| -> Option<f64> {
@@ -465,131 +483,4 @@ fn slug(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn class(layer: &str, rows: usize) -> Class {
-        Class {
-            layer: layer.into(),
-            quant: "q4_k".into(),
-            rows,
-            matrix: Some((64, 32)),
-        }
-    }
-
-    /// Nodes, layer, variant, layout, seconds.
-    type Step = (
-        &'static [u32],
-        &'static str,
-        &'static str,
-        Option<&'static str>,
-        f64,
-    );
-
-    const PLAIN: Option<&str> = Some(ROW_MAJOR);
-    const GROUPED: Option<&str> = Some("grouped");
-
-    fn plan(steps: &[Step]) -> Timed {
-        let one = |s: &Step| TimedStep {
-            nodes: s.0.iter().map(|n| NodeId(*n)).collect(),
-            class: class(s.1, 1),
-            variant: s.2.to_string(),
-            layout: s.3,
-            seconds: s.4,
-        };
-        Timed {
-            steps: steps.iter().map(one).collect(),
-        }
-    }
-
-    fn chosen(rounds: &[Vec<Timed>]) -> Vec<(String, String)> {
-        let picks = choose(rounds, 0.05, &mut |_| {});
-        picks.into_iter().map(|p| (p.layer, p.variant)).collect()
-    }
-
-    #[test]
-    fn a_faster_variant_is_picked_only_beyond_the_margin() {
-        let first = || vec![plan(&[(&[0], "linear", "a", PLAIN, 10.0)])];
-        let with = |t| vec![plan(&[(&[0], "linear", "b", PLAIN, t)])];
-        assert_eq!(chosen(&[first(), with(9.8)]), []);
-        let won = [("linear".to_string(), "b".to_string())];
-        assert_eq!(chosen(&[first(), with(8.0)]), won);
-        assert_eq!(chosen(&[first(), with(12.0)]), []);
-    }
-
-    #[test]
-    fn a_composite_that_loses_to_its_chain_is_vetoed() {
-        let first = vec![plan(&[(&[0, 1], "add+linear", "f", PLAIN, 10.0)])];
-        let chain = vec![plan(&[
-            (&[0], "add", "p", PLAIN, 1.0),
-            (&[1], "linear", "p", PLAIN, 5.0),
-        ])];
-        let none = [("add+linear".to_string(), NONE.to_string())];
-        assert_eq!(chosen(&[first, chain]), none);
-    }
-
-    #[test]
-    fn a_chain_may_have_links_without_matrices() {
-        let first = vec![plan(&[(&[0, 1, 2], "x+x+mul", "f", GROUPED, 10.0)])];
-        let chain = vec![plan(&[
-            (&[0], "x", "p", GROUPED, 3.0),
-            (&[1], "x", "p", GROUPED, 3.0),
-            (&[2], "mul", "p", None, 1.0),
-        ])];
-        let none = [("x+x+mul".to_string(), NONE.to_string())];
-        assert_eq!(chosen(&[first, chain]), none);
-        let first = vec![plan(&[(&[0], "mul", "a", None, 10.0)])];
-        let other = vec![plan(&[(&[0], "mul", "b", None, 5.0)])];
-        let b = [("mul".to_string(), "b".to_string())];
-        assert_eq!(chosen(&[first, other]), b);
-    }
-
-    #[test]
-    fn what_covers_other_nodes_is_not_compared() {
-        let p = plan(&[
-            (&[0, 1], "x", "f", PLAIN, 3.0),
-            (&[2], "y", "p", PLAIN, 4.0),
-        ]);
-        let nodes = |list: &[u32]| list.iter().map(|n| NodeId(*n)).collect::<Vec<_>>();
-        assert_eq!(p.cover(&nodes(&[0, 1, 2])).map(|c| c.0), Some(7.0));
-        assert_eq!(p.cover(&nodes(&[1, 2])), None);
-        assert_eq!(p.cover(&nodes(&[2, 3])), None);
-    }
-
-    #[test]
-    fn picks_are_written_as_they_are_read() {
-        let tuned = Tuned {
-            backend: "b".into(),
-            device: "A \"quoted\" device\n".into(),
-            pick: vec![
-                class("linear", 2).pick("v"),
-                class("add+linear", 1).pick(NONE),
-            ],
-        };
-        let read = Tuned::parse(&text(&tuned, "m")).unwrap();
-        assert_eq!(
-            (&read.backend, &read.device),
-            (&tuned.backend, &tuned.device)
-        );
-        let found = read.variant("linear", "q4_k", 2, Some((64, 32)));
-        assert_eq!(found, Some("v"));
-        assert_eq!(read.variant("linear", "q4_k", 1, Some((64, 32))), None);
-        let again = merged(
-            read,
-            Tuned {
-                backend: tuned.backend.clone(),
-                device: tuned.device.clone(),
-                pick: vec![class("linear", 2).pick("w")],
-            },
-        );
-        assert_eq!(again.pick.len(), 2);
-        assert_eq!(
-            again.variant("linear", "q4_k", 2, Some((64, 32))),
-            Some("w")
-        );
-        assert_eq!(
-            slug("Intel(R) Xeon(R) Processor"),
-            "intel-r-xeon-r-processor"
-        );
-    }
-}
+mod tests;
