@@ -32,7 +32,6 @@ __device__ u32 arrived[MOST_ROWS];
 KERNEL plain(const Args p) {
     __shared__ u32 last;
     start_next();
-    // No kernel writes the count.
     const u32 rows = real_rows(p.count), r = blockIdx.y;
     wait_for_previous();
     if (r >= rows) return;

@@ -19,10 +19,10 @@ DEVICE void split(const Args& p) {
     __shared__ float2 tops[STREAMS][HEADS];
     const u32 t = blockIdx.y, cut = blockIdx.z;
     start_next();
-    wait_for_previous();
     // Asked for together; rows behind the last have words too.
     const u32 rows = real_rows(p.count), position = p.positions[t], span = p.row_span[t];
     const Seen seen = seen_by(p, position);
+    wait_for_previous();
     if (t >= rows || cut >= seen.splits) return;
     const u32 kv = blockIdx.x / p.head_blocks;
     const u32 in_group = (blockIdx.x % p.head_blocks) * HEADS;

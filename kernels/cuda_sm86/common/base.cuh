@@ -18,7 +18,8 @@ typedef unsigned long long u64;
 DEVICE void wait_for_previous() { asm volatile("// pdl_wait" ::: "memory"); }
 DEVICE void start_next() { asm volatile("// pdl_launch" ::: "memory"); }
 
-// Rows of an operand: what the step buffer says, or one.
+// Rows of an operand: what the step buffer says, or one. The host alone writes that
+// buffer, before a step's first kernel starts, so its words may be read ahead of the wait.
 DEVICE u32 real_rows(const u32* count) { return count ? *count : 1u; }
 
 DEVICE float from_f16(u16 h) {

@@ -58,8 +58,8 @@ DEVICE void recurrent(const Delta& p, const Source& source) {
         bool there = real && d < p.dk && slot_in < p.slots;
         s[i] = there ? p.state[(u64)slot_in * p.slot_stride + own + (u64)d * p.dv] : 0.0f;
     }
-    wait_for_previous();
     const u32 first = p.span_start[span], end = p.span_start[span + 1];
+    wait_for_previous();
     for (u32 t = first; t < end; ++t) {
         const float keep = expf(rate * softplus(p.a[(u64)t * p.a_stride + h] + dt_bias));
         const float beta = sigmoid(p.b[(u64)t * p.b_stride + h]);

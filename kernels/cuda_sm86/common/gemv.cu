@@ -152,7 +152,6 @@ DEVICE void gemv(const Args& p) {
         if (threadIdx.x * S::PIECE < p.k) prefetch(w[c] + threadIdx.x * S::PIECE);
     }
     start_next();
-    // No kernel writes the count.
     const u32 rows = real_rows(p.count);
     wait_for_previous();
     for (u32 r0 = 0; r0 < rows; r0 += ROWS) {

@@ -36,8 +36,9 @@ DEVICE void mixture_gated(const Gates& p) {
     Chunk<Q> own;
     if (shared) load_chunk(own, w + (u64)first * Q::CHUNK);
     start_next();
+    const u32 rows = real_rows(p.count);
     wait_for_previous();
-    if (!real_rows(p.count)) return;
+    if (!rows) return;
     if (!shared) {
         const u32 e = p.chosen[part];
         if (e >= p.stack) return;
@@ -148,8 +149,9 @@ DEVICE void mixture_sum(const Sum& p) {
     if (shared) load_chunk(own, w);
     if (p.norm && threadIdx.x == 0) prefetch(p.norm + tile * 16);
     start_next();
+    const u32 rows = real_rows(p.count);
     wait_for_previous();
-    if (!real_rows(p.count)) return;
+    if (!rows) return;
     const u32 col = tile * 16 + threadIdx.x;
     const float before = threadIdx.x < 16 && col < p.n ? p.x[col] : 0.0f;
     const float gate = threadIdx.x < 16 && col < p.n ? p.gate[p.one_gate ? 0 : col] : 0.0f;

@@ -16,9 +16,9 @@ struct Norm {
 
 KERNEL rms_norm(const Norm p) {
     start_next();
+    const u32 rows = real_rows(p.count), r = blockIdx.y;
     wait_for_previous();
-    u32 r = blockIdx.y;
-    if (r >= real_rows(p.count)) return;
+    if (r >= rows) return;
     const float* x = p.x + (u64)r * p.x_stride + blockIdx.x * p.dim;
     float* y = p.y + (u64)r * p.y_stride + blockIdx.x * p.dim;
     float sum = 0.0f;
@@ -39,9 +39,9 @@ struct GatedNorm {
 
 KERNEL gated_rms_norm(const GatedNorm p) {
     start_next();
+    const u32 rows = real_rows(p.count), r = blockIdx.y, from = blockIdx.x * p.dim;
     wait_for_previous();
-    const u32 r = blockIdx.y, from = blockIdx.x * p.dim;
-    if (r >= real_rows(p.count)) return;
+    if (r >= rows) return;
     const float* x = p.x + (u64)r * p.x_stride + from;
     const float* gate = p.gate + (u64)r * p.gate_stride + from;
     float* y = p.y + (u64)r * p.y_stride + from;
@@ -66,9 +66,9 @@ struct AddNorm {
 
 KERNEL add_rms_norm(const AddNorm p) {
     start_next();
+    const u32 rows = real_rows(p.count), r = blockIdx.y;
     wait_for_previous();
-    u32 r = blockIdx.y;
-    if (r >= real_rows(p.count)) return;
+    if (r >= rows) return;
     const float* a = p.a + (u64)r * p.a_stride;
     const float* b = p.b + (u64)r * p.b_stride;
     float* h = p.h + (u64)r * p.h_stride;

@@ -14,11 +14,11 @@ struct Args2 {
 
 #define BINARY(NAME, EXPR)                                                  \
     KERNEL NAME(const Args2 p) {                                            \
-        start_next();                                                \
-        wait_for_previous();                                                       \
+        start_next();                                                       \
+        const u32 rows = real_rows(p.count), r = blockIdx.y;                \
+        wait_for_previous();                                                \
         u32 i = blockIdx.x * blockDim.x + threadIdx.x;                      \
-        u32 r = blockIdx.y;                                                 \
-        if (i >= p.len || r >= real_rows(p.count)) return;                  \
+        if (i >= p.len || r >= rows) return;                                \
         float a = p.a[(u64)r * p.a_stride + (p.one_gate ? 0 : i)];          \
         float b = p.b[(u64)r * p.b_stride + i];                             \
         p.y[(u64)r * p.y_stride + i] = EXPR;                                \
@@ -51,11 +51,11 @@ struct Args1 {
 
 #define UNARY(NAME, EXPR)                                                   \
     KERNEL NAME(const Args1 p) {                                            \
-        start_next();                                                \
-        wait_for_previous();                                                       \
+        start_next();                                                       \
+        const u32 rows = real_rows(p.count), r = blockIdx.y;                \
+        wait_for_previous();                                                \
         u32 i = blockIdx.x * blockDim.x + threadIdx.x;                      \
-        u32 r = blockIdx.y;                                                 \
-        if (i >= p.len || r >= real_rows(p.count)) return;                  \
+        if (i >= p.len || r >= rows) return;                                \
         float x = p.x[(u64)r * p.x_stride + i];                             \
         p.y[(u64)r * p.y_stride + i] = EXPR;                                \
     }

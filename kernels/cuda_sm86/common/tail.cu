@@ -33,8 +33,9 @@ KERNEL tail(const Args p) {
         w[j] = i < p.dim ? p.w[i] : 0.0f;
     }
     start_next();
+    const u32 rows = real_rows(p.count);
     wait_for_previous();
-    if (r >= real_rows(p.count)) return;
+    if (r >= rows) return;
     const float* y = p.y + (u64)r * p.y_stride;
     const float* weights = p.weights + (u64)r * p.weights_stride;
     const float* x = p.x + (u64)r * p.x_stride;

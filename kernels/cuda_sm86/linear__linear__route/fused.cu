@@ -50,8 +50,9 @@ KERNEL __launch_bounds__(32 * WARPS) router(const __grid_constant__ Args p) {
 #pragma unroll
     for (u32 i = 0; i < HELD; ++i) held[i] = load4(w, (lane + i * 32) * 4, p.k, p.aligned != 0);
     start_next();
+    const u32 rows = real_rows(p.count);
     wait_for_previous();
-    if (!real_rows(p.count)) return;
+    if (!rows) return;
     float sum = 0.0f;
     auto add = [&](float4 a, u32 i) {
         const float4 b = load4(p.x, i, p.k, p.aligned != 0);
