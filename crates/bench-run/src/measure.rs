@@ -81,6 +81,17 @@ impl<'r> Bench<'r> {
         Ok(bench)
     }
 
+    /// For one sequence at a time: each is fed the depth anew, so that a plan for one
+    /// suffices.
+    pub fn alone(runner: &'r mut Runner, shape: Shape) -> Self {
+        Bench {
+            runner,
+            shape,
+            least: Duration::ZERO,
+            base: None,
+        }
+    }
+
     /// Forgets what was cached.
     pub fn finish(self) -> Result<()> {
         Ok(self.base.map_or(Ok(()), |base| self.runner.free(base))?)
@@ -89,7 +100,11 @@ impl<'r> Bench<'r> {
     fn begin(&mut self) -> Result<SeqId> {
         Ok(match self.base {
             Some(base) => self.runner.fork(base)?,
-            None => self.runner.create()?,
+            None => {
+                let seq = self.runner.create()?;
+                self.feed(seq, 0, self.shape.depth)?;
+                seq
+            }
         })
     }
 

@@ -135,16 +135,22 @@ pub fn tune(
     let source = Source::of(&args.model, &args.synthetic, args.layers)?;
     let opened = open(&source)?;
     let prompt = args.prompt_tokens as usize;
+    let room = opened.model.context_length.saturating_sub(prompt.max(2));
+    let depth = room.min(args.depth as usize);
+    if depth < args.depth as usize {
+        say(&format!(
+            "a depth of {depth} tokens is all that the model's context has room for"
+        ));
+    }
     let shape = Shape {
         prompt,
         generated: 1,
-        depth: args.depth as usize,
+        depth,
         batch: 1,
     };
     let mut options = LoadOptions::new(&args.device.backend);
     options.open = args.device.open_options();
     options.context = Some(shape.context());
-    options.sequences = shape.sequences();
     options.rows = Some(prompt);
     options.tuned = Some(Tuned::default());
     let (chosen, program) = opened.place(registry, &options)?;
@@ -288,7 +294,7 @@ fn time(
     let mut all = Vec::new();
     for depth in BTreeSet::from([0, shape.depth]) {
         let shape = Shape { depth, ..*shape };
-        let mut bench = Bench::new(&mut model.runner, shape, Duration::ZERO)?;
+        let mut bench = Bench::alone(&mut model.runner, shape);
         let program = bench.runner.program().clone();
         for plan in &program.plans {
             let within = |rows: &&usize| (plan.rows.min..=plan.rows.max).contains(*rows);
@@ -307,7 +313,6 @@ fn time(
                 .collect();
             all.push(Timed::of(plan, depth, seconds));
         }
-        bench.finish()?;
     }
     Ok(all)
 }
@@ -323,7 +328,9 @@ struct Measured {
 impl Measured {
     /// At the depth where it does worst: a pick holds for all.
     fn ratio(&self) -> f64 {
-        let each = self.ratios.values().map(|r| median(r.clone()));
+        // A step too brief for the clock has no ratio, and wins nothing.
+        let known = |r: f64| if r.is_nan() { f64::INFINITY } else { r };
+        let each = self.ratios.values().map(|r| known(median(r.clone())));
         each.fold(0.0, f64::max)
     }
 }

@@ -65,6 +65,13 @@ fn a_pick_must_win_at_every_depth() {
 }
 
 #[test]
+fn what_is_too_brief_for_the_clock_wins_nothing() {
+    let first = vec![plan(&[(&[0], "linear", "a", PLAIN, 0.0)])];
+    let other = vec![plan(&[(&[0], "linear", "b", PLAIN, 0.0)])];
+    assert_eq!(chosen(&[first, other]), []);
+}
+
+#[test]
 fn a_composite_that_loses_to_its_chain_is_vetoed() {
     let first = vec![plan(&[(&[0, 1], "add+linear", "f", PLAIN, 10.0)])];
     let chain = vec![plan(&[

@@ -150,6 +150,9 @@ pub fn verify(
             if count > 0 {
                 let few = few_undecided(count, rows.len());
                 passed &= few;
+                if !few {
+                    failed.get_or_insert(script);
+                }
                 open_positions += count;
                 out(&format!(
                     "{:24} {count} of {} positions are undecided: there the oracle itself, with noise \
@@ -198,12 +201,10 @@ pub fn verify(
             row.position, row.slot
         ),
     });
-    if !passed {
-        // What does not fail with fused kernels says nothing of them.
-        if let Some(script) = failed.filter(|_| program_is_fused(&program)) {
-            drop(candidate);
-            without_fusion(opened, registry, &options, script, out)?;
-        }
+    // What does not fail with fused kernels says nothing of them.
+    if let Some(script) = failed.filter(|_| program_is_fused(&program)) {
+        drop(candidate);
+        without_fusion(opened, registry, &options, script, out)?;
     } else if acts.values().any(|a| *a != Act::F32) && pace.estimate(&rounds[0]) * 2 < how.limit {
         drop(candidate);
         cost(opened, registry, &program, &mut oracle, &rounds[0], out)?;
@@ -274,8 +275,7 @@ fn without_fusion(
     let tally = super::compare(&mut oracle, &mut candidate, script)?;
     if let Some(s) = tally.summary() {
         let ok = Bounds::anywhere(&program).hold(&s);
-        let what = format!("{}, unfused", script.name);
-        out(&format!("{what:24} {s}  {}", verdict(ok)));
+        out(&format!("{:24} {s}  {}, unfused", script.name, verdict(ok)));
         if ok {
             out("a fused kernel is at fault: use --no-fusion on this device");
         }
