@@ -68,10 +68,8 @@ fn prompt_ids(sequence: usize, tokens: usize, vocab: usize) -> Vec<u32> {
 impl<'r> Bench<'r> {
     pub fn new(runner: &'r mut Runner, shape: Shape, least: Duration) -> Result<Self> {
         let mut bench = Bench {
-            runner,
-            shape,
             least,
-            base: None,
+            ..Bench::alone(runner, shape)
         };
         if shape.depth > 0 {
             let base = bench.runner.create()?;
