@@ -16,6 +16,7 @@ pub mod common {
     pub mod args;
     pub mod attend;
     pub mod cache;
+    pub mod conv_delta;
     pub mod delta;
     pub mod gemm;
     pub mod gemv;
@@ -59,6 +60,9 @@ mod causal_conv {
     mod window;
 }
 mod causal_conv__causal_conv__causal_conv__gated_delta {
+    mod recurrent;
+}
+mod causal_conv__causal_conv__causal_conv__gated_delta__rms_norm__silu_mul {
     mod recurrent;
 }
 mod embed {
@@ -133,14 +137,24 @@ mod linear__add {
     mod mma_gemm;
     mod mma_gemv;
 }
+mod linear__add__rms_norm {
+    mod mma_gemv;
+}
 mod linear__linear {
     mod gemv;
     mod mma_gemm;
     mod mma_gemv;
 }
+mod linear__linear__causal_conv__causal_conv__causal_conv__gated_delta__rms_norm__silu_mul {
+    mod recurrent;
+}
 mod linear__linear__linear {
     mod gemv;
     mod mma_gemm;
+    mod mma_gemv;
+}
+mod linear__linear__linear__linear {
+    mod gemv;
     mod mma_gemv;
 }
 mod linear__linear__route {

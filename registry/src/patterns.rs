@@ -67,6 +67,9 @@ catalogue! {
     /// yᵢ = x·Wᵢᵀ, i = 0, 1, 2: the projections to q, k and v. Stores all three.
     QKV = &[LINEAR, SAME_X, SAME_X], stores [0, 1, 2];
 
+    /// `QKV`, and what gates the mixer's output. Stores all four.
+    QKV_GATE = &[LINEAR, SAME_X, SAME_X, SAME_X], stores [0, 1, 2, 3];
+
     /// y = silu(x·Gᵀ)·(x·Uᵀ): SwiGLU's gate and up. Stores y.
     GATE_UP = &[LINEAR, SAME_X, silu_mul(&[Op(0), Op(1)])], stores [2];
 
@@ -125,6 +128,19 @@ catalogue! {
         op(RmsNorm, &[Op(3)]),
         silu_mul(&[Any, Op(4)]),
     ], stores [0, 1, 2, 3, 5];
+
+    /// `CONV_DELTA_GATED_NORM` with the projections that decay and beta are made of: a, b =
+    /// x·Wᵀ of one x. Stores what that does.
+    DELTA_NET = &[
+        LINEAR,
+        SAME_X,
+        CONV,
+        CONV,
+        CONV,
+        op(GatedDelta, &[Op(2), Op(3), Op(4), Op(0), Op(1)]),
+        op(RmsNorm, &[Op(5)]),
+        silu_mul(&[Any, Op(6)]),
+    ], stores [2, 3, 4, 5, 7];
 
     // Mixtures of experts. e runs over the experts that a row chose.
 

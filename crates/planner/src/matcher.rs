@@ -8,37 +8,88 @@ use std::collections::HashSet;
 /// for this many nodes around its first op: families emit them side by side.
 const REACH: u32 = 16;
 
-/// Every match of a pattern, as nodes in pattern order.
-pub(crate) fn find(graph: &Graph, pattern: &Pattern) -> Vec<Vec<NodeId>> {
-    let mut found = Vec::new();
-    for i in 0..graph.nodes().len() as u32 {
-        extend(graph, pattern, &mut vec![], NodeId(i), &mut found);
-    }
-    found
-}
-
-fn extend(
+/// Every match of a pattern, as nodes in pattern order. Of matches that differ only in
+/// which of two `alike` nodes stands at which of two like places, the one in graph order.
+pub(crate) fn find(
     graph: &Graph,
     pattern: &Pattern,
-    chosen: &mut Vec<NodeId>,
-    candidate: NodeId,
-    found: &mut Vec<Vec<NodeId>>,
-) {
-    let at = chosen.len();
-    if chosen.contains(&candidate) || !accepts(graph, pattern, chosen, candidate) {
-        return;
+    alike: &dyn Fn(NodeId, NodeId) -> bool,
+) -> Vec<Vec<NodeId>> {
+    let mut search = Search {
+        graph,
+        pattern,
+        alike,
+        twins: twins(pattern),
+        found: Vec::new(),
+    };
+    for i in 0..graph.nodes().len() as u32 {
+        search.extend(&mut vec![], NodeId(i));
     }
-    chosen.push(candidate);
-    if chosen.len() == pattern.ops.len() {
-        if legal(graph, pattern, chosen) {
-            found.push(chosen.clone());
+    search.found
+}
+
+struct Search<'a> {
+    graph: &'a Graph,
+    pattern: &'a Pattern,
+    alike: &'a dyn Fn(NodeId, NodeId) -> bool,
+    /// Of each op, the earlier ones that it may change places with.
+    twins: Vec<Vec<usize>>,
+    found: Vec<Vec<NodeId>>,
+}
+
+/// Ops of one kind that read the same and that no other op tells apart: projections of
+/// one x.
+fn twins(pattern: &Pattern) -> Vec<Vec<usize>> {
+    // What an op reads, seen from each of those that share its x.
+    let reads = |i: usize| match pattern.ops[i].inputs {
+        [] if i == 0 => &[Src::Same(0, 0)],
+        inputs => inputs,
+    };
+    let told_apart = |i: usize| {
+        let by = |src: &Src| match *src {
+            Src::Op(j) => j == i,
+            Src::Same(j, k) => j == i && (i, k) != (0, 0),
+            Src::Any => false,
+        };
+        pattern.ops.iter().any(|o| o.inputs.iter().any(by))
+    };
+    let like = |i: usize, j: usize| {
+        pattern.ops[i].kind == pattern.ops[j].kind
+            && reads(i) == reads(j)
+            && !reads(i).is_empty()
+            && !reads(i).contains(&Src::Any)
+            && pattern.outputs.contains(&i) == pattern.outputs.contains(&j)
+            && !told_apart(i)
+            && !told_apart(j)
+    };
+    (0..pattern.ops.len())
+        .map(|i| (0..i).filter(|j| like(i, *j)).collect())
+        .collect()
+}
+
+impl Search<'_> {
+    fn extend(&mut self, chosen: &mut Vec<NodeId>, candidate: NodeId) {
+        let at = chosen.len();
+        let again =
+            |twin: &usize| candidate < chosen[*twin] && (self.alike)(candidate, chosen[*twin]);
+        if chosen.contains(&candidate)
+            || self.twins[at].iter().any(again)
+            || !accepts(self.graph, self.pattern, chosen, candidate)
+        {
+            return;
         }
-    } else {
-        for next in candidates(graph, pattern, chosen, at + 1) {
-            extend(graph, pattern, chosen, next, found);
+        chosen.push(candidate);
+        if chosen.len() == self.pattern.ops.len() {
+            if legal(self.graph, self.pattern, chosen) {
+                self.found.push(chosen.clone());
+            }
+        } else {
+            for next in candidates(self.graph, self.pattern, chosen, at + 1) {
+                self.extend(chosen, next);
+            }
         }
+        chosen.pop();
     }
-    chosen.pop();
 }
 
 fn candidates(graph: &Graph, pattern: &Pattern, chosen: &[NodeId], op: usize) -> Vec<NodeId> {
@@ -119,4 +170,51 @@ fn legal(graph: &Graph, pattern: &Pattern, nodes: &[NodeId]) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find;
+    use graph::{Activation, Graph, GraphBuilder, NodeId, Op};
+    use registry::Pattern;
+    use registry::patterns::{GATE_UP, QKV_GATE};
+
+    /// Five projections of one x, of which the first two meet in a gated product.
+    fn projections() -> Graph {
+        let mut g = GraphBuilder::new("projections");
+        let mut build = || -> Result<(), graph::GraphError> {
+            let table = g.matrix("embed", 8, 4)?;
+            let x = g.op("embed", Op::Embed, &[table])?;
+            let mut made = Vec::new();
+            for i in 0..5 {
+                let (name, out) = (format!("y{i}"), vec![4]);
+                let w = g.matrix(&name, 4, 4)?;
+                made.push(g.op(&name, Op::Linear { out }, &[x, w])?);
+            }
+            let gated = Op::GatedMul(Activation::Silu);
+            made.push(g.op("gated", gated, &[made[0], made[1]])?);
+            for (i, id) in made.into_iter().enumerate().skip(2) {
+                g.output(&format!("out{i}"), id);
+            }
+            Ok(())
+        };
+        build().unwrap();
+        g.finish().unwrap()
+    }
+
+    fn matches(pattern: &Pattern, alike: bool) -> Vec<Vec<NodeId>> {
+        find(&projections(), pattern, &|_, _| alike)
+    }
+
+    #[test]
+    fn like_projections_are_matched_in_graph_order_alone() {
+        let all = matches(&QKV_GATE, false);
+        assert_eq!(all.len(), 5 * 4 * 3 * 2, "every order");
+        let ordered = matches(&QKV_GATE, true);
+        assert_eq!(ordered.len(), 5, "every four of five");
+        assert!(ordered.iter().all(|m| m.is_sorted() && all.contains(m)));
+        // Gate and up are not the same, however like their matrices are.
+        assert_eq!(matches(&GATE_UP, true), matches(&GATE_UP, false));
+        assert_eq!(matches(&GATE_UP, true).len(), 1);
+    }
 }

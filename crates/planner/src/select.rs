@@ -156,7 +156,7 @@ impl Context<'_> {
             }
         }
         for pattern in patterns {
-            for nodes in matcher::find(self.graph, pattern) {
+            for nodes in matcher::find(self.graph, pattern, &|a, b| self.alike(a, b)) {
                 if nodes.iter().any(|n| self.at[n.index()] != target) {
                     continue;
                 }
@@ -198,6 +198,15 @@ impl Context<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether kernels cannot tell two nodes apart but by their sizes.
+    fn alike(&self, a: NodeId, b: NodeId) -> bool {
+        let (a, b) = (self.graph.node(a), self.graph.node(b));
+        let scheme = |v: &ValueId| self.schemes.get(v);
+        a.op == b.op
+            && a.inputs.len() == b.inputs.len()
+            && (a.inputs.iter().map(scheme)).eq(b.inputs.iter().map(scheme))
     }
 
     fn chain_bytes(&self, nodes: &[NodeId]) -> Result<i64, PlanError> {

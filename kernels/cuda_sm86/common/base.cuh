@@ -22,6 +22,27 @@ DEVICE void start_next() { asm volatile("// pdl_launch" ::: "memory"); }
 // buffer, before a step's first kernel starts, so its words may be read ahead of the wait.
 DEVICE u32 real_rows(const u32* count) { return count ? *count : 1u; }
 
+// Most matrices that share their x in a kernel; those that are not there have no columns.
+enum { MATRICES = 4 };
+
+// The matrix of a unit of `width` columns, which becomes that of the matrix.
+DEVICE u32 matrix_of(const u32 (&n)[MATRICES], u32& unit, u32 width) {
+    u32 m = 0;
+    while (m < MATRICES - 1 && unit >= (n[m] + width - 1) / width) {
+        unit -= (n[m] + width - 1) / width;
+        ++m;
+    }
+    return m;
+}
+
+// Units of all matrices.
+DEVICE u32 units_of(const u32 (&n)[MATRICES], u32 width) {
+    u32 all = 0;
+#pragma unroll
+    for (u32 m = 0; m < MATRICES; ++m) all += (n[m] + width - 1) / width;
+    return all;
+}
+
 DEVICE float from_f16(u16 h) {
     float f;
     asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));

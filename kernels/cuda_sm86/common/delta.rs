@@ -13,10 +13,10 @@ pub struct Sizes {
     pub dv: usize,
 }
 
-/// Those of the last op, whose inputs may be made by others before it.
-pub fn sizes(problem: &Problem) -> std::result::Result<Sizes, String> {
+/// Those of op `rule`, whose inputs may be made by others before it.
+pub fn sizes(problem: &Problem, rule: usize) -> std::result::Result<Sizes, String> {
     let (ops, inputs) = (&problem.ops, &problem.inputs);
-    let delta = ops.last().ok_or("no op")?;
+    let delta = ops.get(rule).ok_or("no gated_delta")?;
     let shape = |i: usize| match delta.inputs.get(i) {
         Some(OperandSrc::Input(n)) => inputs.get(*n).map(|o| o.shape.as_slice()),
         Some(OperandSrc::Op(n)) => ops.get(*n).map(|o| o.shape.as_slice()),
@@ -33,9 +33,18 @@ pub fn sizes(problem: &Problem) -> std::result::Result<Sizes, String> {
     }
 }
 
+/// The entry of a kernel for keys of that size: one element for each thread.
+pub fn entry(body: &str, sizes: &Sizes) -> std::result::Result<String, String> {
+    match sizes.dk {
+        0..=128 => Ok(format!("{body}_128")),
+        129..=256 => Ok(format!("{body}_256")),
+        dk => Err(format!("for keys of up to 256, not {dk}")),
+    }
+}
+
 /// The pointers of all inputs but the state, and of o.
 pub fn inputs(args: &mut Args, step: &Step<'_>) -> Result<Sizes> {
-    let sizes = sizes(step.problem).map_err(|e| step.refuse(e))?;
+    let sizes = sizes(step.problem, 0).map_err(|e| step.refuse(e))?;
     for i in 0..7 {
         args.tensor(step, step.input(i)?)?;
     }
@@ -60,7 +69,11 @@ pub fn words(
     view: &StateView,
     strides: &[usize; 6],
 ) -> Result<()> {
-    let Some(Op::GatedDelta(spec)) = step.problem.ops.last().map(|o| &o.op) else {
+    let rule = (step.problem.ops.iter()).find_map(|o| match o.op {
+        Op::GatedDelta(spec) => Some(spec),
+        _ => None,
+    });
+    let Some(spec) = rule else {
         return Err(step.refuse("not a gated_delta"));
     };
     args.u32s(step, &[sizes.key_heads, sizes.heads, sizes.dk, sizes.dv])?;

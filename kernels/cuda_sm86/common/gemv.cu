@@ -1,5 +1,4 @@
-// ops: linear, linear+linear, linear+linear+linear, linear+linear+silu_mul, few
-// rows, plain weights. yᵢ[r, n] = Σₖ x[r, k]·wᵢ[n, k] (+ biasᵢ[n]); with silu_mul
+// ops: linear, up to four of them, linear+linear+silu_mul, few rows, plain weights. yᵢ[r, n] = Σₖ x[r, k]·wᵢ[n, k] (+ biasᵢ[n]); with silu_mul
 // y[r, n] = silu(y₀)·y₁.
 // x f32 [R, K], wᵢ [Nᵢ, K] f32, f16 or bf16 row-major, biasᵢ f32, yᵢ f32.
 // Launch: a block owns a few columns; its threads share K in pieces of 16 bytes,
@@ -10,16 +9,16 @@
 
 struct Args {
     const float* x;
-    const void* w[3];
-    const float* bias[3];
-    float* y[3];
+    const void* w[MATRICES];
+    const float* bias[MATRICES];
+    float* y[MATRICES];
     const u32* count;
     // Weights of a norm of x, for one row alone; what is added to y. Null: none.
     const float* norm;
     const float* add;
     u32 k, x_stride, aligned;
-    u32 n[3];
-    u32 y_stride[3];
+    u32 n[MATRICES];
+    u32 y_stride[MATRICES];
     u32 add_stride;
     float eps, offset;
 };
@@ -129,13 +128,7 @@ DEVICE void gemv(const Args& p) {
     const int C = GATED ? 2 * NR : NR;
     __shared__ float parts[ROWS * C + 1][MOST_WARPS];
     u32 b = blockIdx.x;
-    u32 m = 0;
-    if (!GATED) {
-        while (m < 2 && b >= (p.n[m] + NR - 1) / NR) {
-            b -= (p.n[m] + NR - 1) / NR;
-            ++m;
-        }
-    }
+    const u32 m = GATED ? 0 : matrix_of(p.n, b, NR);
     const u32 n0 = b * NR;
     const u32 n = p.n[m];
     const typename S::word* w[C];

@@ -7,6 +7,9 @@ use crate::common::launch::{Fits, Result, Step};
 use graph::{Op, OpKind};
 use registry::{Problem, Scheme};
 
+/// Most matrices that share their x, as `base.cuh` has it.
+pub const MATRICES: usize = 4;
+
 /// Which ops a problem has.
 #[derive(Clone, Copy)]
 pub struct Form {
@@ -17,6 +20,8 @@ pub struct Form {
     pub gated: bool,
     /// Whether something is added to the product.
     pub add: bool,
+    /// Whether the sum is normed.
+    pub normed_sum: bool,
 }
 
 impl Form {
@@ -31,7 +36,13 @@ impl Form {
             count,
             gated: matches!(behind, Some(OpKind::GatedMul(_))),
             add: behind == Some(OpKind::Add),
+            normed_sum: kind(first + count + 1) == Some(OpKind::RmsNorm),
         }
+    }
+
+    /// Place of a norm of the sum.
+    pub fn norm_behind(&self) -> Option<usize> {
+        self.normed_sum.then_some(self.first + self.count + 1)
     }
 
     pub fn normed(&self) -> bool {
@@ -75,11 +86,18 @@ pub fn fits(problem: &Problem, most_normed: usize) -> Fits {
             _ => return Err("what is added must have the rows of y".into()),
         }
     }
-    if !form.normed() {
+    if !form.normed() && !form.normed_sum {
         return Ok(());
     }
     if rows(problem) > most_normed {
         return Err(format!("norms of up to {most_normed} rows"));
+    }
+    if let Some(norm) = form.norm_behind() {
+        let y = problem.outputs[0].row_len();
+        return match problem.input(norm, 1) {
+            Some((_, w)) if w.shape == [y] => Ok(()),
+            _ => Err("the norm must span whole rows".into()),
+        };
     }
     let k = columns(problem);
     match (problem.input(0, 0), problem.input(0, 1)) {
@@ -103,8 +121,8 @@ pub struct Operands {
     /// Whether all matrices do.
     pub w_aligned: bool,
     /// Rows of each matrix; 0 where there is none.
-    pub n: [usize; 3],
-    pub y_stride: [usize; 3],
+    pub n: [usize; MATRICES],
+    pub y_stride: [usize; MATRICES],
     pub add_stride: usize,
     /// Of the norm.
     pub eps: f32,
@@ -112,8 +130,8 @@ pub struct Operands {
     pub schemes: Vec<&'static str>,
 }
 
-/// Appends the pointers: x, or `instead` of it, three matrices, three biases, three
-/// outputs, the count of rows, the norm's weights, what is added.
+/// Appends the pointers: x, or `instead` of it, the matrices, their biases and outputs,
+/// the count of rows, the norm's weights, what is added.
 pub fn pointers(
     args: &mut Args,
     step: &Step<'_>,
@@ -132,7 +150,7 @@ pub fn pointers(
     let x_stride = x.row_stride();
     let mut x_aligned = instead(args)? || x_aligned(args.tensor(step, x)?, x_stride);
     let mut w_aligned = true;
-    let (mut n, mut y_stride) = ([0; 3], [0; 3]);
+    let (mut n, mut y_stride) = ([0; MATRICES], [0; MATRICES]);
     let mut schemes = Vec::new();
     for (i, n) in n.iter_mut().enumerate() {
         let w = matrix(i)?;
@@ -142,7 +160,7 @@ pub fn pointers(
             schemes.push(w.scheme.0);
         }
     }
-    for i in 0..3 {
+    for i in 0..MATRICES {
         let bias = (i < form.count).then(|| step.optional(form.first + i, 2));
         args.optional(step, bias.flatten())?;
     }
@@ -161,10 +179,11 @@ pub fn pointers(
     let behind = form.first + form.count;
     let added = form.add.then(|| step.operand(behind, 0)).transpose()?;
     args.optional(step, added)?;
-    let (eps, weight_offset) = match step.problem.ops[0].op {
-        Op::RmsNorm { eps, weight_offset } => (eps, weight_offset),
-        _ => (0.0, 0.0),
-    };
+    let norm = step.problem.ops.iter().find_map(|o| match o.op {
+        Op::RmsNorm { eps, weight_offset } => Some((eps, weight_offset)),
+        _ => None,
+    });
+    let (eps, weight_offset) = norm.unwrap_or_default();
     Ok(Operands {
         form,
         k,

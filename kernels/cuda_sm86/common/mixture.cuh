@@ -94,47 +94,6 @@ struct Sum {
     float eps, offset;
 };
 
-// Blocks of a sum that are done; the last one sets it back.
-__device__ u32 arrived;
-
-// The norm of y, by the last block.
-DEVICE void norm_last(const Sum& p) {
-    __shared__ u32 last;
-    // Numbers that a thread keeps between the passes.
-    const u32 KEPT = 8;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        last = atomicAdd(&arrived, 1u) + 1 == gridDim.x;
-        if (last) arrived = 0;
-    }
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
-    float own[KEPT], w[KEPT], squares = 0.0f;
-#pragma unroll
-    for (u32 j = 0; j < KEPT; ++j) {
-        const u32 i = threadIdx.x + j * blockDim.x;
-        own[j] = i < p.n ? __ldcg(p.y + i) : 0.0f;
-        w[j] = i < p.n ? p.norm[i] : 0.0f;
-    }
-#pragma unroll
-    for (u32 j = 0; j < KEPT; ++j) squares = fmaf(own[j], own[j], squares);
-    for (u32 i = threadIdx.x + KEPT * blockDim.x; i < p.n; i += blockDim.x) {
-        const float v = __ldcg(p.y + i);
-        squares = fmaf(v, v, squares);
-    }
-    const float scale = 1.0f / sqrtf(block_sum(squares) / (float)p.n + p.eps);
-#pragma unroll
-    for (u32 j = 0; j < KEPT; ++j) {
-        const u32 i = threadIdx.x + j * blockDim.x;
-        if (i < p.n) p.normed[i] = own[j] * scale * (w[j] + p.offset);
-    }
-    for (u32 i = threadIdx.x + KEPT * blockDim.x; i < p.n; i += blockDim.x) {
-        p.normed[i] = __ldcg(p.y + i) * scale * (p.norm[i] + p.offset);
-    }
-}
-
 enum { MOST_PARTS = 16 };
 
 template <class Q>
@@ -190,7 +149,7 @@ DEVICE void mixture_sum(const Sum& p) {
         sum += sigmoid(gate) * (parts[p.parts][threadIdx.x] + (p.shared_bias ? p.shared_bias[col] : 0.0f));
         p.y[col] = before + sum;
     }
-    if (p.norm) norm_last(p);
+    if (p.norm) norm_last(p.y, p.norm, p.normed, p.n, p.eps, p.offset);
 }
 
 #undef ENTRIES

@@ -172,11 +172,8 @@ DEVICE void few(const RoundedArgs& p) {
     const u32 LINE = 8 * NT + 1;
     extern __shared__ float parts[];
     const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5, lane = threadIdx.x & 31;
-    u32 m = 0, block = blockIdx.x;
-    while (!GATED && m < 2 && block >= (p.n[m] + OWN - 1) / OWN) {
-        block -= (p.n[m] + OWN - 1) / OWN;
-        ++m;
-    }
+    u32 block = blockIdx.x;
+    const u32 m = GATED ? 0 : matrix_of(p.n, block, OWN);
     const bool last = !same<Q, LAST>::yes && m == 2;
     // Tiles behind the last are the last once more.
     const u8* w[TILES];

@@ -159,13 +159,8 @@ DEVICE void mma_gemm(const RoundedArgs& p) {
     if (r0 >= rows) return;
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
     const u32 wn = warp % 4, wr = warp / 4 * 64;
-    u32 m = 0, block = blockIdx.x;
-    if (!GATED) {
-        while (m < 2 && block >= (p.n[m] + 127) / 128) {
-            block -= (p.n[m] + 127) / 128;
-            ++m;
-        }
-    }
+    u32 block = blockIdx.x;
+    const u32 m = GATED ? 0 : matrix_of(p.n, block, 128);
     // The warp's two tiles of 16 columns.
     u32 tile[2];
     const u8* w[2];

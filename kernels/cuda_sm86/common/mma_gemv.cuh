@@ -1,25 +1,29 @@
-// ops: linear, linear+linear, linear+linear+linear, linear+linear+silu_mul, few
-// rows, block-quantised weights; an add behind, for one row a norm ahead.
+// ops: linear, up to four of them, linear+linear+silu_mul, few rows, block-quantised
+// weights; an add behind, for one row a norm ahead or behind that.
 // yᵢ[r, n] = Σₖ f16(x[r, k])·wᵢ[n, k] (+ biasᵢ[n]).
 // x f32 [R, K], wᵢ [Nᵢ, K] in layout mma16, biasᵢ f32, yᵢ f32.
 // `mma_one.cuh` has the kernels for one row, `mma_few.cuh` those for more.
 #pragma once
+#include "norm_last.cuh"
 #include "quant.cuh"
 #include "reduce.cuh"
 #include "stacked.cuh"
 
 struct Args {
     const float* x;
-    const u8* w[3];
-    const float* bias[3];
-    float* y[3];
+    const u8* w[MATRICES];
+    const float* bias[MATRICES];
+    float* y[MATRICES];
     const u32* count;
     // Weights of a norm of x, for one row alone; what is added to y. Null: none.
     const float* norm;
     const float* add;
+    // Weights of a norm of y behind what is added, and what it makes, or null.
+    const float* behind;
+    float* normed;
     u32 k, x_stride, aligned;
-    u32 n[3];
-    u32 y_stride[3];
+    u32 n[MATRICES];
+    u32 y_stride[MATRICES];
     u32 chunks, add_stride;
     float eps, offset;
 };

@@ -100,6 +100,9 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         true => {
             let mut args = Args::default();
             let o = linears::pointers(&mut args, step, |_| Ok(false))?;
+            let norm = o.form.norm_behind();
+            args.optional(step, norm.and_then(|op| step.optional(op, 1)))?;
+            args.optional(step, norm.and(step.binds.outputs.get(1)))?;
             rounded::words(&mut args, step, &o)?;
             (args, o)
         }

@@ -1,5 +1,5 @@
 // One row of x times block-quantised weights; the ops of `mma_gemv.cuh`, also with an
-// rms_norm of x ahead and an add behind.
+// rms_norm of x ahead or an add behind, and behind that one of y.
 // Launch: 256 threads; a block walks over tiles of 16 columns of y, or of gate and up;
 // its warps share K by chunks of 256. x is normed, rounded to f16 and laid in shared
 // memory once. Of the tensor core's 8 columns each gets another block of 32 of x (16
@@ -277,17 +277,6 @@ DEVICE void store_tile(const Args& p, float (&parts)[MOST_WARPS][16], const floa
     p.y[m][col] = sum + b.add;
 }
 
-// The matrix of a block's tile, which becomes that of the matrix.
-template <bool GATED>
-DEVICE u32 matrix_of(const Args& p, u32& tile) {
-    u32 m = 0;
-    while (!GATED && m < 2 && tile >= (p.n[m] + 15) / 16) {
-        tile -= (p.n[m] + 15) / 16;
-        ++m;
-    }
-    return m;
-}
-
 // All matrices in one scheme: a tile's first chunk is under way before the last tile's
 // sums are.
 template <class Q, bool GATED>
@@ -296,21 +285,21 @@ DEVICE void one(const Args& p) {
     const u32 warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     const u32 sharing = GATED ? warps / 2 : warps, first = warp % sharing;
     const Row row = shared_row(p.chunks);
-    u32 all = (p.n[0] + 15) / 16;
-    if (!GATED) all += (p.n[1] + 15) / 16 + (p.n[2] + 15) / 16;
+    const u32 all = GATED ? (p.n[0] + 15) / 16 : units_of(p.n, 16);
     auto weights = [&](u32 tile) {
-        const u32 m = matrix_of<GATED>(p, tile);
+        const u32 m = GATED ? 0 : matrix_of(p.n, tile, 16);
         return p.w[GATED ? warp / sharing : m] + (u64)tile * p.chunks * Q::CHUNK;
     };
     Chunk<Q> own;
     const u8* w = weights(blockIdx.x);
     load_chunk(own, w + (u64)min(first, p.chunks - 1) * Q::CHUNK);
+    if (!GATED && p.behind && threadIdx.x == 0) prefetch(p.behind + blockIdx.x * 16);
     begin<Q::MINS>(p, row);
     const u32 rows = real_rows(p.count);
     u32 turn = 0;
     for (u32 at = blockIdx.x; at < all; at += gridDim.x, turn ^= 1) {
         u32 tile = at;
-        const u32 m = matrix_of<GATED>(p, tile);
+        const u32 m = GATED ? 0 : matrix_of(p.n, tile, 16);
         const Beside b = beside<GATED>(p, m, tile * 16 + threadIdx.x);
         const u8* then = weights(min(at + gridDim.x, all - 1));
         float acc[2] = {};
@@ -326,6 +315,7 @@ DEVICE void one(const Args& p) {
         acc[1] = quad_sum(acc[1]);
         store_tile<GATED>(p, parts[turn], acc, b, m, tile, rows);
     }
+    if (!GATED && p.behind && rows) norm_last(p.y[0], p.behind, p.normed, p.n[0], p.eps, p.offset);
 }
 
 // The last of three matrices in another scheme.
@@ -336,11 +326,11 @@ DEVICE void one_mixed(const Args& p) {
     const Row row = shared_row(p.chunks);
     begin<Q::MINS || LAST::MINS>(p, row);
     const u32 rows = real_rows(p.count);
-    const u32 all = (p.n[0] + 15) / 16 + (p.n[1] + 15) / 16 + (p.n[2] + 15) / 16;
+    const u32 all = units_of(p.n, 16);
     u32 turn = 0;
     for (u32 at = blockIdx.x; at < all; at += gridDim.x, turn ^= 1) {
         u32 tile = at;
-        const u32 m = matrix_of<false>(p, tile);
+        const u32 m = matrix_of(p.n, tile, 16);
         const Beside b = beside<false>(p, m, tile * 16 + threadIdx.x);
         const u8* w = p.w[m] + (u64)tile * p.chunks * (m == 2 ? LAST::CHUNK : Q::CHUNK);
         const u32 first = min(warp, p.chunks - 1);

@@ -14,17 +14,59 @@ struct Norm {
     float eps, offset;
 };
 
+// What a thread keeps of a group: its numbers of the first few passes, and the norm's
+// weights for them, which need not wait for x.
+enum { KEPT = 4 };
+struct Own {
+    float x[KEPT], w[KEPT];
+};
+
+DEVICE void hold(Own& own, const float* w, u32 dim) {
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+        const u32 i = threadIdx.x + j * blockDim.x;
+        own.w[j] = i < dim ? w[i] : 0.0f;
+    }
+}
+
+// The norm's factor; every number of x is read once.
+DEVICE float scale_of(Own& own, const float* x, u32 dim, float eps) {
+    float sum = 0.0f;
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+        const u32 i = threadIdx.x + j * blockDim.x;
+        own.x[j] = i < dim ? x[i] : 0.0f;
+    }
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) sum = fmaf(own.x[j], own.x[j], sum);
+    for (u32 i = threadIdx.x + KEPT * blockDim.x; i < dim; i += blockDim.x) sum = fmaf(x[i], x[i], sum);
+    return 1.0f / sqrtf(block_sum(sum) / (float)dim + eps);
+}
+
+// Each element with its normed number.
+template <class F>
+DEVICE void each(const Own& own, const float* x, const float* w, u32 dim, float scale, float offset, const F& put) {
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+        const u32 i = threadIdx.x + j * blockDim.x;
+        if (i < dim) put(i, j, own.x[j] * scale * (own.w[j] + offset));
+    }
+    for (u32 i = threadIdx.x + KEPT * blockDim.x; i < dim; i += blockDim.x) {
+        put(i, (u32)KEPT, x[i] * scale * (w[i] + offset));
+    }
+}
+
 KERNEL rms_norm(const Norm p) {
+    Own own;
+    hold(own, p.w, p.dim);
     start_next();
     const u32 rows = real_rows(p.count), r = blockIdx.y;
     wait_for_previous();
     if (r >= rows) return;
     const float* x = p.x + (u64)r * p.x_stride + blockIdx.x * p.dim;
     float* y = p.y + (u64)r * p.y_stride + blockIdx.x * p.dim;
-    float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < p.dim; i += blockDim.x) sum += x[i] * x[i];
-    float scale = 1.0f / sqrtf(block_sum(sum) / (float)p.dim + p.eps);
-    for (u32 i = threadIdx.x; i < p.dim; i += blockDim.x) y[i] = x[i] * scale * (p.w[i] + p.offset);
+    const float scale = scale_of(own, x, p.dim, p.eps);
+    each(own, x, p.w, p.dim, scale, p.offset, [&](u32 i, u32, float v) { y[i] = v; });
 }
 
 struct GatedNorm {
@@ -38,6 +80,8 @@ struct GatedNorm {
 };
 
 KERNEL gated_rms_norm(const GatedNorm p) {
+    Own own;
+    hold(own, p.w, p.dim);
     start_next();
     const u32 rows = real_rows(p.count), r = blockIdx.y, from = blockIdx.x * p.dim;
     wait_for_previous();
@@ -45,12 +89,14 @@ KERNEL gated_rms_norm(const GatedNorm p) {
     const float* x = p.x + (u64)r * p.x_stride + from;
     const float* gate = p.gate + (u64)r * p.gate_stride + from;
     float* y = p.y + (u64)r * p.y_stride + from;
-    float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < p.dim; i += blockDim.x) sum += x[i] * x[i];
-    const float scale = 1.0f / sqrtf(block_sum(sum) / (float)p.dim + p.eps);
-    for (u32 i = threadIdx.x; i < p.dim; i += blockDim.x) {
-        y[i] = silu(gate[i]) * (x[i] * scale * (p.w[i] + p.offset));
+    float gates[KEPT + 1] = {};
+#pragma unroll
+    for (u32 j = 0; j < KEPT; ++j) {
+        const u32 i = threadIdx.x + j * blockDim.x;
+        if (i < p.dim) gates[j] = gate[i];
     }
+    const float scale = scale_of(own, x, p.dim, p.eps);
+    each(own, x, p.w, p.dim, scale, p.offset, [&](u32 i, u32 j, float v) { y[i] = silu(j < KEPT ? gates[j] : gate[i]) * v; });
 }
 
 struct AddNorm {

@@ -30,6 +30,25 @@ DEVICE float block_sum(float x) {
     for (u32 i = 0; i < blockDim.x >> 5; ++i) x += parts[i];
     return x;
 }
+// The same of the first N numbers at once.
+template <int N>
+DEVICE void block_sums(float* x) {
+    __shared__ float parts[N][32];
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = warp_sum(x[i]);
+    if (blockDim.x <= 32) return;
+    __syncthreads();
+    if ((threadIdx.x & 31) == 0) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) parts[i][threadIdx.x >> 5] = x[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        x[i] = 0.0f;
+        for (u32 w = 0; w < blockDim.x >> 5; ++w) x[i] += parts[i][w];
+    }
+}
 DEVICE float block_max(float x) {
     __shared__ float parts[32];
     x = warp_max(x);

@@ -35,15 +35,15 @@ KERNEL round_rows(const RoundArgs p) {
 struct RoundedArgs {
     const u16* x;
     const u16* sums;
-    const u8* w[3];
-    const float* bias[3];
-    float* y[3];
+    const u8* w[MATRICES];
+    const float* bias[MATRICES];
+    float* y[MATRICES];
     const u32* count;
     const float* norm;
     const float* add;
     u32 k, x_stride, aligned;
-    u32 n[3];
-    u32 y_stride[3];
+    u32 n[MATRICES];
+    u32 y_stride[MATRICES];
     u32 chunks, add_stride;
     float eps, offset;
 };

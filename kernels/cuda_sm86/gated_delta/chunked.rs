@@ -18,7 +18,7 @@ const SHARED: usize = 4 * (3 * CHUNK * (MOST_DK + 4) + 4 * CHUNK * (CHUNK + 4))
 const FACTORS: usize = 32;
 
 fn fits(problem: &Problem) -> Fits {
-    match delta::sizes(problem)? {
+    match delta::sizes(problem, 0)? {
         s if s.dk > MOST_DK => Err(format!("for keys of up to {MOST_DK}, not {}", s.dk)),
         _ if problem.rows.min <= 2 * CHUNK => Err("for steps of more than 64 rows".into()),
         _ => Ok(()),
@@ -32,7 +32,7 @@ fn most_chunks(problem: &Problem) -> usize {
 
 /// Bytes of the rows' factors, then of each chunk's two matrices.
 fn scratch(problem: &Problem) -> (u64, u64) {
-    let heads = delta::sizes(problem).map_or(0, |s| s.heads);
+    let heads = delta::sizes(problem, 0).map_or(0, |s| s.heads);
     let rows = problem.outputs[0].shape[0];
     let squares = most_chunks(problem) * heads * 2 * CHUNK * CHUNK * 4;
     ((rows * heads * FACTORS) as u64, squares as u64)

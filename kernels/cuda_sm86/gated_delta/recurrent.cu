@@ -8,6 +8,10 @@
 // warp by warp in order. Tolerance 1e-4. The rule: Yang et al. 2024.
 #include "../common/delta.cuh"
 
-KERNEL __launch_bounds__(256) gated_delta(const __grid_constant__ Delta p) {
-    recurrent(p, Stored{p});
+template <int DK>
+DEVICE void gated_delta(const Delta& p) {
+    Stored source = {p};
+    recurrent<DK>(p, source);
 }
+KERNEL __launch_bounds__(256) gated_delta_128(const __grid_constant__ Delta p) { gated_delta<128>(p); }
+KERNEL __launch_bounds__(256) gated_delta_256(const __grid_constant__ Delta p) { gated_delta<256>(p); }

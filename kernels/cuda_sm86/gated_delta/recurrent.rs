@@ -6,14 +6,8 @@ use crate::common::launch::{Fits, Plain, Result, Step, blocks, ptx};
 use crate::common::state;
 use registry::{Pattern, Problem, StepLayout};
 
-/// Largest key: one element for each thread.
-const MOST_DK: usize = 256;
-
 fn fits(problem: &Problem) -> Fits {
-    match delta::sizes(problem)?.dk {
-        dk if dk <= MOST_DK => Ok(()),
-        dk => Err(format!("for keys of up to {MOST_DK}, not {dk}")),
-    }
+    delta::entry("", &delta::sizes(problem, 0)?).map(|_| ())
 }
 
 fn record(step: &mut Step<'_>) -> Result<()> {
@@ -25,7 +19,8 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     delta::words(&mut args, step, &sizes, &view, &delta::strides(step)?)?;
     let spans = step.problem.step.max_spans as u32;
     let grid = [blocks(sizes.dv, 32), sizes.heads as u32, spans];
-    step.launch("gated_delta", &args, grid, 256)
+    let entry = delta::entry("gated_delta", &sizes).map_err(|e| step.refuse(e))?;
+    step.launch(&entry, &args, grid, 256)
 }
 
 static F32: Plain = Plain::new(

@@ -121,15 +121,15 @@ KERNEL __launch_bounds__(512) lay_norm(const Lay p) {
 
 struct Few {
     const u8* x;
-    const u8* w[3];
-    const float* bias[3];
-    float* y[3];
+    const u8* w[MATRICES];
+    const float* bias[MATRICES];
+    float* y[MATRICES];
     const u32* count;
     const float* norm;
     const float* add;
     // [units, parts of K, 2, 32, 128].
     float* sums;
-    u32 n[3], y_stride[3];
+    u32 n[MATRICES], y_stride[MATRICES];
     u32 chunks, parts, add_stride;
 };
 
@@ -181,16 +181,6 @@ DEVICE uint2 shared_factors(const u8* at, u32 g) {
     return *(const uint2*)(at + Q::CHUNK - 64 + g * 8);
 }
 
-// The matrix of a unit, and which of the matrix's units it is.
-DEVICE u32 matrix_of(const Few& p, u32& unit, u32 width) {
-    u32 m = 0;
-    while (m < 2 && unit >= (p.n[m] + width - 1) / width) {
-        unit -= (p.n[m] + width - 1) / width;
-        ++m;
-    }
-    return m;
-}
-
 template <class Q, bool GATED>
 DEVICE void few(const Few& p) {
     extern __shared__ __align__(1024) u8 shared_bytes[];
@@ -201,7 +191,7 @@ DEVICE void few(const Few& p) {
     u8* const stages = shared_bytes + slack;
     const u32 base = shared_address(stages), full = base + STAGES * STAGE;
     u32 unit = blockIdx.x;
-    const u32 m = GATED ? 0 : matrix_of(p, unit, WIDTH);
+    const u32 m = GATED ? 0 : matrix_of(p.n, unit, WIDTH);
     const u32 first = p.chunks * blockIdx.y / p.parts, end = p.chunks * (blockIdx.y + 1) / p.parts;
 
     // Panels behind the last are the last once more.

@@ -161,15 +161,15 @@ KERNEL unpack_q6_k(const Unpack p) { unpack<q6_k_t>(p); }
 
 struct Gemm {
     TensorMap x16;
-    TensorMap w16[3];
+    TensorMap w16[MATRICES];
     const void* x;
-    const void* w[3];
-    const float* bias[3];
-    float* y[3];
+    const void* w[MATRICES];
+    const float* bias[MATRICES];
+    float* y[MATRICES];
     const u32* count;
     const float* norm;
     const float* add;
-    u32 k, n[3], y_stride[3], add_stride;
+    u32 k, n[MATRICES], y_stride[MATRICES], add_stride;
     // Whether rows of y and of what is added start at 8-byte pieces.
     u32 wide;
 };
@@ -201,7 +201,7 @@ template <int WIDTH>
 DEVICE void columns_of(const Gemm& p, u32 tile, u32& m, u32& n0) {
     m = 0;
 #pragma unroll
-    for (u32 i = 0; i < 2; ++i) {
+    for (u32 i = 0; i < MATRICES - 1; ++i) {
         const u32 own = (p.n[i] + WIDTH - 1) / WIDTH;
         if (m == i && tile >= own && p.n[i + 1]) {
             tile -= own;
@@ -303,8 +303,7 @@ DEVICE void gemm(const Gemm& p) {
     wait_for_previous();
 
     const u32 rows = real_rows(p.count), pairs = (rows + 2 * ROWS - 1) / (2 * ROWS);
-    u32 tiles = (p.n[0] + WIDTH - 1) / WIDTH;
-    if (!GATED) tiles += (p.n[1] + WIDTH - 1) / WIDTH + (p.n[2] + WIDTH - 1) / WIDTH;
+    const u32 tiles = GATED ? (p.n[0] + WIDTH - 1) / WIDTH : units_of(p.n, WIDTH);
     const u32 all = pairs * tiles, step = gridDim.x / 2, steps = (p.k + DEPTH - 1) / DEPTH;
     u32 stage = 0, parity = 0;
     auto advance = [&] {

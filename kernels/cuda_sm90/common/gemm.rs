@@ -5,7 +5,7 @@ use crate::BACKEND;
 use cuda_sm86::common::args::Args;
 use cuda_sm86::common::launch::{Fits, Plain, Ptx, Result, Step, blocks};
 use cuda_sm86::common::layout::{COLUMNS, MMA16, ROWS, chunks};
-use cuda_sm86::common::linears::{self, Form, Operands, x_aligned};
+use cuda_sm86::common::linears::{self, Form, MATRICES, Operands, x_aligned};
 use cuda_sm86::common::unpacked;
 use graph::Op;
 use hal::cuda::{MapFormat, Matrix};
@@ -156,7 +156,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     };
     args.map(step, &x)?;
     let mut at = parts[0];
-    for i in 0..3 {
+    for i in 0..MATRICES {
         // Behind the last, the first again: a place must hold a map.
         let own = if i + 1 < parts.len() { i } else { 0 };
         let w = step.operand(first + own, 1)?;
