@@ -5,7 +5,10 @@
 //! position jump by what one expert gives. No tolerance is right there. Which
 //! positions those are the oracle says itself: played again with noise on its norms
 //! that moves its other logits about as much as the candidate's are off, it jumps at
-//! the same positions. Kernels that are wrong are wrong elsewhere, too.
+//! the same positions. Where activations are rounded, a last bit turns a rounding, and
+//! then what routers read is off by a step of the format in some rows, whatever the
+//! others say: the noise is half a step at least. Kernels that are wrong are wrong
+//! elsewhere, too.
 
 use super::GateError;
 use super::fault::{Fault, break_kernel};
@@ -13,7 +16,8 @@ use super::ring3::{Bounds, ORACLE, load_oracle};
 use super::script::{Script, Trace};
 use crate::stats::{RowStats, Tally, compare_row};
 use graph::OpKind;
-use planner::Program;
+use planner::{ActMap, Program};
+use registry::Act;
 use runtime::{Opened, Runner};
 
 /// Of a script's positions, and of all, so many may be undecided; one may in any script.
@@ -33,6 +37,18 @@ const SIZE: f64 = 2.0;
 
 /// How often an oracle is loaded and plays a script to tell.
 pub const PLAYS: u32 = 2 * NOISES + 1;
+
+/// Half a step of the coarsest format that activations are rounded to, as a share of
+/// what is rounded: for int8 of the largest of a block.
+fn half_step(acts: &ActMap) -> f64 {
+    let of = |act: &Act| match act {
+        Act::F32 => 0.0,
+        Act::F16 => 2f64.powi(-12),
+        Act::Bf16 => 2f64.powi(-9),
+        Act::Q8_32 | Act::Q8_256 => 2f64.powi(-8),
+    };
+    acts.values().map(of).fold(0.0, f64::max)
+}
 
 /// The noise that the size is found by.
 const PROBE: f32 = 1.0 / 4096.0;
@@ -88,7 +104,8 @@ pub fn undecided(
     })?);
     let ratio = median_delta(rows) / median_delta(&probe).max(f64::MIN_POSITIVE);
     // Beyond these a candidate is wrong, or exact.
-    let share = (f64::from(PROBE) * ratio * SIZE).clamp(1e-7, 1e-2) as f32;
+    let share = (f64::from(PROBE) * ratio * SIZE).clamp(1e-7, 1e-2);
+    let share = share.max(half_step(&program.acts())) as f32;
     for seed in 0..NOISES {
         for share in [share, -share] {
             let seed = 0x9e37_79b9u32.wrapping_mul(seed + 1);
