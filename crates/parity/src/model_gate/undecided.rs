@@ -15,7 +15,7 @@ use super::fault::{Fault, break_kernel};
 use super::ring3::{Bounds, ORACLE, load_oracle};
 use super::script::{Script, Trace};
 use crate::stats::{RowStats, Tally, compare_row};
-use graph::OpKind;
+use graph::{Graph, OpKind};
 use planner::{ActMap, Program};
 use registry::Act;
 use runtime::{Opened, Runner};
@@ -68,6 +68,11 @@ pub fn jumps(row: &RowStats, bounds: &Bounds) -> bool {
     !near
 }
 
+/// Whether a model chooses experts.
+pub fn has_routers(graph: &Graph) -> bool {
+    graph.nodes().iter().any(|n| n.op.kind() == OpKind::Route)
+}
+
 /// Which rows of a comparison with `oracle` jump where the oracle itself does, and
 /// about as far: all of them false if the model has no router, or nothing jumped. A
 /// row that is not finite is never undecided: rounding makes none.
@@ -83,9 +88,7 @@ pub fn undecided(
     bounds: &Bounds,
 ) -> Result<Vec<bool>, GateError> {
     let mut found = vec![false; rows.len()];
-    let routes = opened.graph.nodes().iter();
-    let routes = routes.filter(|n| n.op.kind() == OpKind::Route).count();
-    if routes == 0 || !rows.iter().any(|r| jumps(r, bounds)) {
+    if !has_routers(&opened.graph) || !rows.iter().any(|r| jumps(r, bounds)) {
         return Ok(found);
     }
     let play = |fault: Fault| -> Result<Trace, GateError> {

@@ -5,7 +5,7 @@ use super::ring3::{
     Bounds, ORACLE, act_cost_bound, compare_traces, fit, load_oracle, repeat, tally_rows,
 };
 use super::script::{Player, Script, Trace, text_ids};
-use super::undecided::{PLAYS, decided, few_undecided, undecided};
+use super::undecided::{PLAYS, decided, few_undecided, has_routers, undecided};
 use crate::stats::Tally;
 use registry::{Act, Registry};
 use runtime::{LoadOptions, Opened, Runner};
@@ -142,8 +142,16 @@ pub fn verify(
         }
         compared += tally.rows().len();
         let left = (how.limit.mul_f64(0.8)).saturating_sub(start.elapsed());
-        let short = (pace.estimate(script) + loading) * PLAYS < left;
-        if cut.is_none() && short && tally.summary().is_some_and(|s| !bounds.hold(&s)) {
+        let telling = (pace.estimate(script) + loading) * PLAYS;
+        let fails = tally.summary().is_some_and(|s| !bounds.hold(&s));
+        if fails && has_routers(&opened.graph) && (cut.is_some() || telling >= left) {
+            let total = (how.limit + telling).as_secs_f64().ceil();
+            out(&format!(
+                "{:24} whether its positions are undecided was not asked: a time limit of some \
+                 {total:.0} s has room for that",
+                script.name
+            ));
+        } else if fails {
             let rows = tally.rows();
             let open = undecided(opened, &program, &mut oracle, script, rows, &bounds)?;
             let count = open.iter().filter(|u| **u).count();
