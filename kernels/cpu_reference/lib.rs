@@ -74,6 +74,9 @@ mod mul {
 mod swiglu_oai_mul {
     mod plain;
 }
+mod top_k {
+    mod plain;
+}
 mod scale {
     mod plain;
 }

@@ -174,6 +174,10 @@ mod swiglu_oai_mul {
     mod simd;
 }
 #[cfg(not(test))]
+mod top_k {
+    mod simd;
+}
+#[cfg(not(test))]
 mod scale {
     mod simd;
 }

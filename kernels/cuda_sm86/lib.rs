@@ -229,6 +229,9 @@ mod softcap {
 mod swiglu_oai_mul {
     mod plain;
 }
+mod top_k {
+    mod plain;
+}
 
 use hal::cuda::{CudaDevice, probe};
 use registry::Backend;

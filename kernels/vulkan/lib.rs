@@ -184,6 +184,9 @@ mod softcap {
 mod swiglu_oai_mul {
     mod plain;
 }
+mod top_k {
+    mod plain;
+}
 
 use hal::vulkan::{VulkanDevice, VulkanOptions, probe};
 use registry::Backend;

@@ -61,6 +61,7 @@ singles! {
     ADD = OpKind::Add,
     GATHER_ROWS = OpKind::GatherRows,
     ARGMAX = OpKind::ArgMax,
+    TOP_K = OpKind::TopK,
     SCALE = OpKind::Scale,
     SOFTCAP = OpKind::SoftCap,
     ROUTE = OpKind::Route,

@@ -273,6 +273,18 @@ impl Op {
                 dims[0] = Dim::LogitRows;
                 Ok(vec![f32_act(Shape(dims))])
             }
+            Op::TopK { k } => {
+                arity(1, 1)?;
+                activation(ins[0], "logits")?;
+                let lead = ins[0].shape.leading().ok_or("logits has no rows")?;
+                if *k == 0 {
+                    return Err("k must be at least 1".into());
+                }
+                Ok(vec![(
+                    Shape::lead(lead, &[*k, 2]),
+                    ValueKind::Activation(ElemType::U32),
+                )])
+            }
             Op::ArgMax => {
                 arity(1, 1)?;
                 activation(ins[0], "logits")?;

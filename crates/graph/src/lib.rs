@@ -72,7 +72,7 @@ impl Graph {
         &self.values[id.index()]
     }
 
-    /// Values the caller reads back, in declaration order (`logits`, `argmax`).
+    /// Values the caller reads back, in declaration order (`logits`, `argmax`, `top_k`).
     pub fn outputs(&self) -> &[ValueId] {
         &self.outputs
     }

@@ -191,6 +191,10 @@ pub enum Op {
     /// `logits [L, V] → ids [L]` u32; ties go to the lowest id, NaN is never the
     /// largest, and a row with nothing above −∞ gives `u32::MAX`.
     ArgMax,
+    /// `logits [L, V] → top [L, k, 2]` u32: the k largest logits in descending order,
+    /// ties to the lowest id, as ids and bits of f32. NaN is larger than any number and
+    /// given as `0x7fffffff`, both zeros are +0, and places behind the last logit hold `u32::MAX` and −∞.
+    TopK { k: usize },
 }
 
 /// An op's name without its attributes: one element of a kernel's layer axis.
@@ -207,6 +211,7 @@ pub enum OpKind {
     Add,
     GatherRows,
     ArgMax,
+    TopK,
     Scale,
     SoftCap,
     Route,
@@ -238,6 +243,7 @@ impl OpKind {
         OpKind::Add,
         OpKind::GatherRows,
         OpKind::ArgMax,
+        OpKind::TopK,
         OpKind::Scale,
         OpKind::SoftCap,
         OpKind::Route,
@@ -269,6 +275,7 @@ impl OpKind {
             OpKind::Add => "add",
             OpKind::GatherRows => "gather_rows",
             OpKind::ArgMax => "argmax",
+            OpKind::TopK => "top_k",
             OpKind::Scale => "scale",
             OpKind::SoftCap => "softcap",
             OpKind::Route => "route",
@@ -336,6 +343,7 @@ impl Op {
             Op::Add => OpKind::Add,
             Op::GatherRows => OpKind::GatherRows,
             Op::ArgMax => OpKind::ArgMax,
+            Op::TopK { .. } => OpKind::TopK,
             Op::Scale { .. } => OpKind::Scale,
             Op::SoftCap { .. } => OpKind::SoftCap,
             Op::Route(_) => OpKind::Route,

@@ -288,7 +288,8 @@ impl ModelSpec {
         self.each_attention(|i, a| a.window = windows.get(i).copied().flatten());
     }
 
-    /// Wires the forward pass. Outputs: `logits [L, vocab]` and `argmax [L]`.
+    /// Wires the forward pass. Outputs: `logits [L, vocab]`, `argmax [L]` and
+    /// `top_k [L, 64, 2]`, the largest logits for sampling.
     ///
     /// `context` is the longest sequence that will be run: rotary settings of two forms depend on
     /// it.

@@ -12,6 +12,9 @@ use graph::{Graph, GraphBuilder, GraphError, Op, RopeSpec, ValueId};
 use crate::paro::Paro;
 use crate::spec::{Ffn, LayerSpec, Mixer, ModelSpec};
 
+/// Logits that sampling may ask for in place of a row.
+const LARGEST: usize = 64;
+
 /// Names of the tensors outside the layers.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
@@ -96,6 +99,8 @@ impl<'a> Wiring<'a> {
         let argmax = self.b.op("argmax", Op::ArgMax, &[logits])?;
         self.b.output("logits", logits);
         self.b.output("argmax", argmax);
+        let top = self.b.op("top_k", Op::TopK { k: LARGEST }, &[logits])?;
+        self.b.output("top_k", top);
         self.b.finish()
     }
 

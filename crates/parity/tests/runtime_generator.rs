@@ -358,3 +358,33 @@ fn a_request_that_cannot_draw_ends_alone() {
     outside.sampling.logit_bias = vec![(vocab, 1.0)];
     assert!(generator.add(&prompt(), outside).is_err(), "no such token");
 }
+
+#[test]
+fn what_reads_the_largest_logits_draws_as_what_reads_all() {
+    let mut runner = load(64, 2, 128);
+    let drawn = |logit_bias: Vec<(u32, f32)>| GenerateOptions {
+        max_tokens: 24,
+        sampling: SamplingParams {
+            temperature: 1.3,
+            top_k: 40,
+            top_p: 0.9,
+            seed: 5,
+            logit_bias,
+            ..SamplingParams::default()
+        },
+        ..GenerateOptions::default()
+    };
+    let largest = answer(&mut runner, &prompt(), drawn(vec![]));
+    // A bias of nothing asks for whole rows.
+    let whole = answer(&mut runner, &prompt(), drawn(vec![(0, 0.0)]));
+    assert_eq!(largest, whole);
+    assert_ne!(largest, answer(&mut runner, &prompt(), greedy(24)));
+    // Beside a greedy neighbour, which takes the first of the largest.
+    let alone = answer(&mut runner, &prompt(), greedy(24));
+    let mut generator = Generator::new(&mut runner, Some(tokenizer()));
+    let (p, both) = (prompt(), [drawn(vec![]), greedy(24)]);
+    let ids = both.map(|options| generator.add(&p, options).expect("a request"));
+    let answers = run(&mut generator);
+    assert_eq!(answers[&ids[0]], largest);
+    assert_eq!(answers[&ids[1]], alone);
+}

@@ -65,7 +65,7 @@ fn ids(runner: &Runner, n: usize, seed: u64) -> Vec<u32> {
 fn bits(forward: Forward<'_>) -> Vec<u32> {
     match forward {
         Forward::Logits { rows, .. } => rows.iter().map(|x| x.to_bits()).collect(),
-        Forward::Argmax(ids) => panic!("logits were asked for, not {ids:?}"),
+        other => panic!("logits were asked for, not {other:?}"),
     }
 }
 
@@ -491,6 +491,38 @@ fn greedy_ids_are_the_argmax_of_the_logits() {
     };
     match runner.forward(&[span], Want::Argmax).expect("a step") {
         Forward::Argmax(ids) => assert_eq!(ids, expect),
-        Forward::Logits { .. } => panic!("ids were asked for"),
+        other => panic!("ids were asked for, not {other:?}"),
+    }
+}
+
+#[test]
+fn the_largest_logits_are_those_of_the_row_and_little_else_runs_for_them() {
+    for backend in [ORACLE, "cpu_simd"] {
+        let mut runner = load(&model("qwen2-tied-bf16"), backend, &USUAL);
+        let tokens = ids(&runner, 70, 9);
+        let vocab = runner.vocab();
+        let logits = alone(&mut runner, &tokens, usize::MAX);
+        let rows: Vec<f32> = logits.into_iter().map(f32::from_bits).collect();
+        let seq = runner.create().expect("a sequence");
+        let span = Span::new(seq, &tokens, tokens.len());
+        let (top, k) = match runner.forward(&[span], Want::TopK).expect("a step") {
+            Forward::TopK { rows, k } => (rows.to_vec(), k),
+            other => panic!("the largest were asked for, not {other:?}"),
+        };
+        assert_eq!((k, top.len()), (runner.largest(), tokens.len() * k));
+        for (row, top) in rows.chunks_exact(vocab).zip(top.chunks_exact(k)) {
+            let mut sorted: Vec<u32> = (0..vocab as u32).collect();
+            sorted.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+            let want = sorted[..k]
+                .iter()
+                .map(|id| [*id, row[*id as usize].to_bits()]);
+            assert_eq!(top, want.collect::<Vec<_>>(), "{backend}");
+        }
+        let commands = |want| runner.stats(tokens.len(), want).expect("recorded").commands;
+        assert_eq!(
+            commands(Want::TopK),
+            commands(Want::Logits) + 1,
+            "{backend}"
+        );
     }
 }

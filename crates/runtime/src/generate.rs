@@ -252,8 +252,20 @@ impl<'r> Generator<'r> {
                 }
             })
             .collect();
-        let greedy = batch.iter().all(|(i, _)| self.active[*i].wants_argmax());
-        let want = if greedy { Want::Argmax } else { Want::Logits };
+        // As little as serves all of them.
+        let largest = match self.runner.largest() {
+            k if k < self.runner.vocab() => k,
+            // Filters may keep the whole row.
+            _ => 1,
+        };
+        let all = |serves: &dyn Fn(&Sampler) -> bool| {
+            batch.iter().all(|(i, _)| serves(&self.active[*i].sampler))
+        };
+        let want = match () {
+            () if all(&|s| s.reads_at_most(1)) => Want::Argmax,
+            () if all(&|s| s.reads_at_most(largest)) => Want::TopK,
+            () => Want::Logits,
+        };
         let forward = self.runner.forward(&spans, want)?;
         let mut events = Vec::new();
         let mut row = 0;
@@ -351,15 +363,6 @@ impl Drop for Generator<'_> {
 }
 
 impl Request {
-    fn wants_argmax(&self) -> bool {
-        let s = &self.options.sampling;
-        s.is_greedy()
-            && s.logit_bias.is_empty()
-            && s.repetition_penalty == 1.0
-            && s.presence_penalty == 0.0
-            && s.frequency_penalty == 0.0
-    }
-
     /// The next token from output row `row` of a step.
     fn draw(&mut self, forward: &Forward<'_>, row: usize) -> Result<u32, SampleError> {
         let (sequence, position) = (self.options.sequence, self.tokens.len() as u64);
@@ -372,6 +375,11 @@ impl Request {
                 value: f32::NAN,
             }),
             Forward::Argmax(ids) => Ok(ids[row]),
+            Forward::TopK { rows, k } => {
+                let largest = rows[row * k..][..*k].iter();
+                let largest = largest.map(|[id, bits]| (*id, f32::from_bits(*bits)));
+                self.sampler.sample_largest(largest, sequence, position)
+            }
             Forward::Logits { rows, vocab } => {
                 let history = History::split(&self.tokens, self.prompt_len);
                 let logits = &rows[row * vocab..(row + 1) * vocab];

@@ -5,6 +5,7 @@ use crate::edges::Edges;
 use crate::error::RuntimeError;
 use crate::footprint::Kernels;
 use crate::part::Part;
+use graph::NodeId;
 use hal::{Mailbox, Recording, RecordingStats, StepTime};
 use planner::{EdgeCopy, Place, Plan};
 use registry::RowsFrom;
@@ -57,11 +58,13 @@ fn arena(place: &Place) -> Result<(u64, u64), RuntimeError> {
 }
 
 impl Recorded {
-    /// Records plan number `index` with the output of that index.
+    /// Records plan number `index` with the output of that index, without the steps
+    /// whose nodes are `idle` then.
     pub fn record(
         plan: &Plan,
         index: usize,
         output: usize,
+        idle: &dyn Fn(&[NodeId]) -> bool,
         parts: &[Part],
         kernels: &Kernels,
     ) -> Result<Self, RuntimeError> {
@@ -91,6 +94,9 @@ impl Recorded {
             let steps = &plan.steps[segment.steps.clone()];
             for (s, kernel) in steps.iter().zip(&kernels[segment.steps.clone()]) {
                 marks.push(recorder.commands());
+                if idle(&s.nodes) {
+                    continue;
+                }
                 let binds = part.binds(plan, index, s, kernel.workspace());
                 kernel.record(&mut *recorder, &binds)?;
             }

@@ -8,7 +8,7 @@ use crate::recorded::{Counts, Recorded};
 use crate::step::{SpanPlan, StepWriter};
 use crate::weights;
 use formats::TensorStore;
-use graph::{ElemType, ValueId, ValueKind};
+use graph::{Dim, NodeId, OpKind, ValueId};
 use hal::{Device, RecordingStats};
 use planner::{Plan, Program};
 use std::collections::HashMap;
@@ -45,6 +45,8 @@ impl<'a> Span<'a> {
 pub enum Want {
     /// The greedy token of each output row.
     Argmax,
+    /// The largest logits of each output row, see [`graph::Op::TopK`].
+    TopK,
     /// The logits of each output row.
     Logits,
 }
@@ -53,6 +55,11 @@ pub enum Want {
 #[derive(Clone, Debug)]
 pub enum Forward<'a> {
     Argmax(&'a [u32]),
+    /// Ids and bits of f32, `rows × k`.
+    TopK {
+        rows: &'a [[u32; 2]],
+        k: usize,
+    },
     /// `rows × vocab`, row-major.
     Logits {
         rows: &'a [f32],
@@ -85,6 +92,7 @@ pub struct Runner {
     /// no difference.
     eager: bool,
     ids: Vec<u32>,
+    top: Vec<[u32; 2]>,
     logits: Vec<f32>,
     bytes: Vec<u8>,
 }
@@ -159,6 +167,7 @@ impl Runner {
             writer: StepWriter::default(),
             eager: false,
             ids: Vec::new(),
+            top: Vec::new(),
             logits: Vec::new(),
             bytes: Vec::new(),
         })
@@ -223,17 +232,28 @@ impl Runner {
         self.program.graph.value(logits).shape.last().unwrap_or(0)
     }
 
-    /// The graph output a want reads, by its element type.
+    /// How many logits of a row [`Want::TopK`] gives.
+    pub fn largest(&self) -> usize {
+        let top = self.output(Want::TopK).0;
+        match self.program.graph.value(top).shape.dims() {
+            [_, Dim::Fixed(k), Dim::Fixed(2)] => *k,
+            _ => 0,
+        }
+    }
+
+    /// The graph output a want reads, by the op that makes it.
     fn output(&self, want: Want) -> (ValueId, usize) {
-        let wanted = match want {
-            Want::Argmax => ElemType::U32,
-            Want::Logits => ElemType::F32,
-        };
         let graph = &self.program.graph;
-        let found = graph.outputs().iter().enumerate().find(
-            |(_, v)| matches!(graph.value(**v).kind, ValueKind::Activation(t) if t == wanted),
-        );
-        // Families declare both outputs; a graph without one has no such want.
+        let is = |v: ValueId| {
+            let maker = graph.producer(v).map(|n| graph.node(n).op.kind());
+            match want {
+                Want::Argmax => maker == Some(OpKind::ArgMax),
+                Want::TopK => maker == Some(OpKind::TopK),
+                Want::Logits => !matches!(maker, Some(OpKind::ArgMax | OpKind::TopK)),
+            }
+        };
+        let found = (graph.outputs().iter().enumerate()).find(|(_, v)| is(**v));
+        // Families declare all outputs; a graph without one has no such want.
         found.map_or((graph.outputs()[0], 0), |(i, v)| (*v, i))
     }
 
@@ -265,8 +285,10 @@ impl Runner {
             self.take_back(spans)?;
             return Err(e);
         }
+        let k = self.largest();
         let outputs_bytes = match want {
             Want::Argmax => outputs * 4,
+            Want::TopK => outputs * k * 8,
             Want::Logits => outputs * vocab * 4,
         };
         self.bytes.resize(outputs_bytes, 0);
@@ -277,6 +299,12 @@ impl Runner {
                 self.ids.clear();
                 self.ids.extend(words.map(u32::from_le_bytes));
                 Forward::Argmax(&self.ids)
+            }
+            Want::TopK => {
+                let words: Vec<u32> = words.map(u32::from_le_bytes).collect();
+                self.top.clear();
+                self.top.extend_from_slice(words.as_chunks().0);
+                Forward::TopK { rows: &self.top, k }
             }
             Want::Logits => {
                 self.logits.clear();
@@ -342,10 +370,19 @@ impl Runner {
 
     fn run(&mut self, index: usize, spans: &[Span<'_>], want: Want) -> Result<(), RuntimeError> {
         if self.eager || !self.recorded.contains_key(&(index, want)) {
-            let (_, output) = self.output(want);
+            let (wanted, output) = self.output(want);
             let plan = &self.program.plans[index];
-            let recorded =
-                Recorded::record(plan, index, output, &self.parts, &self.kernels[index])?;
+            let graph = &self.program.graph;
+            // Of the ops that make outputs alone, that of this one.
+            let idle = |nodes: &[NodeId]| {
+                let made = nodes.iter().flat_map(|n| &graph.node(*n).outputs);
+                nodes.len() == 1
+                    && made.clone().all(|v| {
+                        graph.is_output(*v) && graph.consumers(*v).is_empty() && *v != wanted
+                    })
+            };
+            let kernels = &self.kernels[index];
+            let recorded = Recorded::record(plan, index, output, &idle, &self.parts, kernels)?;
             self.recorded.insert((index, want), recorded);
         }
         self.write_step(index, spans)?;

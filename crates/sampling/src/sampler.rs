@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use crate::logprobs::{checked_max, first_bad, logprob};
 use crate::math::{BLOCK, FIXED_ONE, Weigh, fixed, max_or_bad};
 use crate::select::{self, Candidate, Key, logit_of};
-use crate::{InvalidParam, SampleError, SamplingParams, philox};
+use crate::{InvalidParam, MAX_VOCAB, SampleError, SamplingParams, philox};
 
 /// The tokens before the one to draw. Only the penalties look at it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -182,16 +182,7 @@ impl Sampler {
             Survivors::All { weigh, total } => {
                 draw_from_blocks(row, &self.blocks, weigh, philox::unit(bits) * total)
             }
-            Survivors::Listed { total, .. } => {
-                let mut left = philox::below(bits, total);
-                let drawn = self.candidates.iter().find(|c| {
-                    let here = left < c.weight;
-                    left -= if here { 0 } else { c.weight };
-                    here
-                });
-                // `left` < total, the sum of these weights, so one of them is found.
-                drawn.unwrap_or(&self.candidates[0]).token()
-            }
+            Survivors::Listed { total, .. } => self.draw_listed(bits, total),
         };
         let plain = !adjusted && self.params.temperature == 1.0;
         let total = match survivors {
@@ -206,6 +197,69 @@ impl Sampler {
             token,
             logprob: logprob(logits[token as usize], max, total.ln()),
         })
+    }
+
+    /// Whether a draw looks at no more than the `k` largest logits of a row, whatever
+    /// they are: then [`sample_largest`](Self::sample_largest) gives the same token.
+    pub fn reads_at_most(&self, k: usize) -> bool {
+        let p = &self.params;
+        let adjusts = !p.logit_bias.is_empty()
+            || self.repeats()
+            || p.presence_penalty != 0.0
+            || p.frequency_penalty != 0.0;
+        let reads = match (p.is_greedy(), p.top_k) {
+            (true, _) => 1,
+            (_, 0) => return false,
+            (_, top_k) => top_k as usize,
+        };
+        !adjusts && reads <= k
+    }
+
+    /// Draws as [`sample`](Self::sample) does, of a row whose `k` largest logits these
+    /// are in descending order, ties in ascending id and NaN ahead of all, where
+    /// [`reads_at_most`](Self::reads_at_most) says that they are enough. Ids of
+    /// `u32::MAX` stand behind the last logit of a shorter row.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_largest(
+        &mut self,
+        largest: impl Iterator<Item = (u32, f32)>,
+        sequence: u64,
+        position: u64,
+    ) -> Result<u32, SampleError> {
+        let mut largest = largest.filter(|(id, _)| *id != u32::MAX).peekable();
+        let Some(&(token, max)) = largest.peek() else {
+            return Err(SampleError::VocabSize {
+                found: 0,
+                max: MAX_VOCAB,
+            });
+        };
+        if max.is_nan() || max == f32::INFINITY {
+            return Err(SampleError::BadLogit {
+                sequence,
+                position,
+                token,
+                value: max,
+            });
+        }
+        if max == f32::NEG_INFINITY {
+            return Err(SampleError::NoCandidates {
+                sequence,
+                position,
+                vocab: largest.count(),
+            });
+        }
+        if self.params.is_greedy() {
+            return Ok(token);
+        }
+        let weigh = Weigh::new(max, self.params.temperature);
+        self.keys.clear();
+        let keys = largest.map(|(id, logit)| select::key(logit, id));
+        self.keys.extend(keys.take(self.params.top_k as usize));
+        let total = self.of_keys(weigh);
+        let bits = philox::bits(self.params.seed, sequence, position)[0];
+        Ok(self.draw_listed(bits, total))
     }
 
     /// The distribution that [`sample`](Self::sample) draws from: the tokens that the
@@ -363,50 +417,78 @@ impl Sampler {
             return Ok(Survivors::All { weigh, total });
         }
 
-        // The fixed-point mass that top-p must reach: at least 1, so that one token
-        // is kept whatever happens.
-        let mass_target = |total: f64| ((f64::from(p.top_p) * total).ceil() as u64).max(1);
-        let mut target = None;
-        let mut row_total = None;
         if by_k {
             select::largest(row, top_k, &mut self.keys);
-            self.keys.sort_unstable_by_key(|&key| select::token_of(key));
-            self.candidates.clear();
-            self.candidates
-                .extend(self.keys.iter().map(|&key| Candidate {
-                    key,
-                    weight: fixed(weigh.weight(logit_of(key))),
-                }));
-            if p.top_p < 1.0 {
-                let total: u64 = self.candidates.iter().map(|c| c.weight).sum();
-                target = Some(mass_target(total as f64));
-            }
-        } else {
-            let total = weigh.write(row, &mut self.weights);
-            row_total = Some(total);
-            let mut bound = p.min_p;
-            if p.top_p < 1.0 {
-                target = Some(mass_target(total * FIXED_ONE as f64));
-                // Tokens below this weight are together less than the share that
-                // top-p may leave out, so none of them is needed to reach it.
-                let spare = (1.0 - f64::from(p.top_p)) * total / row.len() as f64;
-                bound = bound.max((spare as f32).next_down());
-            }
-            select::at_least(row, &self.weights, bound, &mut self.candidates);
+            let total = self.of_keys(weigh);
+            let row_total = None;
+            return Ok(Survivors::Listed { total, row_total });
         }
+        let row_total = weigh.write(row, &mut self.weights);
+        let mut target = None;
+        let mut bound = p.min_p;
+        if p.top_p < 1.0 {
+            target = Some(mass_target(p.top_p, row_total * FIXED_ONE as f64));
+            // Tokens below this weight are together less than the share that
+            // top-p may leave out, so none of them is needed to reach it.
+            let spare = (1.0 - f64::from(p.top_p)) * row_total / row.len() as f64;
+            bound = bound.max((spare as f32).next_down());
+        }
+        select::at_least(row, &self.weights, bound, &mut self.candidates);
+        let total = self.filter(weigh, target);
+        let row_total = Some(row_total);
+        Ok(Survivors::Listed { total, row_total })
+    }
+
+    /// Candidates of `self.keys`, the `top_k` largest, as the other filters leave them;
+    /// the sum of their weights.
+    fn of_keys(&mut self, weigh: Weigh) -> u64 {
+        self.keys.sort_unstable_by_key(|&key| select::token_of(key));
+        self.candidates.clear();
+        self.candidates
+            .extend(self.keys.iter().map(|&key| Candidate {
+                key,
+                weight: fixed(weigh.weight(logit_of(key))),
+            }));
+        let total: u64 = self.candidates.iter().map(|c| c.weight).sum();
+        let top_p = self.params.top_p;
+        let target = (top_p < 1.0).then(|| mass_target(top_p, total as f64));
+        self.filter(weigh, target)
+    }
+
+    /// Leaves the candidates that reach the mass `target` and min-p; the sum of their
+    /// weights.
+    fn filter(&mut self, weigh: Weigh, target: Option<u64>) -> u64 {
         let cut = match target {
             Some(target) => select::cut_at_mass(&self.candidates, weigh, target, &mut self.scratch),
             None => 0,
         };
-        let least = fixed(p.min_p).max(1);
+        let least = fixed(self.params.min_p).max(1);
         let mut total = 0;
         self.candidates.retain(|c| {
             let keep = c.key >= cut && c.weight >= least;
             total += if keep { c.weight } else { 0 };
             keep
         });
-        Ok(Survivors::Listed { total, row_total })
+        total
     }
+
+    /// The candidate where the running sum of weights passes a random share of `total`.
+    fn draw_listed(&self, bits: u64, total: u64) -> u32 {
+        let mut left = philox::below(bits, total);
+        let drawn = self.candidates.iter().find(|c| {
+            let here = left < c.weight;
+            left -= if here { 0 } else { c.weight };
+            here
+        });
+        // `left` < total, the sum of these weights, so one of them is found.
+        drawn.unwrap_or(&self.candidates[0]).token()
+    }
+}
+
+/// The fixed-point mass that top-p must reach: at least 1, so that one token is kept
+/// whatever happens.
+fn mass_target(top_p: f32, total: f64) -> u64 {
+    ((f64::from(top_p) * total).ceil() as u64).max(1)
 }
 
 /// The last `n` tokens of prompt + generated, as the tail of each.

@@ -61,6 +61,7 @@ pub fn product(
                 .map(|w| u32::from_le_bytes(*w))
                 .collect();
             match problem.ops[op].op.kind() {
+                OpKind::TopK => pairs(&got, want_ids),
                 OpKind::Route => experts(case, problem, op, &got, want_ids, &unsure),
                 _ => ids(case, problem, op, &got, want_ids, want, tolerance),
             }
@@ -286,6 +287,19 @@ fn rows(got: &[f32], want: &[f32], scale: &Scale, tolerance: f64, len: usize) ->
         ));
     }
     Ok(ratio)
+}
+
+/// Ids and logits must be the oracle's, bit by bit.
+fn pairs(got: &[u32], want: &[u32]) -> Verdict {
+    let (got, want) = (got.as_chunks::<2>().0, want.as_chunks::<2>().0);
+    match (0..want.len()).find(|i| got.get(*i) != Some(&want[*i])) {
+        None => Ok(0.0),
+        Some(i) => {
+            let show = |p: Option<&[u32; 2]>| p.map(|p| (p[0], f32::from_bits(p[1])));
+            let (got, want) = (show(got.get(i)), show(Some(&want[i])));
+            Err(format!("place {i}: {got:?}, the oracle has {want:?}"))
+        }
+    }
 }
 
 /// Ids must be the oracle's; where the logits were computed on the way, an id

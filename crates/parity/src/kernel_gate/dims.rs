@@ -21,6 +21,8 @@ pub struct Dims {
     /// Widths of values that no linear reads or writes.
     pub width: Vec<usize>,
     pub vocab: usize,
+    /// Logits that top_k reads and keeps, which may be more than there are.
+    pub largest: (usize, usize),
     pub head_dim: usize,
     pub kv_heads: usize,
     /// Query heads of each kv head.
@@ -125,6 +127,7 @@ impl Dims {
             row_gate: false,
             experts: 1,
             routed: 1,
+            largest: (1, 1),
             top_k: 1,
             route: Routing::default(),
             per_expert: false,
@@ -205,6 +208,9 @@ const DELTA: DeltaSpec = DeltaSpec {
     tiled: false,
 };
 
+/// Of these some are cut into several parts, some have fewer logits than are kept.
+const LARGEST: [(usize, usize); 5] = [(9000, 64), (33, 64), (1000, 5), (9000, 40), (1, 1)];
+
 /// What values the activations take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -226,6 +232,8 @@ pub struct Dealer {
     n: Deck<usize>,
     width: Deck<usize>,
     vocab: Deck<usize>,
+    /// Cases so far.
+    dealt: usize,
     head_dim: Deck<usize>,
     kv_heads: Deck<usize>,
     group: Deck<usize>,
@@ -278,6 +286,7 @@ impl Dealer {
             n: Deck::new(&[1, 15, 16, 17, 100]),
             width: Deck::new(&[1, 17, 64, 66, 256, 768]),
             vocab: Deck::new(&[1, 33, 1000]),
+            dealt: 0,
             head_dim: Deck::new(&[16, 24, 64, 80, 128]),
             kv_heads: Deck::new(&[1, 2, 3]),
             group: Deck::new(&[1, 2, 4, 8]),
@@ -354,6 +363,9 @@ impl Dealer {
         let [sinks, norm_all, row_gate] = self.seldom.each_mut().map(|deck| deck.draw(rng));
         let flags = self.flags.each_mut().map(|deck| deck.draw(rng));
         let delta_dims = self.delta_dims.draw(rng);
+        // By turns, so that what kernels of other ops are dealt does not depend on it.
+        let largest = LARGEST[self.dealt % LARGEST.len()];
+        self.dealt += 1;
         // Few heads where they are large.
         let delta_heads = (40_000 / (delta_dims.0 * delta_dims.1)).clamp(1, 3);
         Dims {
@@ -365,6 +377,7 @@ impl Dealer {
             n: (0..several).map(|_| self.n.draw(rng)).collect(),
             width: (0..several).map(|_| self.width.draw(rng)).collect(),
             vocab: self.vocab.draw(rng),
+            largest,
             head_dim: self.head_dim.draw(rng),
             kv_heads: self.kv_heads.draw(rng),
             group: self.group.draw(rng),

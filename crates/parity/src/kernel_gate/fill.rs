@@ -66,7 +66,7 @@ pub fn fill(
                 Mode::Zeros => x.fill(0.0),
                 Mode::Coarse => x.iter_mut().for_each(|v| *v = (*v * 2.0).round() / 2.0),
             }
-            if let Some((0, Op::ArgMax)) = reader {
+            if let Some((0, Op::ArgMax | Op::TopK { .. })) = reader {
                 no_numbers(&mut x, operand.row_len(), d.mode);
             }
             Data::Rows(x)

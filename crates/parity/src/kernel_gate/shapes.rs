@@ -43,7 +43,7 @@ pub fn output_kinds(op: OpKind) -> &'static [Kind] {
     match op {
         OpKind::KvAppend => &[Kind::KeyValue],
         OpKind::LatentAppend => &[Kind::Latent],
-        OpKind::ArgMax => &[Kind::Ids],
+        OpKind::ArgMax | OpKind::TopK => &[Kind::Ids],
         OpKind::Route => &[Kind::Rows, Kind::Ids],
         OpKind::CausalConv | OpKind::GatedDelta => &[Kind::Rows, Kind::State],
         _ => &[Kind::Rows],
@@ -55,7 +55,7 @@ fn arity(op: OpKind, optional: bool) -> usize {
     use OpKind::*;
     let more = usize::from(optional);
     match op {
-        Embed | RopeTable | GatherRows | ArgMax | Scale | SoftCap => 1,
+        Embed | RopeTable | GatherRows | ArgMax | TopK | Scale | SoftCap => 1,
         Route => 1 + more,
         RmsNorm | Rope | GatedMul(_) | Add | ExpertSum | HeadLinear => 2,
         Linear | Attention => 2 + more,
@@ -72,7 +72,7 @@ pub fn batch_only(op: OpKind) -> bool {
     use OpKind::*;
     !matches!(
         op,
-        RmsNorm | Linear | GatedMul(_) | Add | ArgMax | Scale | SoftCap
+        RmsNorm | Linear | GatedMul(_) | Add | ArgMax | TopK | Scale | SoftCap
     )
 }
 
@@ -80,6 +80,11 @@ pub fn batch_only(op: OpKind) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Size {
     One,
+    /// An id and its logit.
+    Pair,
+    /// Logits that top_k reads, and those that it keeps.
+    Logits,
+    Largest,
     TopK,
     KvHeads,
     Heads,
@@ -261,6 +266,10 @@ impl Wires {
             ArgMax => {
                 self.flat(x, Size::Vocab);
                 self.form(y, &[])?;
+            }
+            TopK => {
+                self.form(x, &[Size::Logits])?;
+                self.form(y, &[Size::Largest, Size::Pair])?;
             }
             Route => {
                 self.form(x, &[Size::Experts])?;
@@ -485,6 +494,9 @@ impl Wires {
         let from = |list: &[usize]| list[root % list.len()];
         let number = match size {
             Size::One => 1,
+            Size::Pair => 2,
+            Size::Logits => d.largest.0,
+            Size::Largest => d.largest.1,
             Size::TopK => d.top_k.min(d.experts).min(d.routed),
             Size::KvHeads => d.kv_heads,
             Size::Heads => d.kv_heads * d.group,

@@ -435,6 +435,7 @@ fn op_of(kind: OpKind, d: &Dims, w: &Wires, i: usize) -> Op {
         OpKind::Add => Op::Add,
         OpKind::GatherRows => Op::GatherRows,
         OpKind::ArgMax => Op::ArgMax,
+        OpKind::TopK => Op::TopK { k: output[0] },
         OpKind::Scale => Op::Scale {
             factor: if d.bias[i] { 0.37 } else { -12.5 },
         },

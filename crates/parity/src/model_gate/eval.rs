@@ -187,7 +187,7 @@ fn logits(
         .collect();
     let rows = match runner.forward(&spans, Want::Logits)? {
         Forward::Logits { rows, .. } => rows.to_vec(),
-        Forward::Argmax(_) => Vec::new(),
+        Forward::Argmax(_) | Forward::TopK { .. } => Vec::new(),
     };
     for seq in sequences {
         runner.free(seq)?;

@@ -539,6 +539,28 @@ fn eval(case: &Case) -> Vec<OpValue> {
                 .flat_map(|r| x[r * len..][..len].to_vec())
                 .collect()
         }
+        Op::TopK { k } => {
+            let (x, len) = (rows(case, 0), row_len(case, 0));
+            let largest = |row: &[f64]| {
+                let mut ids: Vec<usize> = (0..row.len()).collect();
+                // NaN ahead of all numbers, ids in order where logits are equal.
+                let falls = |a: f64, b: f64| match (a.is_nan(), b.is_nan()) {
+                    (false, false) => b.partial_cmp(&a).expect("numbers"),
+                    (a, b) => b.cmp(&a),
+                };
+                ids.sort_by(|a, b| falls(row[*a], row[*b]));
+                let logit = |v: f64| match v.is_nan() {
+                    true => 0x7fff_ffff,
+                    false => (v as f32 + 0.0).to_bits(),
+                };
+                let pair = |j: usize| match ids.get(j) {
+                    Some(i) => [*i as u32, logit(row[*i])],
+                    None => [u32::MAX, f32::NEG_INFINITY.to_bits()],
+                };
+                (0..*k).flat_map(pair).collect::<Vec<u32>>()
+            };
+            return vec![OpValue::Ids(x.chunks(len).flat_map(largest).collect())];
+        }
         Op::ArgMax => {
             let (x, len) = (rows(case, 0), row_len(case, 0));
             let best = |row: &[f64]| {
