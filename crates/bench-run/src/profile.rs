@@ -86,7 +86,10 @@ pub fn profile(
         let plan = &program.plans[first.plan];
         let mut kernels: BTreeMap<(String, Vec<String>), KernelTime> = BTreeMap::new();
         for (i, step) in plan.steps.iter().enumerate() {
-            let seconds = median(repeats.iter().map(|p| p.steps[i]).collect());
+            let all: Option<Vec<f64>> = repeats.iter().map(|p| p.steps[i]).collect();
+            let Some(seconds) = all.map(median) else {
+                continue;
+            };
             let work = step.problem.work(&size);
             let (key, matrices) = (step.key.to_string(), matrices(&step.problem));
             let entry = kernels

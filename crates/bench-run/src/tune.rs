@@ -309,7 +309,7 @@ fn time(
             })?;
             anyhow::ensure!(!profiles.is_empty(), "this device has no clock to tune by");
             let seconds = (0..plan.steps.len())
-                .map(|i| median(profiles.iter().map(|p| p.steps[i]).collect()))
+                .map(|i| median(profiles.iter().filter_map(|p| p.steps[i]).collect()))
                 .collect();
             all.push(Timed::of(plan, depth, seconds));
         }

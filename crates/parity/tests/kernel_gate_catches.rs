@@ -170,6 +170,7 @@ fn every_planted_defect_is_caught() {
         (Pattern::RMS_NORM, &["f32"], NO_OFFSET, "the oracle has"),
         (Pattern::ROPE, &["f32"], LESS_ROTARY, "the oracle has"),
         (Pattern::ARGMAX, &["f32"], Fault::LastTie, "the oracle has"),
+        (Pattern::TOP_K, &["f32"], Fault::LastTie, "the oracle has"),
         (Pattern::ATTENTION, &["f16"], NO_BIAS, "the oracle has"),
         (Pattern::ATTENTION, &["f32"], NO_CAP, "the oracle has"),
         (Pattern::ROPE, &["f32"], WRONG_PAIRS, "the oracle has"),

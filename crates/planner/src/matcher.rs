@@ -98,7 +98,7 @@ fn candidates(graph: &Graph, pattern: &Pattern, chosen: &[NodeId], op: usize) ->
             Src::Op(j) => return graph.consumers(graph.node(chosen[j]).outputs[0]).to_vec(),
             Src::Same(j, k) => {
                 return match graph.node(chosen[j]).inputs.get(k) {
-                    Some(v) => near(graph.consumers(*v).iter().copied(), chosen[0]),
+                    Some(v) => near(graph.consumers(*v), chosen),
                     None => vec![],
                 };
             }
@@ -110,8 +110,11 @@ fn candidates(graph: &Graph, pattern: &Pattern, chosen: &[NodeId], op: usize) ->
     (anchor.saturating_sub(REACH)..end).map(NodeId).collect()
 }
 
-fn near(nodes: impl Iterator<Item = NodeId>, anchor: NodeId) -> Vec<NodeId> {
-    nodes.filter(|n| n.0.abs_diff(anchor.0) <= REACH).collect()
+/// Those near any of the chosen: like nodes are tried in graph order alone, in which the
+/// last may be far from the first.
+fn near(nodes: &[NodeId], chosen: &[NodeId]) -> Vec<NodeId> {
+    let close = |n: &&NodeId| chosen.iter().any(|c| n.0.abs_diff(c.0) <= REACH);
+    nodes.iter().filter(close).copied().collect()
 }
 
 /// Whether a node can stand at the next place of the pattern.

@@ -262,10 +262,12 @@ impl<'r> Generator<'r> {
             batch.iter().all(|(i, _)| serves(&self.active[*i].sampler))
         };
         let want = match () {
-            () if all(&|s| s.reads_at_most(1)) => Want::Argmax,
+            // Argmax passes over what is no number, which a draw must not.
+            () if all(&|s| s.params().is_greedy() && s.reads_at_most(1)) => Want::Argmax,
             () if all(&|s| s.reads_at_most(largest)) => Want::TopK,
             () => Want::Logits,
         };
+        let vocab = self.runner.vocab();
         let forward = self.runner.forward(&spans, want)?;
         let mut events = Vec::new();
         let mut row = 0;
@@ -277,7 +279,7 @@ impl<'r> Generator<'r> {
             if r.fed < r.tokens.len() {
                 continue;
             }
-            let drawn = r.draw(&forward, row);
+            let drawn = r.draw(&forward, row, vocab);
             row += 1;
             events.push(match drawn {
                 Ok(token) => r.accept(token),
@@ -364,7 +366,12 @@ impl Drop for Generator<'_> {
 
 impl Request {
     /// The next token from output row `row` of a step.
-    fn draw(&mut self, forward: &Forward<'_>, row: usize) -> Result<u32, SampleError> {
+    fn draw(
+        &mut self,
+        forward: &Forward<'_>,
+        row: usize,
+        vocab: usize,
+    ) -> Result<u32, SampleError> {
         let (sequence, position) = (self.options.sequence, self.tokens.len() as u64);
         match forward {
             // The op's word for a row with nothing above −∞.
@@ -378,7 +385,8 @@ impl Request {
             Forward::TopK { rows, k } => {
                 let largest = rows[row * k..][..*k].iter();
                 let largest = largest.map(|[id, bits]| (*id, f32::from_bits(*bits)));
-                self.sampler.sample_largest(largest, sequence, position)
+                self.sampler
+                    .sample_largest(largest, vocab, sequence, position)
             }
             Forward::Logits { rows, vocab } => {
                 let history = History::split(&self.tokens, self.prompt_len);

@@ -143,17 +143,19 @@ impl Recorded {
         Ok(())
     }
 
-    /// Runs the last step again: seconds of each step of the plan, and of all else.
-    pub fn run_timed(&mut self) -> Result<(Vec<f64>, f64), RuntimeError> {
+    /// Runs the last step again: seconds of each step of the plan, none of those that are
+    /// not recorded, and of all else.
+    pub fn run_timed(&mut self) -> Result<(Vec<Option<f64>>, f64), RuntimeError> {
         let sum = |times: &[StepTime]| times.iter().map(|t| t.seconds).sum::<f64>();
         let (mut steps, mut all) = (Vec::new(), 0.0);
         for segment in &self.segments {
             segment.receive(self.counts, &mut self.buffer)?;
             let times = segment.recording.run_timed()?;
             all += sum(&times);
-            steps.extend(segment.marks.windows(2).map(|m| sum(&times[m[0]..m[1]])));
+            let seconds = |m: &[usize]| (m[0] < m[1]).then(|| sum(&times[m[0]..m[1]]));
+            steps.extend(segment.marks.windows(2).map(seconds));
         }
-        let around = all - steps.iter().sum::<f64>();
+        let around = all - steps.iter().flatten().sum::<f64>();
         Ok((steps, around))
     }
 

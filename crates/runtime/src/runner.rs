@@ -72,8 +72,9 @@ pub enum Forward<'a> {
 pub struct Profile {
     /// Index into [`Program::plans`].
     pub plan: usize,
-    /// Of each step of that plan.
-    pub steps: Vec<f64>,
+    /// Of each step of that plan; none where nothing was recorded, because it makes
+    /// another output than the one asked for.
+    pub steps: Vec<Option<f64>>,
     /// Of what the runner puts around them: the step's inputs in, its outputs out.
     pub around: f64,
 }

@@ -199,8 +199,9 @@ impl Sampler {
         })
     }
 
-    /// Whether a draw looks at no more than the `k` largest logits of a row, whatever
-    /// they are: then [`sample_largest`](Self::sample_largest) gives the same token.
+    /// Whether a draw looks at no more than the `k` largest logits of a row that has more
+    /// than `k`, whatever they are: then [`sample_largest`](Self::sample_largest) gives
+    /// the same token.
     pub fn reads_at_most(&self, k: usize) -> bool {
         let p = &self.params;
         let adjusts = !p.logit_bias.is_empty()
@@ -217,18 +218,19 @@ impl Sampler {
 
     /// Draws as [`sample`](Self::sample) does, of a row whose `k` largest logits these
     /// are in descending order, ties in ascending id and NaN ahead of all, where
-    /// [`reads_at_most`](Self::reads_at_most) says that they are enough. Ids of
-    /// `u32::MAX` stand behind the last logit of a shorter row.
+    /// [`reads_at_most`](Self::reads_at_most) says that they are enough. `vocab`: logits
+    /// of the whole row.
     ///
     /// # Errors
-    /// As [`sample`](Self::sample).
+    /// As [`sample`](Self::sample), of NaN before +inf whatever their ids.
     pub fn sample_largest(
         &mut self,
         largest: impl Iterator<Item = (u32, f32)>,
+        vocab: usize,
         sequence: u64,
         position: u64,
     ) -> Result<u32, SampleError> {
-        let mut largest = largest.filter(|(id, _)| *id != u32::MAX).peekable();
+        let mut largest = largest.peekable();
         let Some(&(token, max)) = largest.peek() else {
             return Err(SampleError::VocabSize {
                 found: 0,
@@ -247,7 +249,7 @@ impl Sampler {
             return Err(SampleError::NoCandidates {
                 sequence,
                 position,
-                vocab: largest.count(),
+                vocab,
             });
         }
         if self.params.is_greedy() {

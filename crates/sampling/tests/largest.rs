@@ -53,7 +53,7 @@ proptest! {
         let top = largest(&row);
         for position in 0..20 {
             let whole = sampler.sample(&row, History::EMPTY, 3, position).unwrap().token;
-            let part = sampler.sample_largest(top.iter().copied(), 3, position).unwrap();
+            let part = sampler.sample_largest(top.iter().copied(), row.len(), 3, position).unwrap();
             prop_assert_eq!(part, whole);
         }
     }
@@ -99,7 +99,7 @@ fn rows_that_are_no_distribution_are_refused_as_whole_rows_are() {
     let mut sampler = Sampler::new(params).unwrap();
     let mut row = vec![0.5; 100];
     row[7] = f32::NAN;
-    let mut draw = |row: &[f32]| sampler.sample_largest(largest(row).into_iter(), 1, 2);
+    let mut draw = |row: &[f32]| sampler.sample_largest(largest(row).into_iter(), row.len(), 1, 2);
     let bad = |e: &SampleError| {
         matches!(
             e,
@@ -115,7 +115,10 @@ fn rows_that_are_no_distribution_are_refused_as_whole_rows_are() {
     row[7] = f32::INFINITY;
     assert!(draw(&row).is_err_and(|e| bad(&e)));
     let nothing = draw(&[f32::NEG_INFINITY; 80]);
-    assert!(matches!(nothing, Err(SampleError::NoCandidates { .. })));
+    assert!(matches!(
+        nothing,
+        Err(SampleError::NoCandidates { vocab: 80, .. })
+    ));
     assert!(matches!(
         draw(&[]),
         Err(SampleError::VocabSize { found: 0, .. })

@@ -38,6 +38,19 @@ fn decode(runner: &mut Runner, submits: &dyn Fn() -> u64) -> (Vec<u32>, Vec<u64>
     (ids, counts)
 }
 
+/// The logits of a prompt's last row, or as much of them as is asked for, as bits.
+fn outputs(runner: &mut Runner, want: Want) -> Vec<u32> {
+    let seq = runner.create().expect("a sequence");
+    let span = Span::new(seq, &PROMPT, 1);
+    let out = match runner.forward(&[span], want).expect("a step") {
+        Forward::Argmax(ids) => ids.to_vec(),
+        Forward::TopK { rows, .. } => rows.as_flattened().to_vec(),
+        Forward::Logits { rows, .. } => rows.iter().map(|x| x.to_bits()).collect(),
+    };
+    runner.free(seq).expect("the sequence");
+    out
+}
+
 #[test]
 fn a_decode_step_is_one_submission() {
     let Some(device) = common::device(VulkanOptions::default()) else {
@@ -65,11 +78,25 @@ fn a_decode_step_is_one_submission() {
     let (eager, _) = decode(&mut runner, &submits);
     assert_eq!(eager, ids, "recorded anew for each step");
 
+    // The largest logits, without the rest of the row and without the greedy token.
+    let logits = outputs(&mut runner, Want::Logits);
+    let row: Vec<f32> = logits.iter().map(|x| f32::from_bits(*x)).collect();
+    let mut order: Vec<u32> = (0..row.len() as u32).collect();
+    order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+    order.truncate(runner.largest());
+    let pairs = order.iter().flat_map(|id| [*id, logits[*id as usize]]);
+    let top = outputs(&mut runner, Want::TopK);
+    assert_eq!(top, pairs.collect::<Vec<_>>());
+    let rows = PROMPT.len();
+    let commands = |want| runner.stats(rows, want).expect("recorded").commands;
+    assert_eq!(commands(Want::TopK), commands(Want::Logits) + 1);
+    assert_eq!(commands(Want::TopK), commands(Want::Argmax));
+
     let profile = runner.profile(1, Want::Argmax).expect("times");
     let profile = profile.expect("a recorded step");
     let steps = runner.program().plan_for(1).expect("a plan").steps.len();
     assert_eq!(profile.steps.len(), steps);
-    assert!(profile.steps.iter().sum::<f64>() > 0.0);
+    assert!(profile.steps.iter().flatten().sum::<f64>() > 0.0);
     let stats = runner.stats(1, Want::Argmax).expect("a recording");
     assert!(stats.barriers < stats.commands, "{stats:?}");
     assert_eq!(device.validation_messages(), Vec::<String>::new());

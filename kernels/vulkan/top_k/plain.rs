@@ -8,7 +8,8 @@ use registry::{Pattern, Problem};
 const PER: usize = 16;
 const MOST_K: usize = 64;
 
-/// Most lanes of a workgroup, and what every device has.
+/// Most lanes of a workgroup, and least: with fewer, parts could be no larger than what
+/// is kept of them.
 const LANES: u32 = 256;
 const LEAST_LANES: usize = 128;
 
@@ -89,7 +90,12 @@ const fn kernel() -> Plain {
         shader!("top_k.plain", 4, 9),
         record,
     )
-    .with_constants(|_, gpu| Ok(gpu.lanes(lanes(gpu))))
+    .with_constants(|_, gpu| match lanes(gpu) {
+        few if (few as usize) < LEAST_LANES => Err(format!(
+            "workgroups of {LEAST_LANES} lanes are needed, not {few}"
+        )),
+        lanes => Ok(gpu.lanes(lanes)),
+    })
     .with_workspace(|problem| keys(problem, LEAST_LANES) as u64 * KEY);
     plain.fits = fits;
     plain

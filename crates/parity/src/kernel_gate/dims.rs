@@ -209,7 +209,15 @@ const DELTA: DeltaSpec = DeltaSpec {
 };
 
 /// Of these some are cut into several parts, some have fewer logits than are kept.
-const LARGEST: [(usize, usize); 5] = [(9000, 64), (33, 64), (1000, 5), (9000, 40), (1, 1)];
+/// The longest is for few rows alone.
+const LARGEST: [(usize, usize); 6] = [
+    (9000, 64),
+    (33, 64),
+    (270_000, 64),
+    (1000, 5),
+    (9000, 40),
+    (1, 1),
+];
 
 /// What values the activations take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

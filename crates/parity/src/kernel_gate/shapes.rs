@@ -495,6 +495,7 @@ impl Wires {
         let number = match size {
             Size::One => 1,
             Size::Pair => 2,
+            Size::Logits if d.bucket.1 > 4 => d.largest.0.min(9000),
             Size::Logits => d.largest.0,
             Size::Largest => d.largest.1,
             Size::TopK => d.top_k.min(d.experts).min(d.routed),

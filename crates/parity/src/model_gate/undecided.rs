@@ -7,7 +7,7 @@
 //! that moves its other logits about as much as the candidate's are off, it jumps at
 //! the same positions. Where activations are rounded, a last bit turns a rounding, and
 //! then what routers read is off by a step of the format in some rows, whatever the
-//! others say: the noise is half a step at least. Kernels that are wrong are wrong
+//! others say: the noise is half a step of bf16 or f16 at least. Kernels that are wrong are wrong
 //! elsewhere, too.
 
 use super::GateError;
@@ -38,14 +38,15 @@ const SIZE: f64 = 2.0;
 /// How often an oracle is loaded and plays a script to tell.
 pub const PLAYS: u32 = 2 * NOISES + 1;
 
-/// Half a step of the coarsest format that activations are rounded to, as a share of
-/// what is rounded: for int8 of the largest of a block.
+/// Half a step of the coarsest float format that activations are rounded to, as a share
+/// of what is rounded. For int8, whose steps are not of a number's own size, what the
+/// candidate is off by has to do.
 fn half_step(acts: &ActMap) -> f64 {
     let of = |act: &Act| match act {
         Act::F32 => 0.0,
         Act::F16 => 2f64.powi(-12),
         Act::Bf16 => 2f64.powi(-9),
-        Act::Q8_32 | Act::Q8_256 => 2f64.powi(-8),
+        Act::Q8_32 | Act::Q8_256 => 0.0,
     };
     acts.values().map(of).fold(0.0, f64::max)
 }

@@ -145,7 +145,14 @@ pub fn verify(
         let telling = (pace.estimate(script) + loading) * PLAYS;
         let fails = tally.summary().is_some_and(|s| !bounds.hold(&s));
         if fails && has_routers(&opened.graph) && (cut.is_some() || telling >= left) {
-            let total = (how.limit + telling).as_secs_f64().ceil();
+            // Checks get eight tenths of a limit.
+            let rest = if cut.is_some() {
+                pace.estimate(script)
+            } else {
+                Duration::ZERO
+            };
+            let total = (start.elapsed() + rest + telling).div_f64(0.8);
+            let total = total.max(how.limit).as_secs_f64().ceil();
             out(&format!(
                 "{:24} whether its positions are undecided was not asked: a time limit of some \
                  {total:.0} s has room for that",
