@@ -483,6 +483,7 @@ fn verification_passes_and_fails_as_it_should() {
         "every row bucket",
         "ragged batch",
         "forked",
+        "eight sequences",
         "reading 1",
         "same bits",
     ] {

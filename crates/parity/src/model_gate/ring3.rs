@@ -278,12 +278,17 @@ pub fn matrix(ids: &[u32], forgets: bool) -> Vec<Script> {
     let cut = first.len() / 2;
     let turn = if forgets { usize::MAX } else { 5 };
     let other = streams.last().unwrap_or(first);
+    // Short, since it adds no length of chunk or cache that the others lack.
+    let eight: Vec<Vec<u32>> = (0..8)
+        .map(|i| ids[i * n / 8..][..n.div_ceil(8).min(6)].to_vec())
+        .collect();
     vec![
         Script::whole(&streams),
         Script::chunked(&streams, &[66, 1, 18, 1, 2, 1, 15, 64, 1]),
         // Decoding beside prefill, in every bucket.
         Script::batched(&streams, &[1, 1, 1, 1]),
         Script::batched(&streams, &[1, 3, 40, 33]),
+        Script::batched(&eight, &[1]),
         Script::prefix_hit(first, cut, other, turn),
     ]
 }

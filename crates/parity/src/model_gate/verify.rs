@@ -378,10 +378,12 @@ fn rounds(ids: &mut Vec<u32>, context: usize, positions: usize) -> Vec<Script> {
     let first = Script::chunked(&[take(ids, LEAST + CHUNK)], &[1, 2, 20, 1, CHUNK]);
     let streams = [take(ids, 40), take(ids, 9), take(ids, 25)];
     let batch = Script::batched(&streams, &[17, 1, 5]);
+    let eight: Vec<Vec<u32>> = (0..8).map(|_| take(ids, 5)).collect();
+    let eight = Script::batched(&eight, &[1]);
     let stream = take(ids, 48);
     let at = (stream.len() / 2).max(1);
     let prefix = Script::prefix_hit(&stream, at, &take(ids, 8), usize::MAX);
-    let mut all = vec![first, batch, prefix];
+    let mut all = vec![first, batch, prefix, eight];
     let mut sum: usize = all.iter().map(Script::positions).sum();
     for i in 0.. {
         let n = (3 * CHUNK).min(positions.saturating_sub(sum)).min(context);
@@ -396,5 +398,6 @@ fn rounds(ids: &mut Vec<u32>, context: usize, positions: usize) -> Vec<Script> {
     all[0].name = "every row bucket".into();
     all[1].name = "ragged batch of 3".into();
     all[2].name = "forked and cut back".into();
+    all[3].name = "eight sequences".into();
     all
 }
