@@ -467,7 +467,8 @@ fn the_cost_of_an_activation_format_is_measured() {
 fn verification_passes_and_fails_as_it_should() {
     let how = VerifyOptions {
         limit: Duration::from_secs(60),
-        positions: 300,
+        // What the scripts that are always there take, and 50 to read.
+        positions: 340,
     };
     let opened = ferris_opened();
     let run = |registry: &Registry, backend: &str, opened: &Opened, how: &VerifyOptions| {
