@@ -504,6 +504,10 @@ fn verification_passes_and_fails_as_it_should() {
     let broken = break_composites("cpu_simd", Fault::Scale(1.02)).expect("a composite");
     let (passed, lines) = run(&broken, "cpu_simd", &small, &how);
     assert!(!passed && lines.contains("use --no-fusion"));
+    // A fault is found in no time, too, but not what is to blame.
+    let (passed, lines) = run(&broken, "cpu_simd", &small, &hurried);
+    assert!(!passed && lines.contains("unfused") && lines.contains("left out, for which"));
+    assert!(!lines.contains("use --no-fusion"));
     // The oracle cannot vouch for itself.
     assert!(!run(registry(), ORACLE, &small, &how).0);
 }

@@ -50,6 +50,9 @@ const LEAST: usize = 24;
 const REPEATS: usize = 20;
 const REPEATS_SHARE: f64 = 0.1;
 
+/// The comparisons' share of the limit; the rest is for the checks behind them.
+const COMPARISONS_SHARE: f64 = 0.8;
+
 /// How [`verify`] runs.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
@@ -118,7 +121,11 @@ pub fn verify(
         start.elapsed().as_secs_f64()
     ));
 
-    let bounds = Bounds::anywhere(&program);
+    let clock = Clock {
+        start,
+        limit: how.limit,
+        loading,
+    };
     let mut passed = true;
     let mut failed = None;
     let mut total = Tally::default();
@@ -126,73 +133,33 @@ pub fn verify(
     let mut pace = Pace::default();
     let mut left_out = 0;
     for (i, script) in rounds.iter().enumerate() {
-        let elapsed = start.elapsed();
-        // The first round always begins; the rest of the limit is for the checks below.
-        let budget = how.limit.mul_f64(0.8).saturating_sub(elapsed);
+        // The first round always begins.
+        let budget = clock.left(COMPARISONS_SHARE);
         if i > 0 && pace.estimate(script) > budget {
             left_out += 1;
             continue;
         }
-        let (mut tally, cut) = paced(&mut oracle, &mut candidate, script, &mut pace, budget)?;
-        if let Some(rows) = cut {
-            out(&format!(
-                "{:24} ends before its step of {rows} tokens, for which the time is too short",
-                script.name
-            ));
-        }
+        let (tally, cut) = paced(&mut oracle, &mut candidate, script, &mut pace, budget)?;
         compared += tally.rows().len();
-        let left = (how.limit.mul_f64(0.8)).saturating_sub(start.elapsed());
-        let telling = (pace.estimate(script) + loading) * PLAYS;
-        let fails = tally.summary().is_some_and(|s| !bounds.hold(&s));
-        if fails && has_routers(&opened.graph) && (cut.is_some() || telling >= left) {
-            // Checks get eight tenths of a limit.
-            let rest = if cut.is_some() {
-                pace.estimate(script)
-            } else {
-                Duration::ZERO
-            };
-            let total = (start.elapsed() + rest + telling).div_f64(0.8);
-            let total = total.max(how.limit).as_secs_f64().ceil();
-            out(&format!(
-                "{:24} whether its positions are undecided was not asked: a time limit of some \
-                 {total:.0} s has room for that",
-                script.name
-            ));
-        } else if fails {
-            let rows = tally.rows();
-            let open = undecided(opened, &program, &mut oracle, script, rows, &bounds)?;
-            let count = open.iter().filter(|u| **u).count();
-            if count > 0 {
-                let few = few_undecided(count, rows.len());
-                passed &= few;
-                if !few {
-                    failed.get_or_insert(script);
-                }
-                open_positions += count;
-                out(&format!(
-                    "{:24} {count} of {} positions are undecided: there the oracle itself, with noise \
-                     of this size, chooses other experts  {}",
-                    script.name,
-                    rows.len(),
-                    verdict(few)
-                ));
-                tally = decided(rows, &open);
-            }
+        let played = Played {
+            script,
+            name: &script.name,
+            tally,
+            cut,
+            share: COMPARISONS_SHARE,
+        };
+        let judged = judge(opened, &program, &mut oracle, played, (&clock, &pace), out)?;
+        if !judged.ok {
+            passed = false;
+            failed.get_or_insert(script);
         }
-        if let Some(s) = tally.summary() {
-            let ok = bounds.hold(&s);
-            passed &= ok;
-            if !ok {
-                failed.get_or_insert(script);
-            }
-            out(&format!("{:24} {s}  {}", script.name, verdict(ok)));
-        }
-        total.extend(&tally);
+        open_positions += judged.open;
+        total.extend(&judged.tally);
     }
     let Some(summary) = total.summary() else {
         return Err(GateError::Empty("the model was fed nothing".into()));
     };
-    let ok = bounds.hold(&summary) && few_undecided(open_positions, compared);
+    let ok = Bounds::anywhere(&program).hold(&summary) && few_undecided(open_positions, compared);
     passed &= ok;
     out(&format!("{:24} {summary}  {}", "all", verdict(ok)));
     if left_out > 0 {
@@ -218,9 +185,11 @@ pub fn verify(
     });
     // What does not fail with fused kernels says nothing of them.
     if let Some(script) = failed.filter(|_| program_is_fused(&program)) {
-        drop(candidate);
-        without_fusion(opened, registry, &options, script, out)?;
-    } else if acts.values().any(|a| *a != Act::F32) && pace.estimate(&rounds[0]) * 2 < how.limit {
+        drop((candidate, oracle));
+        without_fusion(opened, registry, &options, script, (&clock, &pace), out)?;
+    } else if acts.values().any(|a| *a != Act::F32)
+        && pace.estimate(&rounds[0]) * 2 + loading < clock.left(1.0)
+    {
         drop(candidate);
         cost(opened, registry, &program, &mut oracle, &rounds[0], out)?;
     }
@@ -274,26 +243,139 @@ fn program_is_fused(program: &planner::Program) -> bool {
     steps.into_iter().any(|s| s.nodes.len() > 1)
 }
 
+/// The time that there is.
+struct Clock {
+    start: Instant,
+    limit: Duration,
+    /// What loading an oracle took.
+    loading: Duration,
+}
+
+impl Clock {
+    /// Of the first `share` of the limit.
+    fn left(&self, share: f64) -> Duration {
+        let end = self.limit.mul_f64(share);
+        end.saturating_sub(self.start.elapsed())
+    }
+}
+
+/// A script that candidate and oracle have played, under the name that its lines have.
+struct Played<'a> {
+    script: &'a Script,
+    name: &'a str,
+    tally: Tally,
+    /// The step that it ended before.
+    cut: Option<usize>,
+    /// Of the limit: until then there is time to judge it.
+    share: f64,
+}
+
+/// A verdict on what was played.
+struct Judged {
+    /// Of the positions that are decided.
+    tally: Tally,
+    /// How many are not.
+    open: usize,
+    ok: bool,
+}
+
+/// Whether the bounds hold, positions aside that rounding alone decides, where there is
+/// time to ask which they are.
+fn judge(
+    opened: &Opened,
+    program: &planner::Program,
+    oracle: &mut Runner,
+    played: Played<'_>,
+    (clock, pace): (&Clock, &Pace),
+    out: &mut dyn FnMut(&str),
+) -> Result<Judged, GateError> {
+    let bounds = Bounds::anywhere(program);
+    let Played {
+        script,
+        name,
+        mut tally,
+        cut,
+        share,
+    } = played;
+    let (mut open, mut ok) = (0, true);
+    if let Some(rows) = cut {
+        out(&format!(
+            "{name:24} ends before its step of {rows} tokens, for which the time is too short"
+        ));
+    }
+    let telling = (pace.estimate(script) + clock.loading) * PLAYS;
+    let fails = tally.summary().is_some_and(|s| !bounds.hold(&s));
+    let no_time = cut.is_some() || telling >= clock.left(share);
+    if fails && has_routers(&opened.graph) && no_time {
+        let rest = match cut {
+            Some(_) => pace.estimate(script),
+            None => Duration::ZERO,
+        };
+        let total = (clock.start.elapsed() + rest + telling).div_f64(share);
+        let total = total.max(clock.limit).as_secs_f64().ceil();
+        out(&format!(
+            "{name:24} whether its positions are undecided was not asked: a time limit of some \
+             {total:.0} s has room for that"
+        ));
+    } else if fails {
+        let rows = tally.rows();
+        let found = undecided(opened, program, oracle, script, rows, &bounds)?;
+        open = found.iter().filter(|u| **u).count();
+        if open > 0 {
+            ok = few_undecided(open, rows.len());
+            out(&format!(
+                "{name:24} {open} of {} positions are undecided: there the oracle itself, with \
+                 noise of this size, chooses other experts  {}",
+                rows.len(),
+                verdict(ok)
+            ));
+            tally = decided(rows, &found);
+        }
+    }
+    if let Some(s) = tally.summary() {
+        let holds = bounds.hold(&s);
+        ok &= holds;
+        out(&format!("{name:24} {s}  {}", verdict(holds)));
+    }
+    Ok(Judged { tally, open, ok })
+}
+
 /// After a failure: whether the composites are to blame, and what to do if so.
 fn without_fusion(
     opened: &Opened,
     registry: &Registry,
     options: &LoadOptions,
     script: &Script,
+    (clock, pace): (&Clock, &Pace),
     out: &mut dyn FnMut(&str),
 ) -> Result<(), GateError> {
+    let name = format!("{}, unfused", script.name);
+    // The candidate takes about as long to load as the oracle, and less to play.
+    let wanted = clock.loading * 2 + pace.estimate(script);
+    if wanted > clock.left(1.0) {
+        let limit = (clock.start.elapsed() + wanted).as_secs_f64().ceil();
+        out(&format!(
+            "{name:24} left out, for which the time is too short: a time limit of some {limit:.0} s \
+             would tell whether a fused kernel is at fault"
+        ));
+        return Ok(());
+    }
     let mut options = options.clone();
     options.fusion = false;
     let mut candidate = opened.load(registry, &options, &mut |_, _| {})?.runner;
     let program = candidate.program().clone();
     let mut oracle = load_oracle(opened, registry, &program, program.acts())?;
-    let tally = super::compare(&mut oracle, &mut candidate, script)?;
-    if let Some(s) = tally.summary() {
-        let ok = Bounds::anywhere(&program).hold(&s);
-        out(&format!("{:24} {s}  {}, unfused", script.name, verdict(ok)));
-        if ok {
-            out("a fused kernel is at fault: use --no-fusion on this device");
-        }
+    let played = Played {
+        script,
+        name: &name,
+        tally: super::compare(&mut oracle, &mut candidate, script)?,
+        cut: None,
+        share: 1.0,
+    };
+    drop(candidate);
+    let judged = judge(opened, &program, &mut oracle, played, (clock, pace), out)?;
+    if judged.ok {
+        out("a fused kernel is at fault: use --no-fusion on this device");
     }
     Ok(())
 }
