@@ -77,6 +77,9 @@ mod swiglu_oai_mul {
 mod top_k {
     mod plain;
 }
+mod exp_sum {
+    mod plain;
+}
 mod scale {
     mod plain;
 }

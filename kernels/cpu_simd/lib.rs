@@ -178,6 +178,10 @@ mod top_k {
     mod simd;
 }
 #[cfg(not(test))]
+mod exp_sum {
+    mod simd;
+}
+#[cfg(not(test))]
 mod scale {
     mod simd;
 }

@@ -232,6 +232,9 @@ mod swiglu_oai_mul {
 mod top_k {
     mod plain;
 }
+mod exp_sum {
+    mod plain;
+}
 
 use hal::cuda::{CudaDevice, probe};
 use registry::Backend;

@@ -187,6 +187,9 @@ mod swiglu_oai_mul {
 mod top_k {
     mod plain;
 }
+mod exp_sum {
+    mod plain;
+}
 
 use hal::vulkan::{VulkanDevice, VulkanOptions, probe};
 use registry::Backend;

@@ -62,6 +62,7 @@ singles! {
     GATHER_ROWS = OpKind::GatherRows,
     ARGMAX = OpKind::ArgMax,
     TOP_K = OpKind::TopK,
+    EXP_SUM = OpKind::ExpSum,
     SCALE = OpKind::Scale,
     SOFTCAP = OpKind::SoftCap,
     ROUTE = OpKind::Route,

@@ -19,12 +19,13 @@
 //!                                NO_STATE; distinct among the rows of a step, and
 //!                                nobody's state_in
 //! tables        group by group: [max_spans][blocks] page of each block
+//! inv_temps     [max_logit_rows] bits of f32: 1 / temperature of each output row
 //! ```
 
 use crate::problem::RowsFrom;
 
 /// Bumped whenever a field moves.
-pub const STEP_VERSION: u32 = 2;
+pub const STEP_VERSION: u32 = 3;
 
 /// A block whose page was freed (behind a window) or not yet allocated.
 pub const NO_BLOCK: u32 = u32::MAX;
@@ -97,8 +98,12 @@ impl StepLayout {
         self.state_out() + self.max_rows + before
     }
 
-    pub fn words(&self) -> usize {
+    pub fn inv_temps(&self) -> usize {
         self.table(self.groups.len())
+    }
+
+    pub fn words(&self) -> usize {
+        self.inv_temps() + self.max_logit_rows
     }
 
     pub fn bytes(&self) -> u64 {
@@ -176,6 +181,11 @@ impl<'a> StepView<'a> {
     pub fn state_out(&self, row: usize) -> Option<usize> {
         let slot = self.words[self.layout.state_out() + row];
         (slot != NO_STATE).then_some(slot as usize)
+    }
+
+    /// What the logits of output row `i` are multiplied with before they are weighed.
+    pub fn inv_temp(&self, i: usize) -> f32 {
+        f32::from_bits(self.words[self.layout.inv_temps() + i])
     }
 
     /// Pages of a span's blocks in a group, [`NO_BLOCK`] where there is none.

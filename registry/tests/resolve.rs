@@ -270,9 +270,10 @@ fn step_fields_do_not_overlap() {
         (layout.state_out(), 7),
         (layout.table(0), 15),
         (layout.table(1), 27),
+        (layout.inv_temps(), 2),
     ];
     for pair in fields.windows(2) {
         assert_eq!(pair[0].0 + pair[0].1, pair[1].0);
     }
-    assert_eq!(layout.words(), layout.table(1) + 27);
+    assert_eq!(layout.words(), layout.inv_temps() + 2);
 }

@@ -285,6 +285,29 @@ impl Op {
                     ValueKind::Activation(ElemType::U32),
                 )])
             }
+            Op::ExpSum { parts } => {
+                arity(2, 2)?;
+                activation(ins[0], "logits")?;
+                let is_ids = |k: &ValueKind| matches!(k, ValueKind::Activation(ElemType::U32));
+                let pairs = |dims: &[Dim]| matches!(dims, [_, Dim::Fixed(1..), Dim::Fixed(2)]);
+                let leads = [&ins[0].shape, &ins[1].shape].map(Shape::leading);
+                if !is_ids(&ins[1].kind) || !pairs(ins[1].shape.dims()) {
+                    return Err(format!(
+                        "top must be pairs of u32 [L, k, 2], not {}",
+                        ins[1].shape
+                    ));
+                }
+                if leads != [Some(Dim::LogitRows); 2] {
+                    return Err("logits and top must have a row for each output".into());
+                }
+                if *parts == 0 {
+                    return Err("parts must be at least 1".into());
+                }
+                Ok(vec![(
+                    Shape::lead(Dim::LogitRows, &[*parts, 2]),
+                    ValueKind::Activation(ElemType::U32),
+                )])
+            }
             Op::ArgMax => {
                 arity(1, 1)?;
                 activation(ins[0], "logits")?;

@@ -195,6 +195,13 @@ pub enum Op {
     /// ties to the lowest id, as ids and bits of f32. NaN is larger than any number and
     /// given as `0x7fffffff`, both zeros are +0, and places behind the last logit hold `u32::MAX` and −∞.
     TopK { k: usize },
+    /// `logits [L, V], top [L, k, 2] u32 → sums [L, parts, 2]` u32: what probabilities are
+    /// shares of. A logit's weight is e^((logit − m) · t), at most 1, in units of 2⁻⁴⁰ rounded
+    /// down, where m is the first logit of `top` and t the row's in the step buffer
+    /// (`inv_temps`). The weights of each of the `parts` runs of ⌈V / parts⌉ logits are
+    /// summed as u64, low word first. All bits are defined (by `sampling::Weigh`), so no
+    /// order of summation can change one. A row whose m is not finite sums to 0.
+    ExpSum { parts: usize },
 }
 
 /// An op's name without its attributes: one element of a kernel's layer axis.
@@ -212,6 +219,7 @@ pub enum OpKind {
     GatherRows,
     ArgMax,
     TopK,
+    ExpSum,
     Scale,
     SoftCap,
     Route,
@@ -244,6 +252,7 @@ impl OpKind {
         OpKind::GatherRows,
         OpKind::ArgMax,
         OpKind::TopK,
+        OpKind::ExpSum,
         OpKind::Scale,
         OpKind::SoftCap,
         OpKind::Route,
@@ -276,6 +285,7 @@ impl OpKind {
             OpKind::GatherRows => "gather_rows",
             OpKind::ArgMax => "argmax",
             OpKind::TopK => "top_k",
+            OpKind::ExpSum => "exp_sum",
             OpKind::Scale => "scale",
             OpKind::SoftCap => "softcap",
             OpKind::Route => "route",
@@ -344,6 +354,7 @@ impl Op {
             Op::GatherRows => OpKind::GatherRows,
             Op::ArgMax => OpKind::ArgMax,
             Op::TopK { .. } => OpKind::TopK,
+            Op::ExpSum { .. } => OpKind::ExpSum,
             Op::Scale { .. } => OpKind::Scale,
             Op::SoftCap { .. } => OpKind::SoftCap,
             Op::Route(_) => OpKind::Route,

@@ -288,8 +288,9 @@ impl ModelSpec {
         self.each_attention(|i, a| a.window = windows.get(i).copied().flatten());
     }
 
-    /// Wires the forward pass. Outputs: `logits [L, vocab]`, `argmax [L]` and
-    /// `top_k [L, 64, 2]`, the largest logits for sampling.
+    /// Wires the forward pass. Outputs: `logits [L, vocab]`, `argmax [L]`,
+    /// `top_k [L, 64, 2]`, the largest logits for sampling, and `exp_sum [L, 64, 2]`, what
+    /// probabilities are shares of.
     ///
     /// `context` is the longest sequence that will be run: rotary settings of two forms depend on
     /// it.

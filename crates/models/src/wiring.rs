@@ -15,6 +15,9 @@ use crate::spec::{Ffn, LayerSpec, Mixer, ModelSpec};
 /// Logits that sampling may ask for in place of a row.
 const LARGEST: usize = 64;
 
+/// Sums that a row of logits is cut into: enough to go round a device.
+const PARTS: usize = 64;
+
 /// Names of the tensors outside the layers.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
@@ -101,6 +104,9 @@ impl<'a> Wiring<'a> {
         self.b.output("argmax", argmax);
         let top = self.b.op("top_k", Op::TopK { k: LARGEST }, &[logits])?;
         self.b.output("top_k", top);
+        let sums = Op::ExpSum { parts: PARTS };
+        let sums = self.b.op("exp_sum", sums, &[logits, top])?;
+        self.b.output("exp_sum", sums);
         self.b.finish()
     }
 

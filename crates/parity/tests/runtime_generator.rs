@@ -8,7 +8,7 @@ use models::ferris;
 use parity::model_gate::{ORACLE, f32_acts};
 use registry::Registry;
 use runtime::{Finish, GenerateOptions, Generator, LoadOptions, Opened, Runner, RuntimeError};
-use sampling::SamplingParams;
+use sampling::{HEAD, SamplingParams};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -360,31 +360,81 @@ fn a_request_that_cannot_draw_ends_alone() {
 }
 
 #[test]
-fn what_reads_the_largest_logits_draws_as_what_reads_all() {
-    let mut runner = load(64, 2, 128);
-    let drawn = |logit_bias: Vec<(u32, f32)>| GenerateOptions {
-        max_tokens: 24,
-        sampling: SamplingParams {
+fn what_reads_a_rows_head_draws_as_what_reads_all() {
+    let base = SamplingParams::default;
+    let all = [
+        SamplingParams {
             temperature: 1.3,
             top_k: 40,
             top_p: 0.9,
+            ..base()
+        },
+        base(),
+        SamplingParams {
+            temperature: 0.8,
+            top_p: 0.95,
+            ..base()
+        },
+        // Flat: mostly from the tail, whose rows are read later.
+        SamplingParams {
+            temperature: 4.0,
+            ..base()
+        },
+        SamplingParams {
+            temperature: 4.0,
+            top_p: 0.9,
+            ..base()
+        },
+        SamplingParams {
+            min_p: 0.05,
+            ..base()
+        },
+        SamplingParams {
+            repetition_penalty: 1.2,
+            top_k: 40,
+            ..base()
+        },
+        SamplingParams {
+            frequency_penalty: 0.7,
+            ..SamplingParams::greedy()
+        },
+        SamplingParams::greedy(),
+        // Whole rows only.
+        SamplingParams {
+            presence_penalty: -0.5,
+            ..base()
+        },
+    ];
+    let mut runner = load(64, all.len(), 128);
+    assert_eq!(runner.largest(), HEAD);
+    let options = |sampling: &SamplingParams| GenerateOptions {
+        max_tokens: 24,
+        sampling: SamplingParams {
             seed: 5,
-            logit_bias,
-            ..SamplingParams::default()
+            ..sampling.clone()
         },
         ..GenerateOptions::default()
     };
-    let largest = answer(&mut runner, &prompt(), drawn(vec![]));
-    // A bias of nothing asks for whole rows.
-    let whole = answer(&mut runner, &prompt(), drawn(vec![(0, 0.0)]));
-    assert_eq!(largest, whole);
-    assert_ne!(largest, answer(&mut runner, &prompt(), greedy(24)));
-    // Beside a greedy neighbour, which takes the first of the largest.
-    let alone = answer(&mut runner, &prompt(), greedy(24));
+    let mut alone = Vec::new();
+    for sampling in &all {
+        let mut whole = options(sampling);
+        // What can raise a logit asks for whole rows; this changes none.
+        whole.sampling.logit_bias = vec![(0, f32::MIN_POSITIVE)];
+        let whole = answer(&mut runner, &prompt(), whole);
+        let head = answer(&mut runner, &prompt(), options(sampling));
+        assert_eq!(head, whole, "{sampling:?}");
+        alone.push(head);
+    }
+    for (i, a) in alone.iter().enumerate() {
+        assert!(!alone[..i].contains(a), "{:?} changes nothing", all[i]);
+    }
+    // Beside each other, each gets what it asks for and no more.
     let mut generator = Generator::new(&mut runner, Some(tokenizer()));
-    let (p, both) = (prompt(), [drawn(vec![]), greedy(24)]);
-    let ids = both.map(|options| generator.add(&p, options).expect("a request"));
+    let p = prompt();
+    let add = |s: &SamplingParams| generator.add(&p, options(s)).expect("a request");
+    let ids: Vec<usize> = all.iter().map(add).collect();
     let answers = run(&mut generator);
-    assert_eq!(answers[&ids[0]], largest);
-    assert_eq!(answers[&ids[1]], alone);
+    for (id, alone) in ids.iter().zip(&alone) {
+        assert_eq!(answers[id], *alone, "{:?}", all[*id]);
+    }
 }

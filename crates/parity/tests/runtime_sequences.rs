@@ -9,6 +9,7 @@ use parity::model_gate::{Golden, ORACLE, RING1_TOLERANCE, f32_acts, pseudo_rando
 use parity::stats;
 use registry::{OpenOptions, Registry};
 use runtime::{Forward, LoadOptions, Opened, Runner, RuntimeError, SeqId, Span, Want};
+use sampling::Weigh;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -506,7 +507,10 @@ fn the_largest_logits_are_those_of_the_row_and_little_else_runs_for_them() {
         let seq = runner.create().expect("a sequence");
         let span = Span::new(seq, &tokens, tokens.len());
         let (top, k) = match runner.forward(&[span], Want::TopK).expect("a step") {
-            Forward::TopK { rows, k } => (rows.to_vec(), k),
+            Forward::TopK { rows, k, totals } => {
+                assert_eq!(totals, [0; 0], "nobody asked for them");
+                (rows.to_vec(), k)
+            }
             other => panic!("the largest were asked for, not {other:?}"),
         };
         assert_eq!((k, top.len()), (runner.largest(), tokens.len() * k));
@@ -524,5 +528,33 @@ fn the_largest_logits_are_those_of_the_row_and_little_else_runs_for_them() {
             commands(Want::Logits) + 1,
             "{backend}"
         );
+        // With the sums of their weights, by temperatures of the first rows.
+        let span = Span::new(seq, &tokens, tokens.len());
+        runner.truncate(seq, 0).expect("the sequence");
+        let inv_temps = [1.0, 0.5, 3.0];
+        let forward = runner.forward_at(&[span], Want::TopKAndTotal, &inv_temps);
+        let Forward::TopK { totals, .. } = forward.expect("a step") else {
+            panic!("sums were asked for");
+        };
+        let totals = totals.to_vec();
+        assert_eq!(totals.len(), 70);
+        for (i, (total, row)) in totals.iter().zip(rows.chunks_exact(vocab)).enumerate() {
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let t = inv_temps.get(i).copied().unwrap_or(1.0);
+            let want = Weigh::with_inverse(max, t).total(row);
+            assert_eq!(*total, want, "{backend}, row {i}");
+        }
+        // And any row after all.
+        for row in [69, 0, 17, 0] {
+            let late = runner.logits_row(row).expect("a row").to_vec();
+            assert_eq!(late, rows[row * vocab..][..vocab], "{backend}, row {row}");
+        }
+        assert!(runner.logits_row(70).is_err(), "there are 70");
+        let with_totals = runner.stats(70, Want::TopKAndTotal).expect("recorded");
+        // One op and one copy.
+        runner.truncate(seq, 0).expect("the sequence");
+        runner.forward(&[span], Want::TopK).expect("a step");
+        let without = runner.stats(70, Want::TopK).expect("recorded");
+        assert_eq!(with_totals.commands, without.commands + 2, "{backend}");
     }
 }

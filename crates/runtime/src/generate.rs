@@ -7,7 +7,7 @@ use crate::cache::SeqId;
 use crate::error::RuntimeError;
 use crate::runner::{Forward, Runner, Span, Want};
 use formats::{IncrementalDetokenizer, Tokenizer};
-use sampling::{History, SampleError, Sampler, SamplingParams, StopMatcher};
+use sampling::{HEAD, Head, History, Reads, SampleError, Sampler, SamplingParams, StopMatcher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -252,35 +252,34 @@ impl<'r> Generator<'r> {
                 }
             })
             .collect();
-        // As little as serves all of them.
-        let largest = match self.runner.largest() {
-            k if k < self.runner.vocab() => k,
-            // Filters may keep the whole row.
-            _ => 1,
-        };
-        let all = |serves: &dyn Fn(&Sampler) -> bool| {
-            batch.iter().all(|(i, _)| serves(&self.active[*i].sampler))
-        };
-        let want = match () {
-            // Argmax passes over what is no number, which a draw must not.
-            () if all(&|s| s.params().is_greedy() && s.reads_at_most(1)) => Want::Argmax,
-            () if all(&|s| s.reads_at_most(largest)) => Want::TopK,
-            () => Want::Logits,
+        let rows: usize = batch.iter().map(|(_, n)| n).sum();
+        let drawing = batch.iter().filter(|(i, n)| {
+            let r = &self.active[*i];
+            r.fed + n == r.tokens.len()
+        });
+        let drawing: Vec<usize> = drawing.map(|(i, _)| *i).collect();
+        let (want, inv_temps) = match drawing.is_empty() {
+            false => self.wanted(&drawing),
+            // As the step that will draw, whose recording then serves both.
+            true => self.wanted(&batch.iter().map(|(i, _)| *i).collect::<Vec<_>>()),
         };
         let vocab = self.runner.vocab();
-        let forward = self.runner.forward(&spans, want)?;
-        let mut events = Vec::new();
-        let mut row = 0;
-        let mut rows = 0;
+        let forward = self.runner.forward_at(&spans, want, &inv_temps)?;
         for (i, n) in &batch {
-            let r = &mut self.active[*i];
-            rows += n;
-            r.fed += n;
-            if r.fed < r.tokens.len() {
-                continue;
-            }
-            let drawn = r.draw(&forward, row, vocab);
-            row += 1;
+            self.active[*i].fed += n;
+        }
+        let mut drawn = Vec::new();
+        for (row, i) in drawing.iter().enumerate() {
+            drawn.push(self.active[*i].draw(&forward, row, vocab));
+        }
+        let mut events = Vec::new();
+        for (row, (i, drawn)) in drawing.into_iter().zip(drawn).enumerate() {
+            let r = &mut self.active[i];
+            let drawn = match drawn {
+                Ok(Some(token)) => Ok(token),
+                Ok(None) => r.draw_of(self.runner.logits_row(row)?),
+                Err(e) => Err(e),
+            };
             events.push(match drawn {
                 Ok(token) => r.accept(token),
                 Err(e) => Event {
@@ -321,6 +320,29 @@ impl<'r> Generator<'r> {
             }
         }
         Ok(events)
+    }
+
+    /// As little as serves nearly all draws of a step, and the temperatures of its rows.
+    /// Who needs a whole row beside others that do not gets it later, alone.
+    fn wanted(&self, drawing: &[usize]) -> (Want, Vec<f32>) {
+        let samplers = || drawing.iter().map(|i| &self.active[*i].sampler);
+        let head = self.runner.largest() == HEAD && HEAD < self.runner.vocab();
+        let reads = samplers().map(|s| match s.reads() {
+            Reads::First => Reads::First,
+            reads if head => reads,
+            _ => Reads::Row,
+        });
+        let want = match reads.clone().filter(|r| *r != Reads::Row).max() {
+            Some(Reads::First) => Want::Argmax,
+            Some(Reads::Head) => Want::TopK,
+            Some(_) => Want::TopKAndTotal,
+            None => Want::Logits,
+        };
+        let inv_temp = |s: &Sampler| match s.params().is_greedy() {
+            true => 1.0,
+            false => sampling::inverse(s.params().temperature),
+        };
+        (want, samplers().map(inv_temp).collect())
     }
 
     fn end(&mut self, request: &Request) -> Result<(), RuntimeError> {
@@ -365,36 +387,50 @@ impl Drop for Generator<'_> {
 }
 
 impl Request {
-    /// The next token from output row `row` of a step.
+    /// The next token from output row `row` of a step; none if that takes more of the row
+    /// than was read back.
     fn draw(
         &mut self,
         forward: &Forward<'_>,
         row: usize,
         vocab: usize,
-    ) -> Result<u32, SampleError> {
+    ) -> Result<Option<u32>, SampleError> {
         let (sequence, position) = (self.options.sequence, self.tokens.len() as u64);
+        let reads = self.sampler.reads();
         match forward {
-            // The op's word for a row with nothing above −∞.
-            Forward::Argmax(ids) if ids[row] == u32::MAX => Err(SampleError::BadLogit {
-                sequence,
-                position,
-                token: 0,
-                value: f32::NAN,
-            }),
-            Forward::Argmax(ids) => Ok(ids[row]),
-            Forward::TopK { rows, k } => {
-                let largest = rows[row * k..][..*k].iter();
-                let largest = largest.map(|[id, bits]| (*id, f32::from_bits(*bits)));
-                self.sampler
-                    .sample_largest(largest, vocab, sequence, position)
+            // Argmax passes over what is no number, which a draw must not.
+            Forward::Argmax(ids) if reads == Reads::First => match ids[row] {
+                // The op's word for a row with nothing above −∞.
+                u32::MAX => Err(SampleError::BadLogit {
+                    sequence,
+                    position,
+                    token: 0,
+                    value: f32::NAN,
+                }),
+                id => Ok(Some(id)),
+            },
+            Forward::TopK { rows, k, totals } if reads != Reads::Row => {
+                let head = Head {
+                    largest: &rows[row * k..][..*k],
+                    vocab,
+                    total: totals.get(row).copied(),
+                };
+                let history = History::split(&self.tokens, self.prompt_len);
+                self.sampler.sample_head(head, history, sequence, position)
             }
             Forward::Logits { rows, vocab } => {
-                let history = History::split(&self.tokens, self.prompt_len);
                 let logits = &rows[row * vocab..(row + 1) * vocab];
-                let drawn = self.sampler.sample(logits, history, sequence, position)?;
-                Ok(drawn.token)
+                self.draw_of(logits).map(Some)
             }
+            _ => Ok(None),
         }
+    }
+
+    /// The next token from a row of logits.
+    fn draw_of(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
+        let (sequence, position) = (self.options.sequence, self.tokens.len() as u64);
+        let history = History::split(&self.tokens, self.prompt_len);
+        (self.sampler).sample_token(logits, history, sequence, position)
     }
 
     /// Takes a drawn token: its text, and whether it ends the answer.

@@ -15,6 +15,7 @@ mod edges;
 mod error;
 mod footprint;
 mod generate;
+mod late;
 mod model;
 mod part;
 mod placement;

@@ -7,7 +7,7 @@ use crate::footprint::Kernels;
 use crate::part::Part;
 use graph::NodeId;
 use hal::{Mailbox, Recording, RecordingStats, StepTime};
-use planner::{EdgeCopy, Place, Plan};
+use planner::{EdgeCopy, Output, Place, Plan};
 use registry::RowsFrom;
 use std::sync::Arc;
 
@@ -39,15 +39,15 @@ pub(crate) struct Recorded {
     segments: Vec<Segment>,
     /// The step's words, for each target that the plan uses.
     step_in: Vec<Arc<dyn Mailbox>>,
-    /// The output that was recorded.
-    pub out: Arc<dyn Mailbox>,
+    /// The outputs that were recorded.
+    pub outs: Vec<Arc<dyn Mailbox>>,
     /// Of the last run.
     counts: Counts,
     buffer: Vec<u8>,
 }
 
 /// Where an activation lies in its arena.
-fn arena(place: &Place) -> Result<(u64, u64), RuntimeError> {
+pub(crate) fn arena(place: &Place) -> Result<(u64, u64), RuntimeError> {
     match place {
         Place::Arena { offset, bytes } => Ok((*offset, *bytes)),
         _ => Err(RuntimeError::Weight {
@@ -58,20 +58,23 @@ fn arena(place: &Place) -> Result<(u64, u64), RuntimeError> {
 }
 
 impl Recorded {
-    /// Records plan number `index` with the output of that index, without the steps
+    /// Records plan number `index` with the outputs of those indices, without the steps
     /// whose nodes are `idle` then.
     pub fn record(
         plan: &Plan,
         index: usize,
-        output: usize,
+        outputs: &[usize],
         idle: &dyn Fn(&[NodeId]) -> bool,
         parts: &[Part],
         kernels: &Kernels,
     ) -> Result<Self, RuntimeError> {
-        let wanted = plan.outputs[output];
-        let (offset, bytes) = arena(&wanted.place)?;
-        let home = &parts[plan.segments[wanted.segment].target];
-        let out = home.device.mailbox(bytes as usize)?;
+        let home = |o: &Output| &parts[plan.segments[o.segment].target];
+        let wanted: Vec<Output> = outputs.iter().map(|o| plan.outputs[*o]).collect();
+        let mut outs = Vec::new();
+        for o in &wanted {
+            let (_, bytes) = arena(&o.place)?;
+            outs.push(home(o).device.mailbox(bytes as usize)?);
+        }
         let edges = edges(plan, parts)?;
         let step_bytes = plan.step.bytes();
         let mut step_in: Vec<Arc<dyn Mailbox>> = Vec::new();
@@ -105,8 +108,9 @@ impl Recorded {
                 let (offset, bytes) = arena(&copy.src)?;
                 recorder.copy_out(&part.arena, offset, bytes, &edge.out, 0)?;
             }
-            if wanted.segment == at {
-                recorder.copy_out(&home.arena, offset, bytes, &out, 0)?;
+            for (o, out) in wanted.iter().zip(&outs).filter(|(o, _)| o.segment == at) {
+                let (offset, bytes) = arena(&o.place)?;
+                recorder.copy_out(&home(o).arena, offset, bytes, out, 0)?;
             }
             recorders.push((recorder, marks));
         }
@@ -124,7 +128,7 @@ impl Recorded {
         Ok(Recorded {
             segments,
             step_in,
-            out,
+            outs,
             counts: Counts::default(),
             buffer: Vec::new(),
         })

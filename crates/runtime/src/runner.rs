@@ -3,12 +3,13 @@
 use crate::cache::{PageCopy, SeqId, Sequences};
 use crate::error::RuntimeError;
 use crate::footprint::{self, Kernels};
+use crate::late::Late;
 use crate::part::Part;
 use crate::recorded::{Counts, Recorded};
 use crate::step::{SpanPlan, StepWriter};
 use crate::weights;
 use formats::TensorStore;
-use graph::{Dim, NodeId, OpKind, ValueId};
+use graph::{Dim, Graph, NodeId, OpKind, ValueId};
 use hal::{Device, RecordingStats};
 use planner::{Plan, Program};
 use std::collections::HashMap;
@@ -47,6 +48,8 @@ pub enum Want {
     Argmax,
     /// The largest logits of each output row, see [`graph::Op::TopK`].
     TopK,
+    /// Those, and the sum of each row's weights, see [`graph::Op::ExpSum`].
+    TopKAndTotal,
     /// The logits of each output row.
     Logits,
 }
@@ -55,10 +58,12 @@ pub enum Want {
 #[derive(Clone, Debug)]
 pub enum Forward<'a> {
     Argmax(&'a [u32]),
-    /// Ids and bits of f32, `rows × k`.
+    /// Ids and bits of f32, `rows × k`; with [`Want::TopKAndTotal`] a sum for each row,
+    /// else none.
     TopK {
         rows: &'a [[u32; 2]],
         k: usize,
+        totals: &'a [u64],
     },
     /// `rows × vocab`, row-major.
     Logits {
@@ -88,14 +93,37 @@ pub struct Runner {
     kernels: Vec<Kernels>,
     sequences: Sequences,
     recorded: HashMap<(usize, Want), Recorded>,
+    /// Copies of single rows of logits.
+    late: Late,
+    /// Plan and output rows of the last step.
+    last: (usize, usize),
     writer: StepWriter,
     /// Records every step anew instead of replaying: for checking that it makes
     /// no difference.
     eager: bool,
     ids: Vec<u32>,
     top: Vec<[u32; 2]>,
+    totals: Vec<u64>,
     logits: Vec<f32>,
     bytes: Vec<u8>,
+}
+
+/// A graph output.
+#[derive(Clone, Copy, Debug)]
+enum Made {
+    Logits,
+    /// By this op, from the logits.
+    Op(OpKind),
+}
+
+const OF_LOGITS: [OpKind; 3] = [OpKind::ArgMax, OpKind::TopK, OpKind::ExpSum];
+
+/// Whether a node makes nothing but outputs that nobody wants.
+fn is_idle(graph: &Graph, node: NodeId, wanted: &dyn Fn(ValueId) -> bool) -> bool {
+    graph.node(node).outputs.iter().all(|v| {
+        let readers = graph.consumers(*v);
+        graph.is_output(*v) && !wanted(*v) && readers.iter().all(|n| is_idle(graph, *n, wanted))
+    })
 }
 
 /// What no plan's size could make right.
@@ -165,10 +193,13 @@ impl Runner {
             kernels,
             sequences,
             recorded: HashMap::new(),
+            late: Late::default(),
+            last: (0, 0),
             writer: StepWriter::default(),
             eager: false,
             ids: Vec::new(),
             top: Vec::new(),
+            totals: Vec::new(),
             logits: Vec::new(),
             bytes: Vec::new(),
         })
@@ -229,28 +260,27 @@ impl Runner {
     }
 
     pub fn vocab(&self) -> usize {
-        let logits = self.output(Want::Logits).0;
+        let logits = self.output(Made::Logits).0;
         self.program.graph.value(logits).shape.last().unwrap_or(0)
     }
 
     /// How many logits of a row [`Want::TopK`] gives.
     pub fn largest(&self) -> usize {
-        let top = self.output(Want::TopK).0;
+        let top = self.output(Made::Op(OpKind::TopK)).0;
         match self.program.graph.value(top).shape.dims() {
             [_, Dim::Fixed(k), Dim::Fixed(2)] => *k,
             _ => 0,
         }
     }
 
-    /// The graph output a want reads, by the op that makes it.
-    fn output(&self, want: Want) -> (ValueId, usize) {
+    /// A graph output, by the op that makes it, and its index.
+    fn output(&self, made: Made) -> (ValueId, usize) {
         let graph = &self.program.graph;
         let is = |v: ValueId| {
             let maker = graph.producer(v).map(|n| graph.node(n).op.kind());
-            match want {
-                Want::Argmax => maker == Some(OpKind::ArgMax),
-                Want::TopK => maker == Some(OpKind::TopK),
-                Want::Logits => !matches!(maker, Some(OpKind::ArgMax | OpKind::TopK)),
+            match made {
+                Made::Op(op) => maker == Some(op),
+                Made::Logits => !maker.is_some_and(|op| OF_LOGITS.contains(&op)),
             }
         };
         let found = (graph.outputs().iter().enumerate()).find(|(_, v)| is(**v));
@@ -258,9 +288,32 @@ impl Runner {
         found.map_or((graph.outputs()[0], 0), |(i, v)| (*v, i))
     }
 
+    /// The graph outputs that a want reads.
+    fn outputs(&self, want: Want) -> Vec<(ValueId, usize)> {
+        let made: &[Made] = match want {
+            Want::Argmax => &[Made::Op(OpKind::ArgMax)],
+            Want::TopK => &[Made::Op(OpKind::TopK)],
+            Want::TopKAndTotal => &[Made::Op(OpKind::TopK), Made::Op(OpKind::ExpSum)],
+            Want::Logits => &[Made::Logits],
+        };
+        made.iter().map(|m| self.output(*m)).collect()
+    }
+
     /// Runs one ragged batch: appends each span's tokens to its sequence and
     /// computes the outputs asked for.
     pub fn forward(&mut self, spans: &[Span<'_>], want: Want) -> Result<Forward<'_>, RuntimeError> {
+        self.forward_at(spans, want, &[])
+    }
+
+    /// As [`Runner::forward`]. `inv_temps`: by which the weights that
+    /// [`Want::TopKAndTotal`] sums are told, of the first output rows, as
+    /// [`sampling::inverse`] gives them; 1 for the others.
+    pub fn forward_at(
+        &mut self,
+        spans: &[Span<'_>],
+        want: Want,
+        inv_temps: &[f32],
+    ) -> Result<Forward<'_>, RuntimeError> {
         check_spans(spans)?;
         let rows: usize = spans.iter().map(|s| s.tokens.len()).sum();
         let outputs: usize = spans.iter().map(|s| s.outputs).sum();
@@ -282,40 +335,87 @@ impl Runner {
             }
         }
         self.append(spans)?;
-        if let Err(e) = self.run(index, spans, want) {
+        if let Err(e) = self.run(index, spans, want, inv_temps) {
             self.take_back(spans)?;
             return Err(e);
         }
-        let k = self.largest();
-        let outputs_bytes = match want {
-            Want::Argmax => outputs * 4,
-            Want::TopK => outputs * k * 8,
-            Want::Logits => outputs * vocab * 4,
+        self.last = (index, outputs);
+        self.read(index, want, outputs)
+    }
+
+    /// What a step left of its outputs.
+    fn read(
+        &mut self,
+        index: usize,
+        want: Want,
+        outputs: usize,
+    ) -> Result<Forward<'_>, RuntimeError> {
+        let (vocab, k) = (self.vocab(), self.largest());
+        let outs = &self.recorded[&(index, want)].outs;
+        let bytes = &mut self.bytes;
+        let mut read = |out: usize, words: usize| -> Result<Vec<u32>, RuntimeError> {
+            bytes.resize(words * 4, 0);
+            outs[out].read(0, bytes)?;
+            let words = bytes.as_chunks().0.iter();
+            Ok(words.map(|w| u32::from_le_bytes(*w)).collect())
         };
-        self.bytes.resize(outputs_bytes, 0);
-        self.recorded[&(index, want)].out.read(0, &mut self.bytes)?;
-        let words = self.bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
-        Ok(match want {
+        match want {
             Want::Argmax => {
-                self.ids.clear();
-                self.ids.extend(words.map(u32::from_le_bytes));
-                Forward::Argmax(&self.ids)
+                self.ids = read(0, outputs)?;
+                Ok(Forward::Argmax(&self.ids))
             }
-            Want::TopK => {
-                let words: Vec<u32> = words.map(u32::from_le_bytes).collect();
+            Want::TopK | Want::TopKAndTotal => {
                 self.top.clear();
-                self.top.extend_from_slice(words.as_chunks().0);
-                Forward::TopK { rows: &self.top, k }
+                self.top
+                    .extend_from_slice(read(0, outputs * k * 2)?.as_chunks().0);
+                self.totals.clear();
+                if want == Want::TopKAndTotal && outputs > 0 {
+                    let all = outs[1].len() / 4;
+                    let rows = self.program.plans[index].step.max_logit_rows;
+                    let row = all / rows;
+                    let words = read(1, outputs * row)?;
+                    let sum = |w: &[u32; 2]| u64::from(w[1]) << 32 | u64::from(w[0]);
+                    let rows = words
+                        .chunks(row)
+                        .map(|r| r.as_chunks().0.iter().map(sum).sum());
+                    self.totals.extend::<Vec<u64>>(rows.collect());
+                }
+                Ok(Forward::TopK {
+                    rows: &self.top,
+                    k,
+                    totals: &self.totals,
+                })
             }
             Want::Logits => {
+                bytes.resize(outputs * vocab * 4, 0);
+                outs[0].read(0, bytes)?;
+                let words = bytes.as_chunks().0.iter();
                 self.logits.clear();
-                self.logits.extend(words.map(f32::from_le_bytes));
-                Forward::Logits {
+                self.logits.extend(words.map(|w| f32::from_le_bytes(*w)));
+                Ok(Forward::Logits {
                     rows: &self.logits,
                     vocab,
-                }
+                })
             }
-        })
+        }
+    }
+
+    /// The logits of an output row of the last step, whatever was read back of it.
+    pub fn logits_row(&mut self, row: usize) -> Result<&[f32], RuntimeError> {
+        let (index, outputs) = self.last;
+        if row >= outputs {
+            let reason = format!("the last one has {outputs} output rows, none with number {row}");
+            return Err(RuntimeError::BadStep(reason));
+        }
+        let (vocab, (_, output)) = (self.vocab(), self.output(Made::Logits));
+        let plan = &self.program.plans[index];
+        let row_bytes = vocab * 4;
+        let at = (index, row);
+        (self.late).read(plan, output, at, &self.parts, row_bytes, &mut self.bytes)?;
+        let words = self.bytes.as_chunks().0.iter();
+        self.logits.clear();
+        self.logits.extend(words.map(|w| f32::from_le_bytes(*w)));
+        Ok(&self.logits)
     }
 
     /// Appends to every sequence or to none, and copies shared pages.
@@ -369,24 +469,26 @@ impl Runner {
         Ok(())
     }
 
-    fn run(&mut self, index: usize, spans: &[Span<'_>], want: Want) -> Result<(), RuntimeError> {
+    fn run(
+        &mut self,
+        index: usize,
+        spans: &[Span<'_>],
+        want: Want,
+        inv_temps: &[f32],
+    ) -> Result<(), RuntimeError> {
         if self.eager || !self.recorded.contains_key(&(index, want)) {
-            let (wanted, output) = self.output(want);
+            let outputs = self.outputs(want);
             let plan = &self.program.plans[index];
             let graph = &self.program.graph;
-            // Of the ops that make outputs alone, that of this one.
-            let idle = |nodes: &[NodeId]| {
-                let made = nodes.iter().flat_map(|n| &graph.node(*n).outputs);
-                nodes.len() == 1
-                    && made.clone().all(|v| {
-                        graph.is_output(*v) && graph.consumers(*v).is_empty() && *v != wanted
-                    })
-            };
+            let wanted = |v: ValueId| outputs.iter().any(|(o, _)| *o == v);
+            // Of the ops that make outputs alone, those that these come from.
+            let idle = |nodes: &[NodeId]| matches!(nodes, [n] if is_idle(graph, *n, &wanted));
+            let outputs: Vec<usize> = outputs.iter().map(|(_, i)| *i).collect();
             let kernels = &self.kernels[index];
-            let recorded = Recorded::record(plan, index, output, &idle, &self.parts, kernels)?;
+            let recorded = Recorded::record(plan, index, &outputs, &idle, &self.parts, kernels)?;
             self.recorded.insert((index, want), recorded);
         }
-        self.write_step(index, spans)?;
+        self.write_step(index, spans, inv_temps)?;
         let counts = Counts {
             rows: spans.iter().map(|s| s.tokens.len()).sum(),
             outputs: spans.iter().map(|s| s.outputs).sum(),
@@ -398,7 +500,12 @@ impl Runner {
     }
 
     /// The words of a step, as bytes.
-    fn write_step(&mut self, index: usize, spans: &[Span<'_>]) -> Result<(), RuntimeError> {
+    fn write_step(
+        &mut self,
+        index: usize,
+        spans: &[Span<'_>],
+        inv_temps: &[f32],
+    ) -> Result<(), RuntimeError> {
         let plans: Vec<SpanPlan> = spans
             .iter()
             .map(|s| SpanPlan {
@@ -408,7 +515,7 @@ impl Runner {
             })
             .collect();
         let layout = &self.program.plans[index].step;
-        let words = self.writer.write(layout, &plans, &self.sequences)?;
+        let words = (self.writer).write(layout, &plans, inv_temps, &self.sequences)?;
         self.bytes.clear();
         self.bytes
             .extend(words.iter().flat_map(|w| w.to_le_bytes()));

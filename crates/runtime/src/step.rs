@@ -14,6 +14,9 @@ pub struct SpanPlan {
     pub logits: usize,
 }
 
+/// What a logit is multiplied with where nobody said.
+const PLAIN: f32 = 1.0;
+
 /// Reuses one host copy of the step buffer.
 #[derive(Debug, Default)]
 pub struct StepWriter {
@@ -22,10 +25,12 @@ pub struct StepWriter {
 
 impl StepWriter {
     /// The words of a step. The caller has checked that it fits the layout.
+    /// `inv_temps`: of the first output rows; 1 for the others.
     pub fn write(
         &mut self,
         layout: &StepLayout,
         spans: &[SpanPlan],
+        inv_temps: &[f32],
         sequences: &Sequences,
     ) -> Result<&[u32], RuntimeError> {
         let w = &mut self.words;
@@ -70,6 +75,10 @@ impl StepWriter {
         // Spans that are not real are empty.
         for s in spans.len()..=layout.max_spans {
             w[layout.span_start() + s] = row as u32;
+        }
+        w[layout.inv_temps()..].fill(PLAIN.to_bits());
+        for (to, t) in w[layout.inv_temps()..].iter_mut().zip(inv_temps) {
+            *to = t.to_bits();
         }
         w[StepLayout::ROWS] = row as u32;
         w[StepLayout::SPANS] = spans.len() as u32;

@@ -20,7 +20,8 @@
 //!    crosses the line is kept, so at least one token is.
 //! 7. **Min-p**: those whose probability is at least `min_p` times the largest.
 //! 8. **Draw**: one uniform number against the cumulative distribution of the
-//!    survivors, taken in ascending id.
+//!    survivors, taken in ascending id; where no step but temperature is on, the
+//!    [`HEAD`] largest come first, in descending order, then all others.
 //!
 //! Bias before penalties, and penalties before temperature, is the order of
 //! Hugging Face transformers, vLLM and llama.cpp; top-k, top-p, min-p is that of
@@ -35,10 +36,17 @@
 //!
 //! Weights are `exp((logit - max) / temperature)` in f32, from a polynomial of
 //! plain IEEE operations rather than the platform's libm (relative error below
-//! 1e-6 beyond the rounding of its argument). Truncated distributions sum them as
-//! 40-bit fixed point in integers, so the order of summation cannot matter (a
-//! token below 2⁻⁴⁰ of the largest counts as zero); whole-vocabulary sums are f64
-//! in a fixed order.
+//! 1e-6 beyond the rounding of its argument). They are summed as 40-bit fixed point
+//! in integers, so the order of summation cannot matter, and a device's sums are the
+//! host's; a token below 2⁻⁴⁰ of the largest counts as zero.
+//!
+//! # Rows that stay on the device
+//!
+//! A row of a large vocabulary takes longer to fetch than to draw from, and nearly
+//! always its largest logits say which token is drawn. [`Sampler::reads`] says what a
+//! draw wants to see, [`Sampler::sample_head`] draws from it, and says so where that
+//! is not enough after all: then [`Sampler::sample`] of the row gives the token. Either
+//! way it is the same one.
 //!
 //! # Streaming
 //!
@@ -56,8 +64,9 @@ mod stop;
 
 pub use error::{InvalidParam, SampleError};
 pub use logprobs::{TokenLogprob, top_logprobs};
+pub use math::{Weigh, inverse};
 pub use params::SamplingParams;
-pub use sampler::{History, Sampled, Sampler, TokenProb};
+pub use sampler::{HEAD, Head, History, Reads, Sampled, Sampler, TokenProb};
 pub use stop::{EmptyStop, Released, Stop, StopMatcher};
 
 /// Most logits one row may have: the bound under which fixed-point sums are exact.

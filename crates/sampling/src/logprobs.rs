@@ -1,4 +1,4 @@
-use crate::math::{Weigh, max_or_bad};
+use crate::math::{FIXED_ONE, Weigh, max_or_bad};
 use crate::select::{self, logit_of, token_of};
 use crate::{MAX_VOCAB, SampleError};
 
@@ -19,7 +19,7 @@ pub struct TokenLogprob {
 /// and a row of nothing but -inf.
 pub fn top_logprobs(logits: &[f32], n: usize) -> Result<Vec<TokenLogprob>, SampleError> {
     let max = checked_max(logits, 0, 0)?;
-    let log_total = Weigh::new(max, 1.0).total(logits).ln();
+    let log_total = log_sum(Weigh::new(max, 1.0).total(logits));
     let mut keys = Vec::new();
     if n >= logits.len() {
         keys.extend(
@@ -38,6 +38,11 @@ pub fn top_logprobs(logits: &[f32], n: usize) -> Result<Vec<TokenLogprob>, Sampl
             logprob: logprob(logit_of(key), max, log_total),
         })
         .collect())
+}
+
+/// The logarithm of a sum of fixed-point weights.
+pub(crate) fn log_sum(total: u64) -> f64 {
+    (total as f64 / FIXED_ONE as f64).ln()
 }
 
 /// The largest logit of a row, which is then known to be a distribution.

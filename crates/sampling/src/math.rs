@@ -36,9 +36,10 @@ const LN2_LO: f32 = 1.428_606_8e-6;
 const EXP_MIN: f32 = -87.0;
 
 /// e^x for x ≤ 0: 2ⁿ · eʳ with |r| ≤ ½ ln 2 and the Taylor series to r⁷ (remainder
-/// 5e-9). 0 below [`EXP_MIN`], and exactly 1 at 0.
+/// 5e-9). 0 below [`EXP_MIN`] and for NaN, and exactly 1 from 0 on.
 #[inline(always)]
 pub(crate) fn exp_neg(x: f32) -> f32 {
+    let x = if x > 0.0 { 0.0 } else { x };
     let y = if x > EXP_MIN { x } else { EXP_MIN };
     let shifted = y * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
@@ -91,26 +92,34 @@ fn max_or_bad_in_lanes(row: &[f32]) -> Option<f32> {
     )
 }
 
-/// The weight of a logit relative to the row's largest, in [0, 1].
-#[derive(Clone, Copy)]
-pub(crate) struct Weigh {
-    pub max: f32,
-    pub inv_temperature: f32,
+/// How logits are weighed: e^((logit − max) / temperature), in [0, 1].
+///
+/// All its bits are defined: plain IEEE operations in this order, none of them fused.
+/// Kernels of the op `exp_sum` on any device give what [`total`](Self::total) does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weigh {
+    max: f32,
+    inv_temperature: f32,
 }
 
 impl Weigh {
-    /// `temperature` > 0.
+    /// `max`: the row's largest logit, finite. `temperature` > 0.
     pub fn new(max: f32, temperature: f32) -> Self {
+        Self::with_inverse(max, inverse(temperature))
+    }
+
+    /// As [`new`](Self::new), with [`inverse`] of the temperature. Logits above `max`
+    /// weigh as much as it does, NaN nothing.
+    pub fn with_inverse(max: f32, inv_temperature: f32) -> Self {
         Self {
             max,
-            // Capped so that the largest logit gives 0 · x, never 0 · inf.
-            inv_temperature: (1.0 / temperature).min(f32::MAX),
+            inv_temperature,
         }
     }
 
     /// The logarithm of the weight, ≤ 0.
     #[inline(always)]
-    pub fn log_weight(self, logit: f32) -> f32 {
+    pub(crate) fn log_weight(self, logit: f32) -> f32 {
         (logit - self.max) * self.inv_temperature
     }
 
@@ -119,20 +128,26 @@ impl Weigh {
         exp_neg(self.log_weight(logit))
     }
 
-    /// Sum of the weights of one block, in a fixed order.
-    pub fn sum(self, block: &[f32]) -> f64 {
-        let weigh = self;
-        wide!(sum_in_lanes(weigh: Weigh, block: &[f32]) -> f64)
+    /// The weight in units of 2⁻⁴⁰, rounded down.
+    #[inline(always)]
+    pub fn fixed(self, logit: f32) -> u64 {
+        fixed(self.weight(logit))
     }
 
-    /// Sum of the weights of a row, block after block.
-    pub fn total(self, row: &[f32]) -> f64 {
+    /// Sum of the [`fixed`](Self::fixed) weights of one block.
+    pub(crate) fn sum(self, block: &[f32]) -> u64 {
+        let weigh = self;
+        wide!(sum_in_lanes(weigh: Weigh, block: &[f32]) -> u64)
+    }
+
+    /// Sum of the [`fixed`](Self::fixed) weights of a row of up to
+    /// [`MAX_VOCAB`](crate::MAX_VOCAB) logits.
+    pub fn total(self, row: &[f32]) -> u64 {
         row.chunks(BLOCK).map(|block| self.sum(block)).sum()
     }
 
-    /// Writes the weights of a row to `out` and returns their sum, which equals
-    /// [`total`](Self::total) to the bit.
-    pub fn write(self, row: &[f32], out: &mut Vec<f32>) -> f64 {
+    /// Writes the weights of a row to `out` and returns their [`total`](Self::total).
+    pub(crate) fn write(self, row: &[f32], out: &mut Vec<f32>) -> u64 {
         out.resize(row.len(), 0.0);
         let blocks = row.chunks(BLOCK).zip(out.chunks_mut(BLOCK));
         blocks
@@ -140,31 +155,68 @@ impl Weigh {
             .sum()
     }
 
-    fn write_block(self, block: &[f32], out: &mut [f32]) -> f64 {
+    fn write_block(self, block: &[f32], out: &mut [f32]) -> u64 {
         let weigh = self;
-        wide!(write_in_lanes(weigh: Weigh, block: &[f32], out: &mut [f32]) -> f64)
+        wide!(write_in_lanes(weigh: Weigh, block: &[f32], out: &mut [f32]) -> u64)
+    }
+}
+
+/// What logits are multiplied with: 1 / temperature, capped so that the largest gives
+/// 0 · x, never 0 · ∞. `temperature` > 0.
+pub fn inverse(temperature: f32) -> f32 {
+    (1.0 / temperature).min(f32::MAX)
+}
+
+/// Sums of fixed-point weights: the high and the low 20 bits apart, since no CPU turns
+/// many f32 into u64 at once. A block's fit 32 bits.
+#[derive(Default)]
+struct Lanes {
+    high: [u32; LANES],
+    low: [u32; LANES],
+}
+
+impl Lanes {
+    /// `weight` comes from [`exp_neg`].
+    #[inline(always)]
+    fn add(&mut self, lane: usize, weight: f32) {
+        const PART: f32 = (1 << 20) as f32;
+        let whole = |x: f32| {
+            debug_assert!((0.0..=PART).contains(&x));
+            // SAFETY: weights are in [0, 1], and of a number below 1 a part is below PART.
+            // A cast that checks its range would not vectorise.
+            unsafe { x.to_int_unchecked::<i32>() }
+        };
+        let scaled = weight * PART;
+        let high = whole(scaled);
+        self.high[lane] += high as u32;
+        self.low[lane] += whole((scaled - high as f32) * PART) as u32;
+    }
+
+    fn sum(self) -> u64 {
+        let all = |parts: [u32; LANES]| parts.into_iter().map(u64::from).sum::<u64>();
+        (all(self.high) << 20) + all(self.low)
     }
 }
 
 #[inline(always)]
-fn sum_in_lanes(weigh: Weigh, block: &[f32]) -> f64 {
-    let mut lanes = [0f64; LANES];
+fn sum_in_lanes(weigh: Weigh, block: &[f32]) -> u64 {
+    let mut lanes = Lanes::default();
     let chunks = block.chunks_exact(LANES);
     let tail = chunks.remainder();
     for chunk in chunks {
-        for lane in 0..LANES {
-            lanes[lane] += f64::from(weigh.weight(chunk[lane]));
+        for (lane, &v) in chunk.iter().enumerate() {
+            lanes.add(lane, weigh.weight(v));
         }
     }
     for (lane, &v) in tail.iter().enumerate() {
-        lanes[lane] += f64::from(weigh.weight(v));
+        lanes.add(lane, weigh.weight(v));
     }
-    lanes.into_iter().sum()
+    lanes.sum()
 }
 
 #[inline(always)]
-fn write_in_lanes(weigh: Weigh, block: &[f32], out: &mut [f32]) -> f64 {
-    let mut lanes = [0f64; LANES];
+fn write_in_lanes(weigh: Weigh, block: &[f32], out: &mut [f32]) -> u64 {
+    let mut lanes = Lanes::default();
     let whole = block.len() - block.len() % LANES;
     let (body, tail) = block.split_at(whole);
     let (out_body, out_tail) = out.split_at_mut(whole);
@@ -175,14 +227,14 @@ fn write_in_lanes(weigh: Weigh, block: &[f32], out: &mut [f32]) -> f64 {
         for lane in 0..LANES {
             let weight = weigh.weight(chunk[lane]);
             to[lane] = weight;
-            lanes[lane] += f64::from(weight);
+            lanes.add(lane, weight);
         }
     }
     for (lane, (&v, to)) in tail.iter().zip(out_tail).enumerate() {
         *to = weigh.weight(v);
-        lanes[lane] += f64::from(*to);
+        lanes.add(lane, *to);
     }
-    lanes.into_iter().sum()
+    lanes.sum()
 }
 
 /// A weight as 40-bit fixed point: sums of up to [`MAX_VOCAB`](crate::MAX_VOCAB) of
@@ -214,6 +266,8 @@ mod tests {
     fn exp_at_its_edges() {
         assert_eq!(exp_neg(0.0), 1.0);
         assert_eq!(exp_neg(-0.0), 1.0);
+        assert_eq!(exp_neg(3.0), 1.0);
+        assert_eq!(exp_neg(f32::NAN), 0.0);
         assert_eq!(exp_neg(-87.5), 0.0);
         assert_eq!(exp_neg(f32::MIN), 0.0);
         assert_eq!(exp_neg(f32::NEG_INFINITY), 0.0);
@@ -255,10 +309,7 @@ mod tests {
         let weigh = Weigh::new(40.0, 0.6);
         assert_eq!(max_or_bad(&row), max_or_bad_in_lanes(&row));
         for block in row.chunks(BLOCK) {
-            assert_eq!(
-                weigh.sum(block).to_bits(),
-                sum_in_lanes(weigh, block).to_bits()
-            );
+            assert_eq!(weigh.sum(block), sum_in_lanes(weigh, block));
         }
     }
 
@@ -270,10 +321,12 @@ mod tests {
             .map(|&x| ((f64::from(x) - 5.0) / 0.8).exp())
             .sum();
         let weigh = Weigh::new(5.0, 0.8);
-        let got = weigh.total(&row);
+        let total = weigh.total(&row);
+        let got = total as f64 / FIXED_ONE as f64;
         assert!((got - want).abs() < 1e-6 * want, "{got} {want}");
+        assert_eq!(total, row.iter().map(|&x| weigh.fixed(x)).sum::<u64>());
         let mut weights = vec![7.0; 5];
-        assert_eq!(weigh.write(&row, &mut weights).to_bits(), got.to_bits());
+        assert_eq!(weigh.write(&row, &mut weights), total);
         assert!(
             row.iter()
                 .zip(&weights)

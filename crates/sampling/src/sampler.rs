@@ -1,9 +1,19 @@
 use std::fmt::Write as _;
 
-use crate::logprobs::{checked_max, first_bad, logprob};
+use crate::logprobs::{checked_max, first_bad, log_sum, logprob};
 use crate::math::{BLOCK, FIXED_ONE, Weigh, fixed, max_or_bad};
-use crate::select::{self, Candidate, Key, logit_of};
-use crate::{InvalidParam, MAX_VOCAB, SampleError, SamplingParams, philox};
+use crate::select::{self, Candidate, Key, logit_of, token_of};
+use crate::{InvalidParam, SampleError, SamplingParams, philox};
+
+mod adjust;
+mod head;
+
+use adjust::Changes;
+pub use head::{Head, Reads};
+
+/// How many of the largest logits a draw that keeps all tokens looks at first, and a
+/// device gives.
+pub const HEAD: usize = 64;
 
 /// The tokens before the one to draw. Only the penalties look at it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,8 +68,10 @@ pub struct Sampler {
     adjusted: Vec<f32>,
     /// Occurrences by token; all zero between calls.
     counts: Vec<u32>,
+    /// Places of tokens in a head, from 1; all zero between calls.
+    places: Vec<u32>,
     weights: Vec<f32>,
-    blocks: Vec<f64>,
+    blocks: Vec<u64>,
     keys: Vec<Key>,
     candidates: Vec<Candidate>,
     scratch: Vec<Candidate>,
@@ -71,13 +83,13 @@ enum Survivors {
     /// The whole row; `Sampler::blocks` has the sums of its weights.
     All {
         weigh: Weigh,
-        total: f64,
+        total: u64,
     },
     /// `Sampler::candidates`, in ascending id, whose weights sum to `total`; and the
     /// sum over the whole row, where it had to be found.
     Listed {
         total: u64,
-        row_total: Option<f64>,
+        row_total: Option<u64>,
     },
 }
 
@@ -90,6 +102,7 @@ impl Sampler {
             params,
             adjusted: Vec::new(),
             counts: Vec::new(),
+            places: Vec::new(),
             weights: Vec::new(),
             blocks: Vec::new(),
             keys: Vec::new(),
@@ -119,7 +132,7 @@ impl Sampler {
                 if n == 1 { "" } else { "s" }
             ));
         }
-        if self.repeats() {
+        if adjust::repeats(p) {
             match p.penalty_last_n {
                 Some(n) => step(format!(
                     "repetition_penalty {} (last {n})",
@@ -172,96 +185,53 @@ impl Sampler {
         sequence: u64,
         position: u64,
     ) -> Result<Sampled, SampleError> {
+        let (token, max, total) = self.draw(logits, history, sequence, position)?;
+        let total = total.unwrap_or_else(|| Weigh::new(max, 1.0).total(logits));
+        Ok(Sampled {
+            token,
+            logprob: logprob(logits[token as usize], max, log_sum(total)),
+        })
+    }
+
+    /// The token of [`sample`](Self::sample) alone, sooner.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_token(
+        &mut self,
+        logits: &[f32],
+        history: History<'_>,
+        sequence: u64,
+        position: u64,
+    ) -> Result<u32, SampleError> {
+        Ok(self.draw(logits, history, sequence, position)?.0)
+    }
+
+    /// The token, the largest of `logits`, and the sum of their plain weights where the
+    /// draw came by it.
+    fn draw(
+        &mut self,
+        logits: &[f32],
+        history: History<'_>,
+        sequence: u64,
+        position: u64,
+    ) -> Result<(u32, f32, Option<u64>), SampleError> {
         let max = checked_max(logits, sequence, position)?;
         let adjusted = self.adjust(logits, history)?;
         let survivors = self.run(logits, max, adjusted, sequence, position)?;
         let bits = philox::bits(self.params.seed, sequence, position)[0];
         let row = if adjusted { &self.adjusted[..] } else { logits };
-        let token = match survivors {
-            Survivors::One(token) => token,
+        let (token, total) = match survivors {
+            Survivors::One(token) => (token, None),
             Survivors::All { weigh, total } => {
-                draw_from_blocks(row, &self.blocks, weigh, philox::unit(bits) * total)
+                let target = philox::below(bits, total);
+                let token = draw_from_all(row, &mut self.keys, &mut self.blocks, weigh, target);
+                (token, Some(total))
             }
-            Survivors::Listed { total, .. } => self.draw_listed(bits, total),
+            Survivors::Listed { total, row_total } => (self.draw_listed(bits, total), row_total),
         };
         let plain = !adjusted && self.params.temperature == 1.0;
-        let total = match survivors {
-            Survivors::All { total, .. }
-            | Survivors::Listed {
-                row_total: Some(total),
-                ..
-            } if plain => total,
-            _ => Weigh::new(max, 1.0).total(logits),
-        };
-        Ok(Sampled {
-            token,
-            logprob: logprob(logits[token as usize], max, total.ln()),
-        })
-    }
-
-    /// Whether a draw looks at no more than the `k` largest logits of a row that has more
-    /// than `k`, whatever they are: then [`sample_largest`](Self::sample_largest) gives
-    /// the same token.
-    pub fn reads_at_most(&self, k: usize) -> bool {
-        let p = &self.params;
-        let adjusts = !p.logit_bias.is_empty()
-            || self.repeats()
-            || p.presence_penalty != 0.0
-            || p.frequency_penalty != 0.0;
-        let reads = match (p.is_greedy(), p.top_k) {
-            (true, _) => 1,
-            (_, 0) => return false,
-            (_, top_k) => top_k as usize,
-        };
-        !adjusts && reads <= k
-    }
-
-    /// Draws as [`sample`](Self::sample) does, of a row whose `k` largest logits these
-    /// are in descending order, ties in ascending id and NaN ahead of all, where
-    /// [`reads_at_most`](Self::reads_at_most) says that they are enough. `vocab`: logits
-    /// of the whole row.
-    ///
-    /// # Errors
-    /// As [`sample`](Self::sample), of NaN before +inf whatever their ids.
-    pub fn sample_largest(
-        &mut self,
-        largest: impl Iterator<Item = (u32, f32)>,
-        vocab: usize,
-        sequence: u64,
-        position: u64,
-    ) -> Result<u32, SampleError> {
-        let mut largest = largest.peekable();
-        let Some(&(token, max)) = largest.peek() else {
-            return Err(SampleError::VocabSize {
-                found: 0,
-                max: MAX_VOCAB,
-            });
-        };
-        if max.is_nan() || max == f32::INFINITY {
-            return Err(SampleError::BadLogit {
-                sequence,
-                position,
-                token,
-                value: max,
-            });
-        }
-        if max == f32::NEG_INFINITY {
-            return Err(SampleError::NoCandidates {
-                sequence,
-                position,
-                vocab,
-            });
-        }
-        if self.params.is_greedy() {
-            return Ok(token);
-        }
-        let weigh = Weigh::new(max, self.params.temperature);
-        self.keys.clear();
-        let keys = largest.map(|(id, logit)| select::key(logit, id));
-        self.keys.extend(keys.take(self.params.top_k as usize));
-        let total = self.of_keys(weigh);
-        let bits = philox::bits(self.params.seed, sequence, position)[0];
-        Ok(self.draw_listed(bits, total))
+        Ok((token, max, total.filter(|_| plain)))
     }
 
     /// The distribution that [`sample`](Self::sample) draws from: the tokens that the
@@ -285,7 +255,7 @@ impl Sampler {
                 .zip(row)
                 .map(|(token, &logit)| TokenProb {
                     token,
-                    prob: f64::from(weigh.weight(logit)) / total,
+                    prob: weigh.fixed(logit) as f64 / total as f64,
                 })
                 .filter(|t| t.prob > 0.0)
                 .collect(),
@@ -300,75 +270,15 @@ impl Sampler {
         })
     }
 
-    fn repeats(&self) -> bool {
-        self.params.repetition_penalty != 1.0 && self.params.penalty_last_n != Some(0)
-    }
-
     /// Bias and penalties, into `self.adjusted`. False if there is nothing to do.
     fn adjust(&mut self, logits: &[f32], history: History<'_>) -> Result<bool, SampleError> {
-        let p = &self.params;
-        let counts_generated = p.presence_penalty != 0.0 || p.frequency_penalty != 0.0;
-        let generated = if counts_generated {
-            history.generated
-        } else {
-            &[]
-        };
-        let windows = if self.repeats() {
-            latest(history, p.penalty_last_n.unwrap_or(usize::MAX))
-        } else {
-            [&[][..], &[][..]]
-        };
-        let vocab = logits.len();
-        if p.logit_bias.is_empty() && generated.is_empty() && windows.iter().all(|w| w.is_empty()) {
+        let Some(changes) = Changes::of(&self.params, history, logits.len())? else {
             return Ok(false);
-        }
-        // All ids are checked before anything is counted: an error must not leave
-        // counts behind.
-        if let Some(&(token, _)) = p.logit_bias.iter().find(|(t, _)| *t as usize >= vocab) {
-            return Err(SampleError::BiasToken { token, vocab });
-        }
-        for tokens in [generated, windows[0], windows[1]] {
-            if let Some(&token) = tokens.iter().find(|t| **t as usize >= vocab) {
-                return Err(SampleError::HistoryToken { token, vocab });
-            }
-        }
-        let counting = [generated, windows[0], windows[1]]
-            .iter()
-            .any(|tokens| !tokens.is_empty());
-        if counting && self.counts.len() < vocab {
-            self.counts.resize(vocab, 0);
-        }
-
+        };
         let row = &mut self.adjusted;
         row.clear();
         row.extend_from_slice(logits);
-        for &(token, bias) in &p.logit_bias {
-            row[token as usize] += bias;
-        }
-        for &token in windows.into_iter().flatten() {
-            let seen = &mut self.counts[token as usize];
-            if *seen == 0 {
-                let logit = &mut row[token as usize];
-                if *logit > 0.0 {
-                    *logit /= p.repetition_penalty;
-                } else {
-                    *logit *= p.repetition_penalty;
-                }
-            }
-            *seen = 1;
-        }
-        for &token in windows.into_iter().flatten() {
-            self.counts[token as usize] = 0;
-        }
-        for &token in generated {
-            self.counts[token as usize] += 1;
-        }
-        for &token in generated {
-            let count = std::mem::take(&mut self.counts[token as usize]);
-            if count > 0 {
-                row[token as usize] -= p.frequency_penalty * count as f32 + p.presence_penalty;
-            }
-        }
+        changes.apply(&mut self.counts, row, |token| Some(token as usize));
         Ok(true)
     }
 
@@ -429,10 +339,11 @@ impl Sampler {
         let mut target = None;
         let mut bound = p.min_p;
         if p.top_p < 1.0 {
-            target = Some(mass_target(p.top_p, row_total * FIXED_ONE as f64));
+            target = Some(mass_target(p.top_p, row_total));
             // Tokens below this weight are together less than the share that
             // top-p may leave out, so none of them is needed to reach it.
-            let spare = (1.0 - f64::from(p.top_p)) * row_total / row.len() as f64;
+            let sum = row_total as f64 / FIXED_ONE as f64;
+            let spare = (1.0 - f64::from(p.top_p)) * sum / row.len() as f64;
             bound = bound.max((spare as f32).next_down());
         }
         select::at_least(row, &self.weights, bound, &mut self.candidates);
@@ -444,17 +355,22 @@ impl Sampler {
     /// Candidates of `self.keys`, the `top_k` largest, as the other filters leave them;
     /// the sum of their weights.
     fn of_keys(&mut self, weigh: Weigh) -> u64 {
-        self.keys.sort_unstable_by_key(|&key| select::token_of(key));
+        let total = self.list_keys(weigh);
+        let top_p = self.params.top_p;
+        let target = (top_p < 1.0).then(|| mass_target(top_p, total));
+        self.filter(weigh, target)
+    }
+
+    /// Makes `self.keys` the candidates, in ascending id; the sum of their weights.
+    fn list_keys(&mut self, weigh: Weigh) -> u64 {
+        self.keys.sort_unstable_by_key(|&key| token_of(key));
         self.candidates.clear();
         self.candidates
             .extend(self.keys.iter().map(|&key| Candidate {
                 key,
-                weight: fixed(weigh.weight(logit_of(key))),
+                weight: weigh.fixed(logit_of(key)),
             }));
-        let total: u64 = self.candidates.iter().map(|c| c.weight).sum();
-        let top_p = self.params.top_p;
-        let target = (top_p < 1.0).then(|| mass_target(top_p, total as f64));
-        self.filter(weigh, target)
+        self.candidates.iter().map(|c| c.weight).sum()
     }
 
     /// Leaves the candidates that reach the mass `target` and min-p; the sum of their
@@ -489,19 +405,8 @@ impl Sampler {
 
 /// The fixed-point mass that top-p must reach: at least 1, so that one token is kept
 /// whatever happens.
-fn mass_target(top_p: f32, total: f64) -> u64 {
-    ((f64::from(top_p) * total).ceil() as u64).max(1)
-}
-
-/// The last `n` tokens of prompt + generated, as the tail of each.
-fn latest(history: History<'_>, n: usize) -> [&[u32]; 2] {
-    let History { prompt, generated } = history;
-    let from_generated = n.min(generated.len());
-    let from_prompt = (n - from_generated).min(prompt.len());
-    [
-        &prompt[prompt.len() - from_prompt..],
-        &generated[generated.len() - from_generated..],
-    ]
+fn mass_target(top_p: f32, total: u64) -> u64 {
+    ((f64::from(top_p) * total as f64).ceil() as u64).max(1)
 }
 
 /// The lowest id whose logit is `max`.
@@ -515,28 +420,64 @@ fn first_equal(row: &[f32], max: f32) -> u32 {
     (from + within) as u32
 }
 
-/// The token where the running sum of weights passes `target`: first by blocks, then
-/// inside one. A token of weight 0 is never returned.
-fn draw_from_blocks(row: &[f32], blocks: &[f64], weigh: Weigh, target: f64) -> u32 {
-    // Rounding can leave the target at the very end: the last block with any mass
-    // takes it.
-    let end = blocks.iter().rposition(|&mass| mass > 0.0).unwrap_or(0);
-    let (mut chosen, mut before) = (0, 0.0);
-    while chosen < end && before + blocks[chosen] <= target {
-        before += blocks[chosen];
-        chosen += 1;
+/// The token where the running sum of weights passes `target`, which is below their
+/// total: first of the [`HEAD`] largest in descending order, then of the others by
+/// blocks (of whose sums the head's weights are taken), then inside one. A token of
+/// weight 0 is never returned.
+fn draw_from_all(
+    row: &[f32],
+    keys: &mut Vec<Key>,
+    blocks: &mut [u64],
+    weigh: Weigh,
+    target: u64,
+) -> u32 {
+    if row.len() > HEAD {
+        select::largest(row, HEAD, keys);
+    } else {
+        keys.clear();
+        keys.extend(
+            (0..)
+                .zip(row)
+                .map(|(token, &logit)| select::key(logit, token)),
+        );
     }
-    let from = chosen * BLOCK;
-    let mut last = from;
-    for (i, &logit) in row[from..(from + BLOCK).min(row.len())].iter().enumerate() {
-        let weight = f64::from(weigh.weight(logit));
-        if weight > 0.0 {
-            last = from + i;
-            before += weight;
-            if before > target {
-                break;
-            }
+    keys.sort_unstable_by(|a, b| b.cmp(a));
+    let mut left = match draw_from_keys(keys, weigh, target) {
+        Ok(token) => return token,
+        Err(left) => left,
+    };
+    for &key in keys.iter() {
+        blocks[token_of(key) as usize / BLOCK] -= weigh.fixed(logit_of(key));
+    }
+    // `target` is below the sum of all, so it is passed in some block.
+    let passed = blocks.iter().position(|&mass| {
+        let here = left < mass;
+        left -= if here { 0 } else { mass };
+        here
+    });
+    let from = passed.unwrap_or(0) * BLOCK;
+    let last_of_head = keys.last().copied().unwrap_or(0);
+    let block = (from as u32..).zip(&row[from..(from + BLOCK).min(row.len())]);
+    let mut others = block.filter(|&(id, &logit)| select::key(logit, id) < last_of_head);
+    let drawn = others.find(|&(_, &logit)| {
+        let weight = weigh.fixed(logit);
+        let here = left < weight;
+        left -= if here { 0 } else { weight };
+        here
+    });
+    drawn.map_or(from as u32, |(id, _)| id)
+}
+
+/// The token where the running sum of the weights of `keys` passes `target`, or what of
+/// it is left behind them.
+fn draw_from_keys(keys: &[Key], weigh: Weigh, target: u64) -> Result<u32, u64> {
+    let mut left = target;
+    for &key in keys {
+        let weight = weigh.fixed(logit_of(key));
+        if left < weight {
+            return Ok(token_of(key));
         }
+        left -= weight;
     }
-    last as u32
+    Err(left)
 }

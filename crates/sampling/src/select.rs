@@ -40,7 +40,7 @@ pub(crate) fn logit_of(key: Key) -> f32 {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Candidate {
     pub key: Key,
-    /// [`Weigh::fixed`](crate::math::Weigh::fixed).
+    /// [`Weigh::fixed`].
     pub weight: u64,
 }
 
@@ -282,17 +282,17 @@ mod tests {
             prop_assume!(max > f32::NEG_INFINITY);
             let weigh = Weigh::new(max, temperature);
             let all = sorted(&row);
-            let total: u64 = all.iter().map(|t| fixed(weigh.weight(t.1))).sum();
+            let total: u64 = all.iter().map(|t| weigh.fixed(t.1)).sum();
             let target = ((total as f64 * share) as u64).max(1);
             let mut mass = 0;
             let want = all.iter().find(|t| {
-                mass += fixed(weigh.weight(t.1));
+                mass += weigh.fixed(t.1);
                 mass >= target
             });
             let want = want.unwrap_or(all.last().unwrap()).0;
             let mut candidates: Vec<Candidate> = (0..)
                 .zip(&row)
-                .map(|(t, &v)| Candidate { key: key(v, t), weight: fixed(weigh.weight(v)) })
+                .map(|(t, &v)| Candidate { key: key(v, t), weight: weigh.fixed(v) })
                 .collect();
             let cut = cut_at_mass(&candidates, weigh, target, &mut Vec::new());
             prop_assert_eq!(token_of(cut), want);

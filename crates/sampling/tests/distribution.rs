@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use sampling::{History, SampleError, Sampler, SamplingParams, philox};
+use sampling::{HEAD, History, SampleError, Sampler, SamplingParams, TokenProb, philox};
 
 /// A filter may decide either way about a token this near its threshold.
 const NEAR: f64 = 1e-5;
@@ -316,19 +316,22 @@ fn draw_inverts_the_cumulative_distribution() {
             ..Default::default()
         };
         let mut sampler = Sampler::new(params).unwrap();
-        let distribution = sampler.distribution(&row, History::EMPTY).unwrap();
+        let mut distribution = sampler.distribution(&row, History::EMPTY).unwrap();
+        if top_k == 0 {
+            // All are kept: the head comes first.
+            let logit = |t: &TokenProb| row[t.token as usize];
+            distribution.sort_by(|a, b| logit(b).total_cmp(&logit(a)).then(a.token.cmp(&b.token)));
+            distribution[HEAD..].sort_by_key(|t| t.token);
+        }
         for position in 0..500 {
             let u = philox::unit(philox::bits(77, 3, position)[0]);
             let got = sampler
                 .sample(&row, History::EMPTY, 3, position)
                 .unwrap()
                 .token;
-            let before: f64 = distribution
-                .iter()
-                .take_while(|t| t.token < got)
-                .map(|t| t.prob)
-                .sum();
-            let prob = distribution.iter().find(|t| t.token == got).unwrap().prob;
+            let at = distribution.iter().position(|t| t.token == got).unwrap();
+            let before: f64 = distribution[..at].iter().map(|t| t.prob).sum();
+            let prob = distribution[at].prob;
             assert!(
                 before - 1e-9 <= u && u < before + prob + 1e-9,
                 "{before} {u} {prob}"

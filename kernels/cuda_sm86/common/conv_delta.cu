@@ -143,6 +143,8 @@ struct Normed : Convolved {
         }
         if (!__shfl_sync(0xffffffffu, last, 0)) return;
         __threadfence();
+        // What lane 0 has seen of the other blocks, all lanes see: a shuffle alone orders no memory.
+        __syncwarp();
         float o[MOST_DV / 32], squares = 0.0f;
 #pragma unroll
         for (u32 i = 0; i < MOST_DV / 32; ++i) {

@@ -8,6 +8,7 @@ use hal::vulkan::VulkanOptions;
 use kernels as _;
 use registry::Registry;
 use runtime::{Forward, LoadOptions, Opened, Runner, Span, Want};
+use sampling::Weigh;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,7 +45,10 @@ fn outputs(runner: &mut Runner, want: Want) -> Vec<u32> {
     let span = Span::new(seq, &PROMPT, 1);
     let out = match runner.forward(&[span], want).expect("a step") {
         Forward::Argmax(ids) => ids.to_vec(),
-        Forward::TopK { rows, .. } => rows.as_flattened().to_vec(),
+        Forward::TopK { rows, totals, .. } => {
+            let totals = totals.iter().flat_map(|t| [*t as u32, (t >> 32) as u32]);
+            rows.as_flattened().iter().copied().chain(totals).collect()
+        }
         Forward::Logits { rows, .. } => rows.iter().map(|x| x.to_bits()).collect(),
     };
     runner.free(seq).expect("the sequence");
@@ -85,8 +89,14 @@ fn a_decode_step_is_one_submission() {
     order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
     order.truncate(runner.largest());
     let pairs = order.iter().flat_map(|id| [*id, logits[*id as usize]]);
-    let top = outputs(&mut runner, Want::TopK);
-    assert_eq!(top, pairs.collect::<Vec<_>>());
+    let pairs: Vec<u32> = pairs.collect();
+    assert_eq!(outputs(&mut runner, Want::TopK), pairs);
+    let with_total = outputs(&mut runner, Want::TopKAndTotal);
+    let total = Weigh::new(row[order[0] as usize], 1.0).total(&row);
+    let total = [total as u32, (total >> 32) as u32];
+    assert_eq!(with_total, [&pairs[..], &total].concat());
+    let late = runner.logits_row(0).expect("the row");
+    assert_eq!(late, row);
     let rows = PROMPT.len();
     let commands = |want| runner.stats(rows, want).expect("recorded").commands;
     assert_eq!(commands(Want::TopK), commands(Want::Logits) + 1);

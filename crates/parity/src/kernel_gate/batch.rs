@@ -84,6 +84,15 @@ impl Batch {
             .collect()
     }
 
+    /// What each output row's logits are multiplied with: a matter of its token.
+    pub fn inv_temps(&self) -> Vec<f32> {
+        const INV_TEMPS: [f32; 5] = [1.0, 1.0 / 0.7, 1.0 / 1.9, 11.0, 1e-3];
+        let wanted = self.tokens().filter(|(_, wanted)| *wanted);
+        wanted
+            .map(|(id, _)| INV_TEMPS[id as usize % INV_TEMPS.len()])
+            .collect()
+    }
+
     /// Span and position of each row.
     pub fn places(&self) -> Vec<(usize, usize)> {
         let spans = self.spans.iter().enumerate();
@@ -128,6 +137,11 @@ impl Batch {
         }
         for (i, r) in self.wanted().iter().enumerate() {
             w[layout.logit_rows() + i] = *r as u32;
+        }
+        // Rows that are not real weigh nothing as they should.
+        w[layout.inv_temps()..].fill(f32::NAN.to_bits());
+        for (i, t) in self.inv_temps().into_iter().enumerate() {
+            w[layout.inv_temps() + i] = t.to_bits();
         }
         w[layout.span_start() + self.spans.len()..=layout.span_start() + layout.max_spans]
             .fill(row as u32);

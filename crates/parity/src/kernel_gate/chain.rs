@@ -84,7 +84,7 @@ pub fn primitives(problem: &Problem) -> Vec<Problem> {
             (OpKind::KvAppend | OpKind::LatentAppend, Some(cache)) => vec![cache],
             (_, Some(state)) => vec![activation(Scheme::F32), state],
             (OpKind::Route, _) => vec![activation(Scheme::F32), activation(Scheme::U32)],
-            (OpKind::ArgMax | OpKind::TopK, _) => vec![activation(Scheme::U32)],
+            (OpKind::ArgMax | OpKind::TopK | OpKind::ExpSum, _) => vec![activation(Scheme::U32)],
             _ => vec![activation(Scheme::F32)],
         };
         made.push(outputs[0].clone());

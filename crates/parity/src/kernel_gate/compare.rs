@@ -62,6 +62,7 @@ pub fn product(
                 .collect();
             match problem.ops[op].op.kind() {
                 OpKind::TopK => pairs(&got, want_ids),
+                OpKind::ExpSum => sums(&got, want_ids, tolerance),
                 OpKind::Route => experts(case, problem, op, &got, want_ids, &unsure),
                 _ => ids(case, problem, op, &got, want_ids, want, tolerance),
             }
@@ -300,6 +301,30 @@ fn pairs(got: &[u32], want: &[u32]) -> Verdict {
             Err(format!("place {i}: {got:?}, the oracle has {want:?}"))
         }
     }
+}
+
+/// Sums must be the oracle's but for a share of the tolerance: kernels whose tolerance is
+/// below 2⁻⁶⁴ are held to every bit.
+fn sums(got: &[u32], want: &[u32], tolerance: f64) -> Verdict {
+    let sum = |words: &[u32; 2]| u64::from(words[1]) << 32 | u64::from(words[0]);
+    let (got, want) = (got.as_chunks::<2>().0, want.as_chunks::<2>().0);
+    if got.len() != want.len() {
+        return Err(format!("{} sums, not {}", got.len(), want.len()));
+    }
+    let mut worst = 0.0;
+    for (part, (got, want)) in got.iter().map(sum).zip(want.iter().map(sum)).enumerate() {
+        let off = got.abs_diff(want) as f64;
+        let ratio = if off == 0.0 {
+            0.0
+        } else {
+            off / (want as f64 * tolerance)
+        };
+        if ratio > 1.0 {
+            return Err(format!("part {part} sums to {got}, the oracle's to {want}"));
+        }
+        worst = f64::max(worst, ratio);
+    }
+    Ok(worst)
 }
 
 /// Ids must be the oracle's; where the logits were computed on the way, an id

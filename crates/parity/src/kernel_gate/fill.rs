@@ -43,6 +43,9 @@ pub fn fill(
                     let ids = routing::experts(rows, operand.row_len(), *experts, rng);
                     return Ok(Data::Ids(ids));
                 }
+                Some((1, Op::ExpSum { .. })) => {
+                    return Ok(Data::Ids(heads(rows, operand.row_len(), d.mode)));
+                }
                 _ if operand.scheme == Scheme::U32 => {
                     return Err(format!("input {n} is u32 and nobody says what it counts"));
                 }
@@ -68,6 +71,11 @@ pub fn fill(
             }
             if let Some((0, Op::ArgMax | Op::TopK { .. })) = reader {
                 no_numbers(&mut x, operand.row_len(), d.mode);
+            }
+            if let Some((0, Op::ExpSum { .. })) = reader {
+                x.iter_mut()
+                    .step_by(17)
+                    .for_each(|v| *v = f32::NEG_INFINITY);
             }
             Data::Rows(x)
         }
@@ -129,6 +137,21 @@ fn no_numbers(x: &mut [f32], len: usize, mode: Mode) {
             _ => {}
         }
     }
+}
+
+/// Pairs whose first has a logit that others are weighed by: one above them, one that
+/// some exceed, one below nearly all, and what is no number.
+fn heads(rows: usize, len: usize, mode: Mode) -> Vec<u32> {
+    let firsts = match mode {
+        Mode::Large => [4e3, 150.0, -20.0, f32::NAN],
+        _ => [4.5, 0.5, -2.0, f32::INFINITY],
+    };
+    let row = |r: usize| {
+        let first = firsts[r % firsts.len()];
+        let pair = move |i: usize| [i as u32, (first - i as f32).to_bits()];
+        (0..len / 2).flat_map(pair)
+    };
+    (0..rows).flat_map(row).collect()
 }
 
 /// cos and sin of random angles.

@@ -34,7 +34,7 @@ pub fn input_kind(op: OpKind, slot: usize) -> Kind {
         (KvAppend, 2) | (Attention, 1) => Kind::KeyValue,
         (LatentAppend | LatentAttention, 2) => Kind::Latent,
         (CausalConv, 2) | (GatedDelta, 7) => Kind::State,
-        (ExpertLinear, 2) => Kind::Ids,
+        (ExpertLinear, 2) | (ExpSum, 1) => Kind::Ids,
         _ => Kind::Rows,
     }
 }
@@ -43,7 +43,7 @@ pub fn output_kinds(op: OpKind) -> &'static [Kind] {
     match op {
         OpKind::KvAppend => &[Kind::KeyValue],
         OpKind::LatentAppend => &[Kind::Latent],
-        OpKind::ArgMax | OpKind::TopK => &[Kind::Ids],
+        OpKind::ArgMax | OpKind::TopK | OpKind::ExpSum => &[Kind::Ids],
         OpKind::Route => &[Kind::Rows, Kind::Ids],
         OpKind::CausalConv | OpKind::GatedDelta => &[Kind::Rows, Kind::State],
         _ => &[Kind::Rows],
@@ -57,7 +57,7 @@ fn arity(op: OpKind, optional: bool) -> usize {
     match op {
         Embed | RopeTable | GatherRows | ArgMax | TopK | Scale | SoftCap => 1,
         Route => 1 + more,
-        RmsNorm | Rope | GatedMul(_) | Add | ExpertSum | HeadLinear => 2,
+        RmsNorm | Rope | GatedMul(_) | Add | ExpertSum | HeadLinear | ExpSum => 2,
         Linear | Attention => 2 + more,
         KvAppend | LatentAppend | LatentAttention => 3,
         ExpertLinear | CausalConv => 3 + more,
@@ -72,17 +72,23 @@ pub fn batch_only(op: OpKind) -> bool {
     use OpKind::*;
     !matches!(
         op,
-        RmsNorm | Linear | GatedMul(_) | Add | ArgMax | TopK | Scale | SoftCap
+        RmsNorm | Linear | GatedMul(_) | Add | ArgMax | TopK | ExpSum | Scale | SoftCap
     )
+}
+
+/// Whether its values have a row for each token whose logits are asked for, and only
+/// for those.
+pub fn logits_only(op: OpKind) -> bool {
+    op == OpKind::ExpSum
 }
 
 /// Names of sizes. Where two are to be equal, the one named first settles it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Size {
     One,
-    /// An id and its logit.
+    /// An id and its logit, or the words of a u64.
     Pair,
-    /// Logits that top_k reads, and those that it keeps.
+    /// Logits that top_k and exp_sum read, and what is left of them.
     Logits,
     Largest,
     TopK,
@@ -269,6 +275,11 @@ impl Wires {
             }
             TopK => {
                 self.form(x, &[Size::Logits])?;
+                self.form(y, &[Size::Largest, Size::Pair])?;
+            }
+            ExpSum => {
+                self.form(x, &[Size::Logits])?;
+                self.form(ins[1], &[Size::Largest, Size::Pair])?;
                 self.form(y, &[Size::Largest, Size::Pair])?;
             }
             Route => {

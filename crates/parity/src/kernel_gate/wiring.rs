@@ -2,7 +2,7 @@
 //! checked by the ops' own rules, and attributes for the ops.
 
 use super::dims::{Dims, Mode};
-use super::shapes::{Blocks, Kind, Wires, batch_only};
+use super::shapes::{Blocks, Kind, Wires, batch_only, logits_only};
 use graph::{
     AttentionSpec, CacheKind, CacheSpec, ElemType, Op, OpKind, RopeSpec, Shape, Value, ValueKind,
 };
@@ -35,7 +35,7 @@ pub fn wire(spec: &KernelSpec, d: &Dims, device: &DeviceInfo) -> Result<Wired, S
     };
     let w = Wires::new(spec.pattern, d, &blocks)?;
     let kinds = || spec.pattern.ops.iter().map(|o| o.kind);
-    let on_logits = d.on_logits && !kinds().any(batch_only);
+    let on_logits = kinds().any(logits_only) || (d.on_logits && !kinds().any(batch_only));
     let group = usize::from(d.token_major);
     let layout = StepLayout {
         max_rows: d.bucket.1,
@@ -436,6 +436,7 @@ fn op_of(kind: OpKind, d: &Dims, w: &Wires, i: usize) -> Op {
         OpKind::GatherRows => Op::GatherRows,
         OpKind::ArgMax => Op::ArgMax,
         OpKind::TopK => Op::TopK { k: output[0] },
+        OpKind::ExpSum => Op::ExpSum { parts: output[0] },
         OpKind::Scale => Op::Scale {
             factor: if d.bias[i] { 0.37 } else { -12.5 },
         },

@@ -561,6 +561,29 @@ fn eval(case: &Case) -> Vec<OpValue> {
             };
             return vec![OpValue::Ids(x.chunks(len).flat_map(largest).collect())];
         }
+        Op::ExpSum { parts } => {
+            let (x, len) = (rows(case, 0), row_len(case, 0));
+            let Some(Data::Ids(top)) = case.data(0, 1) else {
+                panic!("input 1 holds no pairs");
+            };
+            let firsts = top.chunks(row_len(case, 1)).map(|p| f32::from_bits(p[1]));
+            let sum = |((row, first), t): ((&[f64], f32), f32)| {
+                let of = |v: &f64| (v - f64::from(first)).min(0.0) * f64::from(t);
+                let fixed = |v: &f64| (of(v).exp() * 2f64.powi(40)) as u64;
+                let run = len.div_ceil(*parts);
+                let part = |i: usize| {
+                    let (from, to) = ((i * run).min(len), ((i + 1) * run).min(len));
+                    let sum: u64 = match first.is_finite() {
+                        true => row[from..to].iter().map(fixed).sum(),
+                        false => 0,
+                    };
+                    [sum as u32, (sum >> 32) as u32]
+                };
+                (0..*parts).flat_map(part).collect::<Vec<u32>>()
+            };
+            let each = x.chunks(len).zip(firsts).zip(case.batch.inv_temps());
+            return vec![OpValue::Ids(each.flat_map(sum).collect())];
+        }
         Op::ArgMax => {
             let (x, len) = (rows(case, 0), row_len(case, 0));
             let best = |row: &[f64]| {
