@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use registry::OpenOptions;
 use runtime::{LoadOptions, Placement};
+use sampling::SamplingParams;
 use std::path::PathBuf;
 
 /// The tree that runs what `--gpu-layers` and `--cpu-experts` leave to the CPU.
@@ -62,6 +63,10 @@ pub struct MeasureArgs {
     /// tokens
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batch: u32,
+    /// Time answers of drawn tokens, too, by these parameters, such as
+    /// '{"temperature": 0.8, "top_p": 0.95}'; all others are greedy
+    #[arg(long, value_name = "JSON", value_parser = sampling)]
+    pub sampling: Option<SamplingParams>,
     /// Runs that are not counted
     #[arg(long, default_value_t = 1)]
     pub warmup: u32,
@@ -311,6 +316,13 @@ impl Source {
             _ => bail!("give a model: --model PATH or --synthetic SHAPE:QUANT"),
         }
     }
+}
+
+/// Parameters of a request, which are some.
+fn sampling(text: &str) -> Result<SamplingParams, String> {
+    let params: SamplingParams = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    params.validate().map_err(|e| e.to_string())?;
+    Ok(params)
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub mod metric {
     pub const DECODE: &str = "decode_tok_s";
     /// All sequences of the batch together.
     pub const BATCH_DECODE: &str = "batch_decode_tok_s";
+    /// One sequence whose tokens are drawn by [`Workload::sampling`](super::Workload).
+    pub const SAMPLED_DECODE: &str = "sampled_decode_tok_s";
     /// From a prompt that is known to its first token, the model being loaded.
     pub const TTFT: &str = "ttft_ms";
     pub const LOAD: &str = "load_s";
@@ -87,6 +89,9 @@ pub struct Workload {
     pub batch: u32,
     pub warmup: u32,
     pub runs: u32,
+    /// How tokens are drawn where that is timed as well: the steps that are on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

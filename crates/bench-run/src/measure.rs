@@ -1,8 +1,9 @@
 //! One run: prompt processing and decode, timed on the host's clock around the
 //! whole step (submission and read-back included).
 
-use anyhow::Result;
-use runtime::{Forward, Runner, SeqId, Span, Want};
+use anyhow::{Result, bail};
+use runtime::{Forward, GenerateOptions, Generator, Runner, SeqId, Span, Want};
+use sampling::SamplingParams;
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,8 @@ pub struct Sample {
     pub decode: f64,
     /// Of all sequences together, where there are several.
     pub batch: Option<f64>,
+    /// Of drawn tokens.
+    pub sampled: Option<f64>,
     /// Seconds from prompt to first token.
     pub ttft: f64,
 }
@@ -46,6 +49,8 @@ pub struct Bench<'r> {
     least: Duration,
     /// Holds the first `depth` tokens.
     base: Option<SeqId>,
+    /// How tokens of one more answer are drawn.
+    pub sampling: Option<SamplingParams>,
 }
 
 /// Ids that differ from row to row; which ones does not matter to the work done.
@@ -87,6 +92,7 @@ impl<'r> Bench<'r> {
             shape,
             least: Duration::ZERO,
             base: None,
+            sampling: None,
         }
     }
 
@@ -180,6 +186,40 @@ impl<'r> Bench<'r> {
         Ok(spent)
     }
 
+    /// Steps of an answer of drawn tokens that are timed: the first token is the prompt's.
+    fn drawn_steps(&self) -> usize {
+        self.shape.generated - 1
+    }
+
+    /// Seconds of an answer whose tokens are drawn as users' are, scheduler included.
+    fn drawn(&mut self, sampling: &SamplingParams) -> Result<Duration> {
+        let seq = self.begin()?;
+        let (depth, vocab) = (self.shape.depth, self.runner.vocab());
+        let mut prompt = prompt_ids(0, depth, vocab);
+        prompt.push(id(depth, vocab));
+        let options = GenerateOptions {
+            max_tokens: self.shape.generated,
+            sampling: sampling.clone(),
+            ..GenerateOptions::default()
+        };
+        let mut generator = Generator::new(self.runner, None);
+        generator.add_to(seq, &prompt, options)?;
+        while !generator.is_idle() {
+            for event in generator.step()? {
+                if let Some(e) = event.error {
+                    bail!("no token could be drawn: {e}");
+                }
+            }
+        }
+        let (steps, seconds) = generator.decode;
+        drop(generator);
+        self.runner.free(seq)?;
+        if steps != self.drawn_steps() {
+            bail!("{steps} tokens were drawn, not {}", self.drawn_steps());
+        }
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
     /// Mean seconds over as many calls as a sample needs.
     fn mean(&mut self, once: impl Fn(&mut Self) -> Result<Duration>) -> Result<f64> {
         let (mut calls, mut spent) = (0, Duration::ZERO);
@@ -198,7 +238,15 @@ impl<'r> Bench<'r> {
             1 => None,
             n => Some(self.mean(|b| b.answer(n))?),
         };
+        let sampled = match self.sampling.clone() {
+            None => None,
+            Some(params) => {
+                let seconds = self.mean(|b| b.drawn(&params))?;
+                Some(self.drawn_steps() as f64 / seconds)
+            }
+        };
         Ok(Sample {
+            sampled,
             prefill: shape.prompt as f64 / ttft,
             decode: shape.generated as f64 / answer,
             batch: batch.map(|s| (shape.generated * shape.batch) as f64 / s),

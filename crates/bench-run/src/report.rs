@@ -153,6 +153,7 @@ fn page(all: &[(String, Artifact)], charts: &[(String, String)]) -> String {
             out += &format!("- {}: {}\n", cell(name), a.decision.reason);
         }
     }
+    out += &sampled(all);
     let gates: Vec<_> = all
         .iter()
         .filter_map(|(n, a)| Some((n, a.correctness.as_ref()?)))
@@ -181,6 +182,30 @@ fn page(all: &[(String, Artifact)], charts: &[(String, String)]) -> String {
         for (file, title) in charts {
             out += &format!("![{}]({file})\n\n", cell(title));
         }
+    }
+    out
+}
+
+/// Rows that time drawn tokens, too, beside their greedy ones.
+fn sampled(all: &[(String, Artifact)]) -> String {
+    let mut out = String::new();
+    for (name, a) in all {
+        let [greedy, drawn] =
+            [metric::DECODE, metric::SAMPLED_DECODE].map(|m| a.measurements.get(m));
+        let (Some(greedy), Some(drawn)) = (greedy, drawn) else {
+            continue;
+        };
+        if out.is_empty() {
+            out += "\n## Drawn tokens\n\n| artifact | model | steps | tok/s | of greedy |\n|---|---|---|---|---|\n";
+        }
+        out += &format!(
+            "| {} | {} | {} | {:.1} | {:.2} |\n",
+            cell(name),
+            cell(&a.workload.model),
+            cell(a.workload.sampling.as_deref().unwrap_or("–")),
+            drawn.median,
+            drawn.median / greedy.median
+        );
     }
     out
 }

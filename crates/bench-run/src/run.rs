@@ -13,10 +13,11 @@ use crate::profile::profile;
 use crate::provenance::{Environment, Hardware, Software, fingerprint, short, timestamp};
 use crate::stat::Stat;
 use crate::synthetic;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use planner::Program;
 use registry::Registry;
 use runtime::{LoadOptions, Model, Opened};
+use sampling::Sampler;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -44,6 +45,9 @@ pub fn measure(registry: &Registry, args: &MeasureArgs) -> Result<Artifact> {
     // What needs no gate to be refused is refused before it, and before the weights
     // are made.
     process::check(args)?;
+    if args.sampling.is_some() && args.gen_tokens < 2 {
+        bail!("--sampling times what follows the first token: use --gen-tokens 2 or more");
+    }
     let mut peers = Vec::new();
     for command in &args.peer {
         let peer = Peer::new(command, args.model.as_deref())?;
@@ -196,6 +200,7 @@ fn measure_loaded(
     }
     let mut model = load()?;
     let mut bench = Bench::new(&mut model.runner, *shape, least)?;
+    bench.sampling = args.sampling.clone();
     for i in 0..args.warmup + args.runs {
         let counted = i >= args.warmup;
         let once = bench.run()?;
@@ -250,6 +255,9 @@ impl Samples {
         self.push(metric::TTFT, s.ttft * 1e3);
         if let Some(batch) = s.batch {
             self.push(metric::BATCH_DECODE, batch);
+        }
+        if let Some(sampled) = s.sampled {
+            self.push(metric::SAMPLED_DECODE, sampled);
         }
     }
 
@@ -306,6 +314,7 @@ fn workload(source: &Source, opened: &Opened, args: &MeasureArgs) -> Workload {
         batch: args.batch,
         warmup: args.warmup,
         runs: args.runs,
+        sampling: (args.sampling.clone()).and_then(|p| Some(Sampler::new(p).ok()?.chain())),
     }
 }
 

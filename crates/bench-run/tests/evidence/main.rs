@@ -450,6 +450,52 @@ fn the_schema_knows_no_field_that_artifacts_lack() {
 }
 
 #[test]
+fn answers_of_drawn_tokens_are_timed_beside_greedy_ones() {
+    let params = r#"{"temperature": 0.8, "top_p": 0.95}"#;
+    let flags = ["--synthetic", "tiny:bf16", "--no-gate", "--depth", "3"];
+    let a = measure(&[&flags[..], &["--gen-tokens", "4", "--sampling", params]].concat());
+    let drawn = &a.measurements[metric::SAMPLED_DECODE];
+    assert!(drawn.median > 0.0 && drawn.samples.len() == 2, "{drawn:?}");
+    let steps = a.workload.sampling.as_deref().expect("steps");
+    assert!(
+        steps.contains("temperature 0.8") && steps.contains("top_p 0.95"),
+        "{steps}"
+    );
+    assert_valid(&a);
+    let dir = tempfile::tempdir().expect("a folder");
+    a.write(&dir.path().join("drawn.json")).expect("written");
+    report(dir.path(), dir.path()).expect("a report");
+    let page = std::fs::read_to_string(dir.path().join("report.md")).expect("a page");
+    assert!(
+        page.contains("## Drawn tokens") && page.contains("top_p 0.95"),
+        "{page}"
+    );
+
+    let parse = |params: &str| Cli::try_parse_from(["bench-run", "--sampling", params]);
+    for (params, why) in [
+        ("0.8", "expected struct"),
+        (r#"{"top_p": 3}"#, "top_p is 3; allowed"),
+        (r#"{"topp": 0.3}"#, "unknown field"),
+    ] {
+        let e = parse(params).expect_err(params).to_string();
+        assert!(e.contains(why), "{e}");
+    }
+    let one = args(&[
+        "--synthetic",
+        "tiny:bf16",
+        "--gen-tokens",
+        "1",
+        "--sampling",
+        params,
+    ]);
+    let registry = Registry::collect().expect("a registry");
+    let e = run::measure(&registry, &one)
+        .expect_err("one token")
+        .to_string();
+    assert!(e.contains("--gen-tokens 2"), "{e}");
+}
+
+#[test]
 fn tuning_writes_only_what_the_gate_let_pass() {
     let tune = |registry: &Registry| {
         let cli = Cli::try_parse_from([
