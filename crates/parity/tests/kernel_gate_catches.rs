@@ -116,6 +116,9 @@ fn every_planted_defect_is_caught() {
     const NO_SUM: Fault = Fault::Misreads(|p| ROUTES(p).normalise = false);
     const NO_SCALE: Fault = Fault::Misreads(|p| ROUTES(p).scale = 1.0);
     const NO_SELECTION_BIAS: Fault = Fault::Misreads(|p| p.ops[0].inputs.truncate(1));
+    const COLD: Fault = Fault::Missteps(|layout, words| {
+        words[layout.inv_temps()..].fill(1f32.to_bits());
+    });
     const NO_THIRD: Fault = Fault::Misreads(|p| p.ops[0].inputs.truncate(3));
     const NO_SILU: Fault = Fault::Misreads(|p| {
         if let Op::CausalConv(spec) = &mut p.ops[0].op {
@@ -171,6 +174,13 @@ fn every_planted_defect_is_caught() {
         (Pattern::ROPE, &["f32"], LESS_ROTARY, "the oracle has"),
         (Pattern::ARGMAX, &["f32"], Fault::LastTie, "the oracle has"),
         (Pattern::TOP_K, &["f32"], Fault::LastTie, "the oracle has"),
+        (
+            Pattern::EXP_SUM,
+            &["f32"],
+            Fault::LastBit,
+            "the oracle's to",
+        ),
+        (Pattern::EXP_SUM, &["f32"], COLD, "the oracle's to"),
         (Pattern::ATTENTION, &["f16"], NO_BIAS, "the oracle has"),
         (Pattern::ATTENTION, &["f32"], NO_CAP, "the oracle has"),
         (Pattern::ROPE, &["f32"], WRONG_PAIRS, "the oracle has"),
