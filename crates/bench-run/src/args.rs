@@ -273,9 +273,10 @@ pub struct TuneArgs {
     /// Timed repetitions of each step
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
     pub repeats: u32,
-    /// Tokens of the largest step
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub prompt_tokens: u32,
+    /// Tokens of the largest step: the backend's own by default, up to half of the
+    /// model's context
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt_tokens: Option<u32>,
     /// Tokens in the cache, beside an empty one: a variant must win with either
     #[arg(long, default_value_t = 4096)]
     pub depth: u32,

@@ -134,7 +134,17 @@ pub fn tune(
 ) -> Result<Option<(PathBuf, String)>> {
     let source = Source::of(&args.model, &args.synthetic, args.layers)?;
     let opened = open(&source)?;
-    let prompt = args.prompt_tokens as usize;
+    let mut options = LoadOptions::new(&args.device.backend);
+    options.open = args.device.open_options();
+    let prompt = match args.prompt_tokens {
+        Some(tokens) => tokens as usize,
+        None => {
+            let (chosen, _) = opened.place(registry, &options)?;
+            options.backend = chosen.backend.name.into();
+            let most = opened.model.context_length / 2;
+            chosen.backend.rows.min(most).max(1)
+        }
+    };
     let room = opened.model.context_length.saturating_sub(prompt.max(2));
     let depth = room.min(args.depth as usize);
     if depth < args.depth as usize {
@@ -148,8 +158,6 @@ pub fn tune(
         depth,
         batch: 1,
     };
-    let mut options = LoadOptions::new(&args.device.backend);
-    options.open = args.device.open_options();
     options.context = Some(shape.context());
     options.rows = Some(prompt);
     options.tuned = Some(Tuned::default());
