@@ -127,14 +127,18 @@ pub fn verify(
         loading,
     };
     let mut passed = true;
-    let mut failed = None;
+    let mut failed: Option<Failed<'_>> = None;
+    let fused = program_is_fused(&program);
     let mut total = Tally::default();
     let (mut compared, mut open_positions) = (0, 0);
     let mut pace = Pace::default();
     let mut left_out = 0;
     for (i, script) in rounds.iter().enumerate() {
         // The first round always begins.
+        let replay = failed.as_ref().filter(|_| fused);
+        let replay = replay.map_or(Duration::ZERO, |f| clock.replay(&pace, f.script));
         let budget = clock.left(COMPARISONS_SHARE);
+        let budget = budget.min(clock.left(1.0 - REPEATS_SHARE).saturating_sub(replay));
         if i > 0 && pace.estimate(script) > budget {
             left_out += 1;
             continue;
@@ -146,12 +150,16 @@ pub fn verify(
             name: &script.name,
             tally,
             cut,
-            share: COMPARISONS_SHARE,
+            ask: Some(COMPARISONS_SHARE),
         };
         let judged = judge(opened, &program, &mut oracle, played, (&clock, &pace), out)?;
         if !judged.ok {
             passed = false;
-            failed.get_or_insert(script);
+            failed.get_or_insert(Failed {
+                script,
+                asked: judged.asked,
+                after: start.elapsed(),
+            });
         }
         open_positions += judged.open;
         total.extend(&judged.tally);
@@ -184,9 +192,9 @@ pub fn verify(
         ),
     });
     // What does not fail with fused kernels says nothing of them.
-    if let Some(script) = failed.filter(|_| program_is_fused(&program)) {
+    if let Some(failed) = failed.filter(|_| fused) {
         drop((candidate, oracle));
-        without_fusion(opened, registry, &options, script, (&clock, &pace), out)?;
+        without_fusion(opened, registry, &options, &failed, (&clock, &pace), out)?;
     } else if acts.values().any(|a| *a != Act::F32)
         && pace.estimate(&rounds[0]) * 2 + loading < clock.left(1.0)
     {
@@ -252,6 +260,12 @@ struct Clock {
 }
 
 impl Clock {
+    /// What replaying a script without fusion takes: a candidate loads in about as long as
+    /// an oracle, and plays in less.
+    fn replay(&self, pace: &Pace, script: &Script) -> Duration {
+        self.loading * 2 + pace.estimate(script)
+    }
+
     /// Of the first `share` of the limit.
     fn left(&self, share: f64) -> Duration {
         let end = self.limit.mul_f64(share);
@@ -266,8 +280,18 @@ struct Played<'a> {
     tally: Tally,
     /// The step that it ended before.
     cut: Option<usize>,
-    /// Of the limit: until then there is time to judge it.
-    share: f64,
+    /// Until which share of the limit there is time to ask which positions are
+    /// undecided; `None`: they are not asked for.
+    ask: Option<f64>,
+}
+
+/// The first script that failed.
+struct Failed<'a> {
+    script: &'a Script,
+    /// Whether it was asked which positions are undecided.
+    asked: bool,
+    /// From the start.
+    after: Duration,
 }
 
 /// A verdict on what was played.
@@ -276,6 +300,8 @@ struct Judged {
     tally: Tally,
     /// How many are not.
     open: usize,
+    /// Whether there was time to ask which.
+    asked: bool,
     ok: bool,
 }
 
@@ -295,7 +321,7 @@ fn judge(
         name,
         mut tally,
         cut,
-        share,
+        ask,
     } = played;
     let (mut open, mut ok) = (0, true);
     if let Some(rows) = cut {
@@ -305,8 +331,11 @@ fn judge(
     }
     let telling = (pace.estimate(script) + clock.loading) * PLAYS;
     let fails = tally.summary().is_some_and(|s| !bounds.hold(&s));
+    let share = ask.unwrap_or(1.0);
     let no_time = cut.is_some() || telling >= clock.left(share);
-    if fails && has_routers(&opened.graph) && no_time {
+    let routers = has_routers(&opened.graph);
+    let asked = !(routers && (no_time || ask.is_none()));
+    if fails && !asked && ask.is_some() {
         let rest = match cut {
             Some(_) => pace.estimate(script),
             None => Duration::ZERO,
@@ -317,7 +346,7 @@ fn judge(
             "{name:24} whether its positions are undecided was not asked: a time limit of some \
              {total:.0} s has room for that"
         ));
-    } else if fails {
+    } else if fails && asked {
         let rows = tally.rows();
         let found = undecided(opened, program, oracle, script, rows, &bounds)?;
         open = found.iter().filter(|u| **u).count();
@@ -337,7 +366,12 @@ fn judge(
         ok &= holds;
         out(&format!("{name:24} {s}  {}", verdict(holds)));
     }
-    Ok(Judged { tally, open, ok })
+    Ok(Judged {
+        tally,
+        open,
+        asked,
+        ok,
+    })
 }
 
 /// After a failure: whether the composites are to blame, and what to do if so.
@@ -345,18 +379,19 @@ fn without_fusion(
     opened: &Opened,
     registry: &Registry,
     options: &LoadOptions,
-    script: &Script,
+    failed: &Failed<'_>,
     (clock, pace): (&Clock, &Pace),
     out: &mut dyn FnMut(&str),
 ) -> Result<(), GateError> {
+    let script = failed.script;
     let name = format!("{}, unfused", script.name);
-    // The candidate takes about as long to load as the oracle, and less to play.
-    let wanted = clock.loading * 2 + pace.estimate(script);
+    let wanted = clock.replay(pace, script);
     if wanted > clock.left(1.0) {
-        let limit = (clock.start.elapsed() + wanted).as_secs_f64().ceil();
+        let limit = (failed.after + wanted).div_f64(1.0 - REPEATS_SHARE);
         out(&format!(
-            "{name:24} left out, for which the time is too short: a time limit of some {limit:.0} s \
-             would tell whether a fused kernel is at fault"
+            "{name:24} left out, for which the time is too short: a time limit of some {:.0} s \
+             would tell whether a fused kernel is at fault",
+            limit.max(clock.limit).as_secs_f64().ceil()
         ));
         return Ok(());
     }
@@ -370,7 +405,8 @@ fn without_fusion(
         name: &name,
         tally: super::compare(&mut oracle, &mut candidate, script)?,
         cut: None,
-        share: 1.0,
+        // Both are forgiven the same, or nothing.
+        ask: failed.asked.then_some(1.0),
     };
     drop(candidate);
     let judged = judge(opened, &program, &mut oracle, played, (clock, pace), out)?;
