@@ -181,6 +181,12 @@ fn every_planted_defect_is_caught() {
             "the oracle's to",
         ),
         (Pattern::EXP_SUM, &["f32"], COLD, "the oracle's to"),
+        (
+            Pattern::EXP_SUM,
+            &["f32"],
+            Fault::LongParts,
+            "the oracle's to",
+        ),
         (Pattern::ATTENTION, &["f16"], NO_BIAS, "the oracle has"),
         (Pattern::ATTENTION, &["f32"], NO_CAP, "the oracle has"),
         (Pattern::ROPE, &["f32"], WRONG_PAIRS, "the oracle has"),

@@ -32,26 +32,31 @@ pub(crate) fn workspace(program: &Program, kernels: &[Kernels], target: usize) -
 
 /// Host bytes of the buffers that steps are written to and results read from.
 fn host_bytes(program: &Program) -> u64 {
+    let per_row = |v: &graph::ValueId| {
+        let value = program.graph.value(*v);
+        let width = value.shape.dims().iter().fold(1u64, |n, d| match d {
+            Dim::Fixed(k) => n.saturating_mul(*k as u64),
+            _ => n,
+        });
+        match value.kind {
+            ValueKind::Activation(ElemType::F32 | ElemType::U32) => width.saturating_mul(4),
+            _ => 0,
+        }
+    };
     let out = |plan: &Plan| -> u64 {
         let rows = plan.step.max_logit_rows as u64;
-        let per_row = |v: &graph::ValueId| {
-            let value = program.graph.value(*v);
-            let width = value.shape.dims().iter().fold(1u64, |n, d| match d {
-                Dim::Fixed(k) => n.saturating_mul(*k as u64),
-                _ => n,
-            });
-            match value.kind {
-                ValueKind::Activation(ElemType::F32 | ElemType::U32) => width.saturating_mul(4),
-                _ => 0,
-            }
-        };
         let outputs = program.graph.outputs().iter().map(per_row);
         outputs.fold(0u64, |n, b| n.saturating_add(b.saturating_mul(rows)))
     };
     let mailboxes = (program.plans.iter()).map(|p| out(p) + p.step.bytes() + Edges::of(p).bytes());
     // The runner's own copies: bytes as they come, and as numbers.
     let copies = program.plans.iter().map(out).max().unwrap_or(0) * 2;
-    mailboxes.fold(copies, u64::saturating_add)
+    // And of a row that is read alone.
+    let late = program.graph.outputs().iter().map(per_row).max();
+    mailboxes.fold(
+        copies.saturating_add(late.unwrap_or(0)),
+        u64::saturating_add,
+    )
 }
 
 /// Whether what is known before kernels are prepared fits on a target's device.

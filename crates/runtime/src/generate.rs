@@ -95,8 +95,40 @@ struct Request {
     fed: usize,
     options: GenerateOptions,
     sampler: Sampler,
+    flat: Flat,
     detok: Option<IncrementalDetokenizer>,
     stop: StopMatcher,
+}
+
+/// Whether rows have been too flat of late for their largest logits to tell a draw:
+/// then whole ones are asked for at once, for a while that grows from miss to miss.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flat {
+    misses: u32,
+    rows: u32,
+}
+
+impl Flat {
+    /// The longest while, in tokens: one of so many steps reads more than it must.
+    const MOST: u32 = 64;
+
+    fn now(self) -> bool {
+        self.rows > 0
+    }
+
+    /// A head was looked at.
+    fn saw(&mut self, enough: bool) {
+        self.misses = if enough { 0 } else { self.misses + 1 };
+        // A miss now and then is what a tail is for.
+        self.rows = match self.misses {
+            0 | 1 => 0,
+            n => (1 << n.min(6)).min(Self::MOST),
+        };
+    }
+
+    fn row_read(&mut self) {
+        self.rows = self.rows.saturating_sub(1);
+    }
 }
 
 /// Drives a [`Runner`] for any number of requests.
@@ -104,6 +136,8 @@ pub struct Generator<'r> {
     runner: &'r mut Runner,
     tokenizer: Option<Arc<Tokenizer>>,
     active: Vec<Request>,
+    /// Of a step that failed when it had drawn some tokens already.
+    held: Vec<Event>,
     next: usize,
     cancel: Arc<AtomicBool>,
     /// Prompt tokens that were run (not found in the cache), and the seconds.
@@ -119,6 +153,7 @@ impl<'r> Generator<'r> {
             runner,
             tokenizer,
             active: Vec::new(),
+            held: Vec::new(),
             next: 0,
             cancel: Arc::default(),
             prefill: (0, 0.0),
@@ -137,7 +172,7 @@ impl<'r> Generator<'r> {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.active.is_empty()
+        self.active.is_empty() && self.held.is_empty()
     }
 
     /// Adds a request on a new sequence, which ends with it.
@@ -213,15 +248,21 @@ impl<'r> Generator<'r> {
             stop,
             options,
             sampler,
+            flat: Flat::default(),
             detok,
         });
         Ok(id)
     }
 
     /// Runs one batch. Empty when there is nothing to do.
+    ///
+    /// # Errors
+    /// The step's: no request is worse off and the step may be tried again. But for a row of
+    /// logits that cannot be fetched behind it: its request has ended, and what the
+    /// others drew comes with the next call.
     pub fn step(&mut self) -> Result<Vec<Event>, RuntimeError> {
         if self.cancel.load(Ordering::Relaxed) {
-            let mut events = Vec::new();
+            let mut events = std::mem::take(&mut self.held);
             for mut r in std::mem::take(&mut self.active) {
                 let text = r.rest();
                 events.push(Event {
@@ -234,6 +275,9 @@ impl<'r> Generator<'r> {
                 self.end(&r)?;
             }
             return Ok(events);
+        }
+        if !self.held.is_empty() {
+            return Ok(std::mem::take(&mut self.held));
         }
         let (batch, decoding) = self.schedule();
         if batch.is_empty() {
@@ -273,11 +317,19 @@ impl<'r> Generator<'r> {
             drawn.push(self.active[*i].draw(&forward, row, vocab));
         }
         let mut events = Vec::new();
+        let (mut lost, mut broken) = (Vec::new(), None);
         for (row, (i, drawn)) in drawing.into_iter().zip(drawn).enumerate() {
             let r = &mut self.active[i];
             let drawn = match drawn {
                 Ok(Some(token)) => Ok(token),
-                Ok(None) => r.draw_of(self.runner.logits_row(row)?),
+                Ok(None) => match self.runner.logits_row(row) {
+                    Ok(logits) => r.draw_of(logits),
+                    Err(e) => {
+                        lost.push(r.id);
+                        broken.get_or_insert(e);
+                        continue;
+                    }
+                },
                 Err(e) => Err(e),
             };
             events.push(match drawn {
@@ -319,6 +371,17 @@ impl<'r> Generator<'r> {
                 self.end(&ended)?;
             }
         }
+        if let Some(e) = broken {
+            // Whose next tokens nobody knows.
+            for id in lost {
+                if let Some(at) = self.active.iter().position(|r| r.id == id) {
+                    let ended = self.active.remove(at);
+                    self.end(&ended)?;
+                }
+            }
+            self.held = events;
+            return Err(e);
+        }
         Ok(events)
     }
 
@@ -327,12 +390,18 @@ impl<'r> Generator<'r> {
     fn wanted(&self, drawing: &[usize]) -> (Want, Vec<f32>) {
         let samplers = || drawing.iter().map(|i| &self.active[*i].sampler);
         let head = self.runner.largest() == HEAD && HEAD < self.runner.vocab();
-        let reads = samplers().map(|s| match s.reads() {
-            Reads::First => Reads::First,
-            reads if head => reads,
-            _ => Reads::Row,
+        let reads = drawing.iter().map(|i| {
+            let r = &self.active[*i];
+            match r.sampler.reads() {
+                Reads::First => Reads::First,
+                reads if head && !r.flat.now() => reads,
+                _ => Reads::Row,
+            }
         });
-        let want = match reads.clone().filter(|r| *r != Reads::Row).max() {
+        let rows = reads.clone().filter(|r| *r == Reads::Row).count();
+        let want = match reads.filter(|r| *r != Reads::Row).max() {
+            // One copy of all is sooner than many of one.
+            _ if 2 * rows > drawing.len() => Want::Logits,
             Some(Reads::First) => Want::Argmax,
             Some(Reads::Head) => Want::TopK,
             Some(_) => Want::TopKAndTotal,
@@ -409,14 +478,16 @@ impl Request {
                 }),
                 id => Ok(Some(id)),
             },
-            Forward::TopK { rows, k, totals } if reads != Reads::Row => {
+            Forward::TopK { rows, k, totals } if reads != Reads::Row && !self.flat.now() => {
                 let head = Head {
                     largest: &rows[row * k..][..*k],
                     vocab,
                     total: totals.get(row).copied(),
                 };
                 let history = History::split(&self.tokens, self.prompt_len);
-                self.sampler.sample_head(head, history, sequence, position)
+                let drawn = (self.sampler).sample_head(head, history, sequence, position)?;
+                self.flat.saw(drawn.is_some());
+                Ok(drawn)
             }
             Forward::Logits { rows, vocab } => {
                 let logits = &rows[row * vocab..(row + 1) * vocab];
@@ -430,6 +501,7 @@ impl Request {
     fn draw_of(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
         let (sequence, position) = (self.options.sequence, self.tokens.len() as u64);
         let history = History::split(&self.tokens, self.prompt_len);
+        self.flat.row_read();
         (self.sampler).sample_token(logits, history, sequence, position)
     }
 

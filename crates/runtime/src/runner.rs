@@ -126,6 +126,13 @@ fn is_idle(graph: &Graph, node: NodeId, wanted: &dyn Fn(ValueId) -> bool) -> boo
     })
 }
 
+/// Bytes of f32 as such.
+fn numbers(bytes: &[u8], out: &mut Vec<f32>) {
+    let words = bytes.as_chunks().0.iter();
+    out.clear();
+    out.extend(words.map(|w| f32::from_le_bytes(*w)));
+}
+
 /// What no plan's size could make right.
 fn check_spans(spans: &[Span<'_>]) -> Result<(), RuntimeError> {
     if spans.iter().all(|s| s.tokens.is_empty()) {
@@ -266,9 +273,14 @@ impl Runner {
 
     /// How many logits of a row [`Want::TopK`] gives.
     pub fn largest(&self) -> usize {
-        let top = self.output(Made::Op(OpKind::TopK)).0;
-        match self.program.graph.value(top).shape.dims() {
-            [_, Dim::Fixed(k), Dim::Fixed(2)] => *k,
+        self.pairs(OpKind::TopK)
+    }
+
+    /// Pairs of a row of the output that an op makes; none if it makes none.
+    fn pairs(&self, op: OpKind) -> usize {
+        let value = self.output(Made::Op(op)).0;
+        match self.program.graph.value(value).shape.dims() {
+            [_, Dim::Fixed(n), Dim::Fixed(2)] => *n,
             _ => 0,
         }
     }
@@ -305,9 +317,8 @@ impl Runner {
         self.forward_at(spans, want, &[])
     }
 
-    /// As [`Runner::forward`]. `inv_temps`: by which the weights that
-    /// [`Want::TopKAndTotal`] sums are told, of the first output rows, as
-    /// [`sampling::inverse`] gives them; 1 for the others.
+    /// As [`Runner::forward`]. `inv_temps`: [`sampling::inverse`] of the temperatures of
+    /// the first output rows, for [`Want::TopKAndTotal`]; the others' is 1.
     pub fn forward_at(
         &mut self,
         spans: &[Span<'_>],
@@ -335,6 +346,7 @@ impl Runner {
             }
         }
         self.append(spans)?;
+        self.last = (0, 0);
         if let Err(e) = self.run(index, spans, want, inv_temps) {
             self.take_back(spans)?;
             return Err(e);
@@ -350,7 +362,8 @@ impl Runner {
         want: Want,
         outputs: usize,
     ) -> Result<Forward<'_>, RuntimeError> {
-        let (vocab, k) = (self.vocab(), self.largest());
+        let (vocab, k) = (self.vocab(), self.pairs(OpKind::TopK));
+        let parts = self.pairs(OpKind::ExpSum).max(1);
         let outs = &self.recorded[&(index, want)].outs;
         let bytes = &mut self.bytes;
         let mut read = |out: usize, words: usize| -> Result<Vec<u32>, RuntimeError> {
@@ -369,16 +382,12 @@ impl Runner {
                 self.top
                     .extend_from_slice(read(0, outputs * k * 2)?.as_chunks().0);
                 self.totals.clear();
-                if want == Want::TopKAndTotal && outputs > 0 {
-                    let all = outs[1].len() / 4;
-                    let rows = self.program.plans[index].step.max_logit_rows;
-                    let row = all / rows;
-                    let words = read(1, outputs * row)?;
+                if want == Want::TopKAndTotal {
+                    let words = read(1, outputs * parts * 2)?;
                     let sum = |w: &[u32; 2]| u64::from(w[1]) << 32 | u64::from(w[0]);
-                    let rows = words
-                        .chunks(row)
-                        .map(|r| r.as_chunks().0.iter().map(sum).sum());
-                    self.totals.extend::<Vec<u64>>(rows.collect());
+                    let rows = words.chunks_exact(parts * 2);
+                    let rows = rows.map(|r| r.as_chunks().0.iter().map(sum).sum::<u64>());
+                    self.totals.extend(rows);
                 }
                 Ok(Forward::TopK {
                     rows: &self.top,
@@ -389,9 +398,7 @@ impl Runner {
             Want::Logits => {
                 bytes.resize(outputs * vocab * 4, 0);
                 outs[0].read(0, bytes)?;
-                let words = bytes.as_chunks().0.iter();
-                self.logits.clear();
-                self.logits.extend(words.map(|w| f32::from_le_bytes(*w)));
+                numbers(bytes, &mut self.logits);
                 Ok(Forward::Logits {
                     rows: &self.logits,
                     vocab,
@@ -412,9 +419,7 @@ impl Runner {
         let row_bytes = vocab * 4;
         let at = (index, row);
         (self.late).read(plan, output, at, &self.parts, row_bytes, &mut self.bytes)?;
-        let words = self.bytes.as_chunks().0.iter();
-        self.logits.clear();
-        self.logits.extend(words.map(|w| f32::from_le_bytes(*w)));
+        numbers(&self.bytes, &mut self.logits);
         Ok(&self.logits)
     }
 
@@ -538,6 +543,7 @@ impl Runner {
         let Some(recorded) = self.recorded.get_mut(&(plan, want)) else {
             return Ok(None);
         };
+        self.last = (0, 0);
         let (steps, around) = recorded.run_timed()?;
         Ok(Some(Profile {
             plan,

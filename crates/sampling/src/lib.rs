@@ -70,4 +70,4 @@ pub use sampler::{HEAD, Head, History, Reads, Sampled, Sampler, TokenProb};
 pub use stop::{EmptyStop, Released, Stop, StopMatcher};
 
 /// Most logits one row may have: the bound under which fixed-point sums are exact.
-pub const MAX_VOCAB: usize = 1 << 24;
+pub const MAX_VOCAB: usize = (1 << 24) - 1;

@@ -162,9 +162,10 @@ impl Weigh {
 }
 
 /// What logits are multiplied with: 1 / temperature, capped so that the largest gives
-/// 0 · x, never 0 · ∞. `temperature` > 0.
+/// 0 · x, never 0 · ∞, and never so small that a device may take it for 0.
+/// `temperature` > 0.
 pub fn inverse(temperature: f32) -> f32 {
-    (1.0 / temperature).min(f32::MAX)
+    (1.0 / temperature).clamp(f32::MIN_POSITIVE, f32::MAX)
 }
 
 /// Sums of fixed-point weights: the high and the low 20 bits apart, since no CPU turns

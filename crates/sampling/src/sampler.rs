@@ -337,7 +337,8 @@ impl Sampler {
         }
         let row_total = weigh.write(row, &mut self.weights);
         let mut target = None;
-        let mut bound = p.min_p;
+        // What weighs as much as min-p in units of the sums: several f32 may.
+        let mut bound = fixed(p.min_p) as f32 / FIXED_ONE as f32;
         if p.top_p < 1.0 {
             target = Some(mass_target(p.top_p, row_total));
             // Tokens below this weight are together less than the share that

@@ -63,7 +63,8 @@ fn params() -> impl Strategy<Value = SamplingParams> {
         prop_oneof![1 => Just(0.0f32), 6 => 0.1f32..3.0],
         prop_oneof![2 => Just(0u32), 1 => 1..=HEAD as u32, 1 => 60u32..80],
         prop_oneof![Just(1.0f32), 0.0f32..1.0],
-        prop_oneof![Just(0.0f32), 0.0f32..0.5],
+        // Down to where several f32 are one number of units.
+        prop_oneof![2 => Just(0.0f32), 2 => 0.0f32..0.5, 1 => 1e-12f32..1e-5, 1 => 1e-12f32..1e-10],
     );
     let changes = (
         prop_oneof![3 => Just(1.0f32), 1 => 1.0f32..1.5],
@@ -115,6 +116,24 @@ proptest! {
 fn zipf(vocab: usize) -> Vec<f32> {
     let rank = |i: usize| (i * 7919 % vocab + 1) as f32;
     (0..vocab).map(|i| 10.0 - 1.4 * rank(i).ln()).collect()
+}
+
+#[test]
+fn min_p_is_told_in_the_units_of_the_sums() {
+    // e^-12 is less than this as f32, but not in units of 2^-40.
+    let params = SamplingParams {
+        min_p: 6.144_213e-6,
+        ..SamplingParams::default()
+    };
+    let mut row = vec![-1000.0; 200];
+    row[0] = 0.0;
+    row[1..63].fill(-12.0);
+    let weight = Weigh::new(0.0, 1.0).weight(-12.0);
+    assert!(weight < params.min_p, "{weight:e}");
+    let kept = Sampler::new(params.clone()).unwrap();
+    let kept = kept.clone().distribution(&row, History::EMPTY).unwrap();
+    assert_eq!(kept.len(), 63);
+    assert!((0..20_000).all(|position| agree(&params, &row, History::EMPTY, position)));
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct Dims {
     pub vocab: usize,
     /// Logits that top_k reads and keeps, which may be more than there are.
     pub largest: (usize, usize),
+    /// Logits that exp_sum reads, and the parts that it sums.
+    pub summed: (usize, usize),
     pub head_dim: usize,
     pub kv_heads: usize,
     /// Query heads of each kv head.
@@ -128,6 +130,7 @@ impl Dims {
             experts: 1,
             routed: 1,
             largest: (1, 1),
+            summed: (1, 1),
             top_k: 1,
             route: Routing::default(),
             per_expert: false,
@@ -218,6 +221,10 @@ const LARGEST: [(usize, usize); 6] = [
     (9000, 40),
     (1, 1),
 ];
+
+/// Parts as long as those of a large vocabulary in most, shorter than a workgroup and
+/// empty ones in some.
+const SUMMED: [(usize, usize); 5] = [(9000, 5), (33, 64), (5000, 1), (9000, 40), (1, 1)];
 
 /// What values the activations take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -373,6 +380,7 @@ impl Dealer {
         let delta_dims = self.delta_dims.draw(rng);
         // By turns, so that what kernels of other ops are dealt does not depend on it.
         let largest = LARGEST[self.dealt % LARGEST.len()];
+        let summed = SUMMED[self.dealt % SUMMED.len()];
         self.dealt += 1;
         // Few heads where they are large.
         let delta_heads = (40_000 / (delta_dims.0 * delta_dims.1)).clamp(1, 3);
@@ -386,6 +394,7 @@ impl Dealer {
             width: (0..several).map(|_| self.width.draw(rng)).collect(),
             vocab: self.vocab.draw(rng),
             largest,
+            summed,
             head_dim: self.head_dim.draw(rng),
             kv_heads: self.kv_heads.draw(rng),
             group: self.group.draw(rng),

@@ -88,9 +88,12 @@ enum Size {
     One,
     /// An id and its logit, or the words of a u64.
     Pair,
-    /// Logits that top_k and exp_sum read, and what is left of them.
+    /// Logits that top_k reads, and those that it keeps.
     Logits,
     Largest,
+    /// Logits that exp_sum reads, and the parts that it sums.
+    Summed,
+    Parts,
     TopK,
     KvHeads,
     Heads,
@@ -278,9 +281,9 @@ impl Wires {
                 self.form(y, &[Size::Largest, Size::Pair])?;
             }
             ExpSum => {
-                self.form(x, &[Size::Logits])?;
+                self.form(x, &[Size::Summed])?;
                 self.form(ins[1], &[Size::Largest, Size::Pair])?;
-                self.form(y, &[Size::Largest, Size::Pair])?;
+                self.form(y, &[Size::Parts, Size::Pair])?;
             }
             Route => {
                 self.form(x, &[Size::Experts])?;
@@ -509,6 +512,8 @@ impl Wires {
             Size::Logits if d.bucket.1 > 4 => d.largest.0.min(9000),
             Size::Logits => d.largest.0,
             Size::Largest => d.largest.1,
+            Size::Summed => d.summed.0,
+            Size::Parts => d.summed.1,
             Size::TopK => d.top_k.min(d.experts).min(d.routed),
             Size::KvHeads => d.kv_heads,
             Size::Heads => d.kv_heads * d.group,

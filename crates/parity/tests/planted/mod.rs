@@ -54,6 +54,8 @@ pub enum Fault {
     PlaceDependent,
     /// The last bit of every row's first element is the other one.
     LastBit,
+    /// Sums of parts of more than 1024 numbers are off.
+    LongParts,
     /// An argmax that prefers the highest of equal ids.
     LastTie,
     /// A router that prefers the highest of equal experts.
@@ -281,6 +283,7 @@ fn damage(
                 Fault::Overruns => y[row.end] = 0.0,
                 Fault::PlaceDependent if r == 0 => next_bit(&mut y[row.start]),
                 Fault::LastBit => next_bit(&mut y[row.start]),
+                Fault::LongParts if x_len.div_ceil(len / 2) > 1024 => next_bit(&mut y[row.start]),
                 Fault::Races if run % 2 == 1 => next_bit(&mut y[row.start]),
                 Fault::LastTie => {
                     let logits = &x[r * x_stride..][..x_len];

@@ -64,10 +64,13 @@ impl Sampler {
         sequence: u64,
         position: u64,
     ) -> Result<Option<u32>, SampleError> {
-        let (found, vocab) = (head.largest.len(), head.vocab);
-        let (Some(first), Some(last)) = (head.largest.first(), head.largest.last()) else {
-            let max = MAX_VOCAB;
-            return Err(SampleError::VocabSize { found, max });
+        let vocab = head.vocab;
+        let ends = head.largest.first().zip(head.largest.last());
+        let Some((first, last)) = ends.filter(|_| vocab <= MAX_VOCAB) else {
+            return Err(SampleError::VocabSize {
+                found: if ends.is_none() { 0 } else { vocab },
+                max: MAX_VOCAB,
+            });
         };
         let logit = |pair: &[u32; 2]| f32::from_bits(pair[1]);
         let max = logit(first);
