@@ -389,10 +389,11 @@ impl<'r> Generator<'r> {
     /// Who needs a whole row beside others that do not gets it later, alone.
     fn wanted(&self, drawing: &[usize]) -> (Want, Vec<f32>) {
         let samplers = || drawing.iter().map(|i| &self.active[*i].sampler);
-        let head = self.runner.largest() == HEAD && HEAD < self.runner.vocab();
+        let vocab = self.runner.vocab();
+        let head = self.runner.largest() == HEAD;
         let reads = drawing.iter().map(|i| {
             let r = &self.active[*i];
-            match r.sampler.reads() {
+            match r.sampler.reads(vocab) {
                 Reads::First => Reads::First,
                 reads if head && !r.flat.now() => reads,
                 _ => Reads::Row,
@@ -465,7 +466,7 @@ impl Request {
         vocab: usize,
     ) -> Result<Option<u32>, SampleError> {
         let (sequence, position) = (self.options.sequence, self.tokens.len() as u64);
-        let reads = self.sampler.reads();
+        let reads = self.sampler.reads(vocab);
         match forward {
             // Argmax passes over what is no number, which a draw must not.
             Forward::Argmax(ids) if reads == Reads::First => match ids[row] {

@@ -101,7 +101,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let start = Instant::now();
             black_box(sampler.sample_token(black_box(&logits), history, 0, position)?);
             whole.push(start.elapsed().as_secs_f64() * 1e6);
-            if sampler.reads() == Reads::Row {
+            if sampler.reads(vocab) == Reads::Row {
                 continue;
             }
             let head = Head {

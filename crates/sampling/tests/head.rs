@@ -22,7 +22,7 @@ fn largest(row: &[f32]) -> Vec<[u32; 2]> {
 /// The draw that a device's head allows, which must be the row's; whether there was one.
 fn agree(params: &SamplingParams, row: &[f32], history: History<'_>, position: u64) -> bool {
     let mut sampler = Sampler::new(params.clone()).unwrap();
-    let reads = sampler.reads();
+    let reads = sampler.reads(row.len());
     if reads == Reads::Row {
         return false;
     }
@@ -61,7 +61,7 @@ fn rows() -> impl Strategy<Value = Vec<f32>> {
 fn params() -> impl Strategy<Value = SamplingParams> {
     let filters = (
         prop_oneof![1 => Just(0.0f32), 6 => 0.1f32..3.0],
-        prop_oneof![2 => Just(0u32), 1 => 1..=HEAD as u32, 1 => 60u32..80],
+        prop_oneof![2 => Just(0u32), 2 => 1..=HEAD as u32, 1 => 60u32..500],
         prop_oneof![Just(1.0f32), 0.0f32..1.0],
         // Down to where several f32 are one number of units.
         prop_oneof![2 => Just(0.0f32), 2 => 0.0f32..0.5, 1 => 1e-12f32..1e-5, 1 => 1e-12f32..1e-10],
@@ -226,12 +226,15 @@ fn a_head_is_enough_nearly_always() {
 
 #[test]
 fn what_reads_more_says_so() {
-    let reads = |params: SamplingParams| Sampler::new(params).unwrap().reads();
+    let reads = |params: SamplingParams| Sampler::new(params).unwrap().reads(1000);
     let base = SamplingParams::default;
     let top_k = |top_k| SamplingParams { top_k, ..base() };
     assert_eq!(reads(SamplingParams::greedy()), Reads::First);
     assert_eq!(reads(top_k(64)), Reads::Head);
     assert_eq!(reads(top_k(65)), Reads::Row);
+    assert_eq!(reads(top_k(1000)), Reads::HeadAndTotal);
+    let small = Sampler::new(top_k(5)).unwrap();
+    assert_eq!(small.reads(HEAD), Reads::Row);
     assert_eq!(reads(base()), Reads::HeadAndTotal);
     assert_eq!(
         reads(SamplingParams {

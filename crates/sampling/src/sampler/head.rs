@@ -6,8 +6,7 @@ use crate::math::{Weigh, fixed};
 use crate::select::{self, logit_of, token_of};
 use crate::{MAX_VOCAB, SampleError, philox};
 
-/// What a draw wants to see of a row with more than [`HEAD`] logits, each more than the
-/// one before.
+/// What a draw wants to see of a row, each more than the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reads {
     /// The largest logit alone.
@@ -34,15 +33,16 @@ pub struct Head<'a> {
 }
 
 impl Sampler {
-    /// What a draw wants to see.
+    /// What a draw wants to see of a row of `vocab` logits.
     ///
     /// Steps that can only lower logits leave those that stay above the least of the
     /// head where they were: the largest. A step that can raise one may raise any.
-    pub fn reads(&self) -> Reads {
+    pub fn reads(&self, vocab: usize) -> Reads {
         let p = &self.params;
-        match (adjusts(p), p.is_greedy(), p.top_k as usize) {
+        match (adjusts(p), p.is_greedy(), self.keeps(vocab)) {
             _ if raises(p) => Reads::Row,
             (false, true, _) => Reads::First,
+            _ if vocab <= HEAD => Reads::Row,
             (_, true, _) | (_, _, 1..=HEAD) => Reads::Head,
             (_, _, 1..) => Reads::Row,
             _ if p.top_p >= 1.0 && p.min_p > 0.0 => Reads::Head,
@@ -50,6 +50,12 @@ impl Sampler {
             // The sum behind penalties is not what it was.
             (true, ..) => Reads::Row,
         }
+    }
+
+    /// The `top_k` of a row, or 0 if that keeps all.
+    fn keeps(&self, vocab: usize) -> usize {
+        let top_k = self.params.top_k as usize;
+        if top_k < vocab { top_k } else { 0 }
     }
 
     /// Draws the token that [`sample`](Self::sample) draws from the row whose head this
@@ -101,8 +107,8 @@ impl Sampler {
         }
         let bits = philox::bits(p.seed, sequence, position)[0];
         let weigh = Weigh::new(logit_of(best), p.temperature);
-        if p.top_k > 0 {
-            let top_k = p.top_k as usize;
+        let top_k = self.keeps(vocab);
+        if top_k > 0 {
             if top_k > self.keys.len() {
                 return Ok(None);
             }
