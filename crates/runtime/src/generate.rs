@@ -109,8 +109,9 @@ struct Flat {
 }
 
 impl Flat {
-    /// The longest while, in tokens: one of so many steps reads more than it must.
-    const MOST: u32 = 64;
+    /// Misses after which a while, which doubles with each, grows no more: one of 64 steps
+    /// then reads more than it must.
+    const MOST: u32 = 6;
 
     fn now(self) -> bool {
         self.rows > 0
@@ -122,7 +123,7 @@ impl Flat {
         // A miss now and then is what a tail is for.
         self.rows = match self.misses {
             0 | 1 => 0,
-            n => (1 << n.min(6)).min(Self::MOST),
+            n => 1 << n.min(Self::MOST),
         };
     }
 

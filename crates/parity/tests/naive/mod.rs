@@ -6,6 +6,8 @@ use half::{bf16, f16};
 use parity::kernel_gate::{Case, Data, GateError, OpValue, Oracle};
 use registry::{Act, CacheView, OperandSrc, Scheme};
 
+mod logits;
+
 pub struct Naive;
 
 fn rows(case: &Case, i: usize) -> Vec<f64> {
@@ -539,60 +541,8 @@ fn eval(case: &Case) -> Vec<OpValue> {
                 .flat_map(|r| x[r * len..][..len].to_vec())
                 .collect()
         }
-        Op::TopK { k } => {
-            let (x, len) = (rows(case, 0), row_len(case, 0));
-            let largest = |row: &[f64]| {
-                let mut ids: Vec<usize> = (0..row.len()).collect();
-                // NaN ahead of all numbers, ids in order where logits are equal.
-                let falls = |a: f64, b: f64| match (a.is_nan(), b.is_nan()) {
-                    (false, false) => b.partial_cmp(&a).expect("numbers"),
-                    (a, b) => b.cmp(&a),
-                };
-                ids.sort_by(|a, b| falls(row[*a], row[*b]));
-                let logit = |v: f64| match v.is_nan() {
-                    true => 0x7fff_ffff,
-                    false => (v as f32 + 0.0).to_bits(),
-                };
-                let pair = |j: usize| match ids.get(j) {
-                    Some(i) => [*i as u32, logit(row[*i])],
-                    None => [u32::MAX, f32::NEG_INFINITY.to_bits()],
-                };
-                (0..*k).flat_map(pair).collect::<Vec<u32>>()
-            };
-            return vec![OpValue::Ids(x.chunks(len).flat_map(largest).collect())];
-        }
-        Op::ExpSum { parts } => {
-            let (x, len) = (rows(case, 0), row_len(case, 0));
-            let Some(Data::Ids(top)) = case.data(0, 1) else {
-                panic!("input 1 holds no pairs");
-            };
-            let firsts = top.chunks(row_len(case, 1)).map(|p| f32::from_bits(p[1]));
-            let sum = |((row, first), t): ((&[f64], f32), f32)| {
-                let of = |v: &f64| (v - f64::from(first)).min(0.0) * f64::from(t);
-                let fixed = |v: &f64| (of(v).exp() * 2f64.powi(40)) as u64;
-                let run = len.div_ceil(*parts);
-                let part = |i: usize| {
-                    let (from, to) = ((i * run).min(len), ((i + 1) * run).min(len));
-                    let sum: u64 = match first.is_finite() {
-                        true => row[from..to].iter().map(fixed).sum(),
-                        false => 0,
-                    };
-                    [sum as u32, (sum >> 32) as u32]
-                };
-                (0..*parts).flat_map(part).collect::<Vec<u32>>()
-            };
-            let each = x.chunks(len).zip(firsts).zip(case.batch.inv_temps());
-            return vec![OpValue::Ids(each.flat_map(sum).collect())];
-        }
-        Op::ArgMax => {
-            let (x, len) = (rows(case, 0), row_len(case, 0));
-            let best = |row: &[f64]| {
-                let numbers = row.iter().copied().filter(|v| *v > f64::NEG_INFINITY);
-                let max = numbers.reduce(f64::max);
-                max.and_then(|max| row.iter().position(|v| *v == max))
-                    .map_or(u32::MAX, |i| i as u32)
-            };
-            return vec![OpValue::Ids(x.chunks(len).map(best).collect())];
+        Op::TopK { .. } | Op::ExpSum { .. } | Op::ArgMax => {
+            return vec![OpValue::Ids(logits::ids(case))];
         }
     };
     vec![as_rows(y)]
