@@ -28,6 +28,7 @@ mod argmax {
     mod plain;
 }
 mod attention {
+    mod act_f16;
     mod plain;
 }
 mod embed {

@@ -48,8 +48,8 @@ mod add__rms_norm {
 mod argmax {
     mod plain;
 }
-mod attention {
-    mod flash;
+pub mod attention {
+    pub mod flash;
     mod flash_wide;
     mod paged;
     mod split_kv;

@@ -7,6 +7,9 @@
 // Folders, and so modules, carry their layer's name: ops joined by `__`.
 #![allow(non_snake_case)]
 
+mod attention {
+    mod wgmma;
+}
 mod common {
     pub mod few;
     pub mod gemm;

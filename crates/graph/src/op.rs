@@ -322,6 +322,12 @@ impl OpKind {
         )
     }
 
+    /// Whether an activation format is part of its numbers: of products with a stored
+    /// matrix, and of attention, whose queries are multiplied in it.
+    pub const fn has_act(self) -> bool {
+        self.multiplies() || matches!(self, OpKind::Attention)
+    }
+
     /// The input that the op updates in place: its last output is that cache's
     /// next version.
     pub const fn updates(self) -> Option<usize> {

@@ -21,6 +21,6 @@ pub use device::CudaDevice;
 pub use driver::{Limits, probe, probe_within};
 pub use module::{CudaFunction, CudaModule};
 pub use record::{CudaRecorder, Launch};
-pub use tensor_map::{MapFormat, Matrix, TensorMap};
+pub use tensor_map::{MapFormat, Matrix, Strided, TensorMap};
 
 pub(crate) const API: &str = "cuda";

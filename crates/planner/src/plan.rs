@@ -185,13 +185,13 @@ impl Program {
         }
     }
 
-    /// The activation format of every product with a matrix, to plan another program with.
+    /// The activation format of every op that has one, to plan another program with.
     pub fn acts(&self) -> ActMap {
         let mut map = ActMap::new();
         for plan in &self.plans {
             for step in &plan.steps {
                 for node in &step.nodes {
-                    if self.graph.node(*node).op.kind().multiplies() {
+                    if self.graph.node(*node).op.kind().has_act() {
                         map.insert((plan.rows.min, *node), step.kernel.spec().act);
                     }
                 }

@@ -9,12 +9,14 @@
 //! (row, kv head) pairs, dealt in turn because later rows see more. Pages that no
 //! row sees are not read.
 
+use crate::common::act::Round;
 use crate::common::lanes;
 use crate::common::plumbing::{Plain, Result, Step};
 use graph::Op;
-use registry::Pattern;
+use registry::{Act, Pattern};
 
-fn record(mut step: Step<'_>) -> Result<()> {
+/// Heads of q as they are, or in an activation format.
+pub(super) fn attend(mut step: Step<'_>, round: Option<Round>) -> Result<()> {
     let Op::Attention(spec) = step.problem.ops[0].op else {
         return Err(step.refuse("not an attention"));
     };
@@ -47,7 +49,16 @@ fn record(mut step: Step<'_>) -> Result<()> {
             // SAFETY: a declared read; the output heads of this kv head are
             // written by this thread alone.
             let (q, o) = unsafe { (&q.row(t)[heads..], o.part_mut(t, heads, group * dim)) };
-            let queries = q.chunks_exact(dim).take(group);
+            let rounded = round.map(|round| {
+                let mut rounded = vec![0f32; group * dim];
+                round(&q[..group * dim], &mut rounded);
+                rounded
+            });
+            let queries = rounded
+                .as_deref()
+                .unwrap_or(q)
+                .chunks_exact(dim)
+                .take(group);
 
             scores.clear();
             scores.resize(group * seen.len(), 0f32);
@@ -90,8 +101,22 @@ fn record(mut step: Step<'_>) -> Result<()> {
     })
 }
 
+/// The kernel of one activation format for one scheme of caches.
+pub(super) const fn kernel(
+    quant: &'static [&'static str],
+    variant: &'static str,
+    act: Act,
+    record: fn(Step<'_>) -> Result<()>,
+) -> Plain {
+    let mut plain = Plain::new(&Pattern::ATTENTION, quant, variant, record);
+    plain.spec.act = act;
+    // Unless asked for a format, nothing is rounded.
+    plain.spec.rank = if matches!(act, Act::F32) { 1 } else { 0 };
+    plain
+}
+
 const fn of(quant: &'static [&'static str]) -> Plain {
-    Plain::new(&Pattern::ATTENTION, quant, "plain", record)
+    kernel(quant, "plain", Act::F32, |step| attend(step, None))
 }
 
 static F32: Plain = of(&["f32"]);

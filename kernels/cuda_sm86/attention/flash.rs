@@ -37,7 +37,7 @@ fn fits(problem: &Problem) -> Fits {
 }
 
 /// Many rows of heads of these sizes.
-pub(super) fn fits_dims(problem: &Problem, dims: &[usize]) -> Fits {
+pub fn fits_dims(problem: &Problem, dims: &[usize]) -> Fits {
     problem.common_attributes()?;
     attend::fits_pieces(problem, dims)?;
     match problem.outputs[0].shape[0] {

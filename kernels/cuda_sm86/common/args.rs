@@ -2,7 +2,7 @@
 
 use crate::common::launch::{Result, Step, rows_word};
 use hal::Buffer;
-use hal::cuda::{Matrix, TensorMap};
+use hal::cuda::{Matrix, Strided, TensorMap};
 use registry::{KernelError, RowsFrom, TensorRef};
 
 /// Collects the fields in the order in which the kernel's struct declares them:
@@ -20,6 +20,13 @@ impl Args {
     pub fn map(&mut self, step: &Step<'_>, matrix: &Matrix<'_>) -> Result<()> {
         self.maps.push(step.recorder.tensor_map(matrix)?);
         self.keep.push(matrix.buffer.clone());
+        Ok(())
+    }
+
+    /// A tensor as the copy engine takes it.
+    pub fn strided_map(&mut self, step: &Step<'_>, tensor: &Strided<'_>) -> Result<()> {
+        self.maps.push(step.recorder.strided_map(tensor)?);
+        self.keep.push(tensor.buffer.clone());
         Ok(())
     }
 

@@ -135,21 +135,9 @@ struct Few {
 
 __device__ u32 arrived[MOST_UNITS];
 
-// 64 columns by 16 from registers times 64 rows by 16. Lane 4g + t of warp w of the four
-// holds of a rows 16w + g and 16w + g + 8, d[4j + 2h + e]: row 16w + g + 8h, column
-// 8j + 2t + e.
-DEVICE void wgmma_64(float (&d)[32], const u32 (&a)[4], u64 b, u32 add) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+// 64 columns by 16 from registers times 64 rows by 16.
+DEVICE void multiply(float (&d)[32], const u32 (&a)[4], u64 b, u32 add) {
+    wgmma<0>(d, a[0], a[1], a[2], a[3], b, add);
 }
 // 64 rows of 16 numbers in matrices of 8 by 8, the halves of K 128 bytes apart.
 DEVICE u64 rows_of_32(u32 at) { return (u64)(256 >> 4) << 32 | (u64)(128 >> 4) << 16 | (at & 0x3ffff) >> 4; }
@@ -238,7 +226,7 @@ DEVICE void few(const Few& p) {
         Q::factors(side, d, less);
         whole_mins(side.s, a[1][0]);
         wgmma_fence();
-        wgmma_64(c, a[1][0], rows_of_32(x + 4 * TILE_BYTES), 0);
+        multiply(c, a[1][0], rows_of_32(x + 4 * TILE_BYTES), 0);
         wgmma_commit();
 #pragma unroll
         for (u32 tile = 0; tile < 4; ++tile) {
@@ -262,7 +250,7 @@ DEVICE void few(const Few& p) {
             const u64 b = rows_of_128(x + tile * TILE_BYTES);
             wgmma_fence();
 #pragma unroll
-            for (u32 i = 0; i < 4; ++i) wgmma_64(c, a[tile % 2][i], b + i * 2, tile + i);
+            for (u32 i = 0; i < 4; ++i) multiply(c, a[tile % 2][i], b + i * 2, tile + i);
             wgmma_commit();
         }
         wgmma_wait<0>();

@@ -147,6 +147,11 @@ impl Case {
         Case::fill(problem, spec.act, d, batch, rng)
     }
 
+    /// The problem of a case in these sizes, before a batch adds its pages.
+    pub fn problem(spec: &KernelSpec, d: &Dims, device: &DeviceInfo) -> Result<Problem, String> {
+        wire(spec, d, device).map(|wired| wired.problem)
+    }
+
     /// A case of a problem as a plan has it. `turn` varies the batch and the data.
     pub fn of(problem: &Problem, act: Act, turn: usize) -> Result<Case, String> {
         let d = Dims::of(problem, turn);

@@ -105,8 +105,8 @@ pub fn primitives(problem: &Problem) -> Vec<Problem> {
     out
 }
 
-/// The kernels of a backend that compute a pattern op by op, those that
-/// multiply with matrices in the activation format asked for.
+/// The kernels of a backend that compute a pattern op by op, those of ops that have
+/// an activation format in the one asked for.
 pub fn resolve_chain<'r>(
     registry: &'r Registry,
     backend: &str,
@@ -117,12 +117,12 @@ pub fn resolve_chain<'r>(
     primitives(problem)
         .into_iter()
         .map(|p| {
-            let multiplies = p.ops[0].op.kind().multiplies();
+            let has_act = p.ops[0].op.kind().has_act();
             let request = Request {
                 backend,
                 problem: &p,
                 tuned: &tuned,
-                act: Some(if multiplies { act } else { Act::F32 }),
+                act: Some(if has_act { act } else { Act::F32 }),
                 variant: None,
             };
             let entry = registry.resolve(&request)?.entry;

@@ -381,6 +381,7 @@ impl Dealer {
         // By turns, so that what kernels of other ops are dealt does not depend on it.
         let largest = LARGEST[self.dealt % LARGEST.len()];
         let summed = SUMMED[self.dealt % SUMMED.len()];
+        let wide = self.dealt % 2 == 1;
         self.dealt += 1;
         // Few heads where they are large.
         let delta_heads = (40_000 / (delta_dims.0 * delta_dims.1)).clamp(1, 3);
@@ -395,7 +396,10 @@ impl Dealer {
             vocab: self.vocab.draw(rng),
             largest,
             summed,
-            head_dim: self.head_dim.draw(rng),
+            head_dim: match self.head_dim.draw(rng) {
+                128 if wide => 256,
+                dim => dim,
+            },
             kv_heads: self.kv_heads.draw(rng),
             group: self.group.draw(rng),
             key_heads: 1 + rng.below(delta_heads),

@@ -36,7 +36,7 @@ pub use chain::{ChainOracle, ORACLE, OpValue, Oracle, primitives, resolve_chain}
 pub use report::{KeyReport, Report};
 pub use turns::Cases;
 
-use dims::Dealer;
+use dims::{Dealer, Dims};
 use hal::cpu::IsaLevel;
 use hal::{Device, DeviceInfo, HalError};
 use registry::{
@@ -180,7 +180,15 @@ fn gate_cases(
         .collect();
     let mut turns = Turns::new(spec, options.cases, cases);
     let better = Arc::new(with_every_feature(device.info()));
-    while let Some(d) = turns.next(&reports) {
+    let takes = |d: &Dims| {
+        let problem = Case::problem(spec, d, device.info());
+        problem.is_ok_and(|p| {
+            layouts
+                .iter()
+                .any(|l| kernel.fits(&case::in_layout(&p, l)).is_ok())
+        })
+    };
+    while let Some(d) = turns.next(&reports, takes) {
         let dealt = Case::deal(spec, &d, turns.rng(), device.info());
         let case = match dealt {
             Ok(case) => case,

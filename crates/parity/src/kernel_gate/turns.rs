@@ -45,9 +45,13 @@ impl Cases {
     }
 }
 
+/// Sizes that are looked through for one that a kernel takes.
+const LOOKED_THROUGH: usize = 100;
+
 /// Deals the cases of a key in up to three rounds of [`Cases::of_key`]: kernels that
-/// refuse some see more, and those that took next to none single rows at last, for some
-/// take nothing else. What other hardware would take is not looked for again.
+/// refuse some see more, of sizes that they take, and those that took next to none
+/// single rows at last, for some take nothing else. What other hardware would take is
+/// not looked for again.
 pub struct Turns<'s> {
     spec: &'s KernelSpec,
     dealer: Dealer,
@@ -78,8 +82,9 @@ impl<'s> Turns<'s> {
         }
     }
 
-    /// Sizes for the next case; `None` when all reports have enough.
-    pub fn next(&mut self, reports: &[KeyReport]) -> Option<Dims> {
+    /// Sizes for the next case; `None` when all reports have enough. `takes` says whether
+    /// the kernel takes some.
+    pub fn next(&mut self, reports: &[KeyReport], takes: impl Fn(&Dims) -> bool) -> Option<Dims> {
         let (turn, round) = (self.turn, self.cases.of_key());
         let elsewhere = |r: &KeyReport| r.cases == 0 && r.lacking > 0 && turn >= round;
         let enough = |r: &KeyReport| r.cases >= self.wanted || elsewhere(r);
@@ -101,7 +106,15 @@ impl<'s> Turns<'s> {
                 let last = last.clone();
                 Some(self.varied(last))
             }
-            _ => Some(Case::sizes(self.spec, &mut self.dealer, singles)),
+            _ => {
+                let mut d = Case::sizes(self.spec, &mut self.dealer, singles);
+                let mut looked_at = 0;
+                while turn >= round && !takes(&d) && looked_at < LOOKED_THROUGH {
+                    d = Case::sizes(self.spec, &mut self.dealer, singles);
+                    looked_at += 1;
+                }
+                Some(d)
+            }
         }
     }
 

@@ -111,12 +111,12 @@ pub fn act_cost_bound(acts: &ActMap) -> f64 {
 /// Mean KL that int8 may add.
 const INT8_COST: f64 = 2e-3;
 
-/// f32 activations in every linear of every bucket.
+/// f32 activations in every op of every bucket.
 pub fn f32_acts(opened: &Opened) -> ActMap {
     let mut acts = ActMap::new();
     for bucket in planner::buckets(usize::MAX) {
         for (i, node) in opened.graph.nodes().iter().enumerate() {
-            if node.op.kind().multiplies() {
+            if node.op.kind().has_act() {
                 acts.insert((bucket.min, graph::NodeId(i as u32)), Act::F32);
             }
         }

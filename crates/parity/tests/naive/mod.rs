@@ -146,7 +146,7 @@ fn attention(case: &Case, spec: &graph::AttentionSpec) -> Vec<f64> {
     let mut out = Vec::new();
     for (r, (span, position)) in case.batch.places().into_iter().enumerate() {
         for h in 0..len / dim {
-            let q = &q[r * len + h * dim..][..dim];
+            let q = &as_act(case.act, &q[r * len + h * dim..][..dim]);
             let visible: Vec<usize> = (0..=position)
                 .filter(|p| spec.window.is_none_or(|w| p + w > position))
                 .collect();
