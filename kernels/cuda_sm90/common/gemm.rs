@@ -224,9 +224,11 @@ pub const fn plain(pattern: &'static Pattern) -> Plain {
     kernel(pattern, &["bf16"]).with_layouts(&[ROW_MAJOR])
 }
 
-/// The same behind a norm, whose last bits turn roundings of x.
+/// The same behind a norm, whose last bits turn roundings of x. One that is turned moves
+/// a sum by a unit of bf16 times a weight: with 40 columns, an x of 4 to 8 and the largest
+/// weights by up to 7e-3 of the largest sums, with thousands by far less.
 pub const fn normed(kernel: Plain) -> Plain {
-    kernel.with_tolerance(4e-3)
+    kernel.with_tolerance(8e-3)
 }
 
 pub const fn alone(kernel: Plain) -> Plain {
