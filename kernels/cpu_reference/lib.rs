@@ -8,7 +8,8 @@
 //!
 //! `linear` exists once for each activation format (`act_f32`, `act_bf16`, …):
 //! a kernel of another tree is compared with the variant of its own format. A new
-//! format is a rounding function in [`common::act`] and a file in `linear/`.
+//! format is a rounding function in [`common::act`] and a file in `linear/`. Likewise
+//! `attention` (`plain`, `act_f16`).
 
 mod common {
     pub mod act;

@@ -80,7 +80,7 @@ pub struct Workload {
     /// Resident weights, packed.
     pub weights_bytes: u64,
     pub kv: Option<String>,
-    /// Activation formats of the products, by least rows of a step.
+    /// Activation formats of products and attention, by least rows of a step.
     pub activations: BTreeMap<String, Vec<String>>,
     pub fusion: bool,
     pub prompt_tokens: u32,

@@ -323,7 +323,8 @@ impl OpKind {
     }
 
     /// Whether an activation format is part of its numbers: of products with a stored
-    /// matrix, and of attention, whose queries are multiplied in it.
+    /// matrix, and of attention, whose queries are multiplied in it. A kernel declares one
+    /// format for all such ops of its pattern.
     pub const fn has_act(self) -> bool {
         self.multiplies() || matches!(self, OpKind::Attention)
     }

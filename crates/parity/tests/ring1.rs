@@ -6,8 +6,8 @@ use graph::{Activation, OpKind};
 use kernels as _;
 use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{
-    Fault, Feed, Golden, ORACLE, RING1_TOLERANCE, Ring1Report, Script, Trace, break_kernel,
-    f32_acts, fit, ring1,
+    Fault, Feed, Golden, ORACLE, RING1_TOLERANCE, Ring1Report, Script, Trace, acts_by,
+    break_kernel, f32_acts, fit, ring1,
 };
 use parity::stats;
 use registry::Registry;
@@ -324,9 +324,10 @@ fn rounded_activations_do_not_pass_for_f32() {
     let opened = Opened::open(&dir).expect("a model");
     let script = Script::whole(std::slice::from_ref(&prompt.ids));
     let mut options = LoadOptions::new(ORACLE);
-    let mut acts = f32_acts(&opened);
-    acts.values_mut().for_each(|a| *a = registry::Act::Bf16);
-    options.acts = Some(acts);
+    options.acts = Some(acts_by(&opened, |kind| match kind.multiplies() {
+        true => registry::Act::Bf16,
+        false => registry::Act::F32,
+    }));
     fit(&mut options, [&script].into_iter());
     let loaded = opened.load(&registry(), &options, &mut |_, _| {});
     let mut runner = loaded.expect("a runner").runner;

@@ -9,9 +9,10 @@ use hal::vulkan::{VulkanDevice, VulkanOptions};
 use kernels as _;
 use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{
-    Bounds, Fault, GateError, ORACLE, Script, Trace, VerifyOptions, act_cost_bound, acts_key,
-    break_composites, break_kernel, compare, compare_traces, f32_acts, first_unrepeatable, forgets,
-    load_candidate, load_on, load_oracle, matrix, pseudo_random_ids, repeat, text_ids, verify,
+    Bounds, Fault, GateError, ORACLE, Script, Trace, VerifyOptions, act_cost_bound, acts_by,
+    acts_key, break_composites, break_kernel, compare, compare_traces, f32_acts,
+    first_unrepeatable, forgets, load_candidate, load_on, load_oracle, matrix, pseudo_random_ids,
+    repeat, text_ids, verify,
 };
 use parity::stats::{Summary, Tally};
 use planner::{ActMap, Program};
@@ -448,18 +449,22 @@ fn the_cost_of_an_activation_format_is_measured() {
     let one = || scripts.iter();
     let loaded = load_candidate(ferris_opened(), registry(), &options(ORACLE, true), one());
     let program = loaded.expect("the oracle").program().clone();
-    let mut acts = f32_acts(ferris_opened());
-    let plain = oracle_traces(&program, acts.clone(), &scripts);
-    acts.values_mut().for_each(|a| *a = Act::Bf16);
-    let rounded = oracle_traces(&program, acts.clone(), &scripts);
-    let cost = compare_traces(&plain[0], &rounded[0])
-        .summary()
-        .expect("rows");
-    println!("bf16 activations: {cost}");
-    assert!(
-        cost.mean_kl > 1e-9 && cost.mean_kl <= act_cost_bound(&acts),
-        "{cost}"
-    );
+    let plain = oracle_traces(&program, f32_acts(ferris_opened()), &scripts);
+    for (products, attention, least) in [(Act::Bf16, Act::F32, 1e-9), (Act::F32, Act::F16, 1e-12)] {
+        let acts = acts_by(ferris_opened(), |kind| match kind.multiplies() {
+            true => products,
+            false => attention,
+        });
+        let rounded = oracle_traces(&program, acts.clone(), &scripts);
+        let cost = compare_traces(&plain[0], &rounded[0])
+            .summary()
+            .expect("rows");
+        println!("products in {products}, attention in {attention}: {cost}");
+        assert!(
+            cost.mean_kl > least && cost.mean_kl <= act_cost_bound(&acts),
+            "{cost}"
+        );
+    }
 }
 
 /// What `engine verify` runs.

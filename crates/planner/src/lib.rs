@@ -121,7 +121,7 @@ pub struct PlanOptions {
     pub kv: Option<String>,
     pub limits: Limits,
     pub tuned: Tuned,
-    /// Activation formats to keep to, linear by linear: those of another plan,
+    /// Activation formats to keep to, op by op: those of another plan,
     /// so that two programs compute the same numbers.
     pub acts: Option<ActMap>,
     pub second: Option<Second>,

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Activation format of each linear: (least rows of the bucket, node) → format.
+/// Activation format of each op that has one: (least rows of the bucket, node) → format.
 pub type ActMap = HashMap<(usize, NodeId), Act>;
 
 /// Where an operand of a step lies.

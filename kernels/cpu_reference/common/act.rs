@@ -1,5 +1,5 @@
-//! Activation formats: what a linear's activations become before they are
-//! multiplied.
+//! Activation formats: what a linear's activations, or the queries of an attention,
+//! become before they are multiplied.
 
 use half::{bf16, f16};
 

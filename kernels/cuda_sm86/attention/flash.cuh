@@ -40,6 +40,14 @@ DEVICE u32 piece_of(u32 token, u32 c) {
     return token * D * 2 + ((c ^ (token & 7)) << 4);
 }
 
+// The power of two that brings a row between 1 and 2, of the largest magnitude that a
+// quad has between it: of normal numbers the exponent alone.
+DEVICE float row_scale(float top) {
+    top = __uint_as_float(__float_as_uint(quad_max(top)) & 0x7f800000u);
+    if (!(top > 1e-30f && top < 1e30f)) top = 1.0f;
+    return top;
+}
+
 // A row's q over a power of two, as f16 and the rest, where the lanes need them.
 template <int D>
 DEVICE void load_queries(u32 (&high)[D / 16][4], u32 (&low)[D / 16][4], float (&factor)[2], const Args& p, u32 row0, u32 head) {
@@ -59,9 +67,7 @@ DEVICE void load_queries(u32 (&high)[D / 16][4], u32 (&low)[D / 16][4], float (&
                 top = fmaxf(top, fabsf(v[k][j]));
             }
         }
-        // Of normal numbers the exponent alone.
-        top = __uint_as_float(__float_as_uint(quad_max(top)) & 0x7f800000u);
-        if (!(top > 1e-30f && top < 1e30f)) top = 1.0f;
+        top = row_scale(top);
         const float less = 1.0f / top;
         factor[i] = top * p.scale * 1.44269504f;
 #pragma unroll
@@ -77,6 +83,9 @@ DEVICE void load_queries(u32 (&high)[D / 16][4], u32 (&low)[D / 16][4], float (&
     }
 }
 
+// First position that a row at `position` sees.
+DEVICE u32 least(const Args& p, u32 position) { return p.window && position + 1 > p.window ? position + 1 - p.window : 0; }
+
 // Rows of a warp that belong to a span: what they see of it.
 struct View {
     int from[2], to[2];
@@ -89,21 +98,20 @@ struct View {
 // Rows [s, e) of a span; the warp's start at `own`.
 DEVICE View view_of(const Args& p, u32 s, u32 e, u32 own) {
     const u32 g = (threadIdx.x & 31) >> 2;
-    auto least = [&](u32 position) { return p.window && position + 1 > p.window ? position + 1 - p.window : 0; };
     View view;
     view.last = p.positions[e - 1];
-    view.first = least(p.positions[s]);
+    view.first = least(p, p.positions[s]);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
         const u32 row = own + g + 8 * i;
         const bool in = row >= s && row < e;
         const u32 position = in ? p.positions[row] : 0;
-        view.from[i] = least(position);
+        view.from[i] = least(p, position);
         view.to[i] = in ? (int)position : -1;
     }
     const u32 a = max(s, own), b = min(e, own + 16);
     view.most = a < b ? (int)p.positions[b - 1] : -1;
-    view.least = a < b ? (int)least(p.positions[a]) : 0;
+    view.least = a < b ? (int)least(p, p.positions[a]) : 0;
     return view;
 }
 

@@ -15,10 +15,11 @@
 #include "../common/wgmma.cuh"
 
 #define METHOD __device__ __forceinline__
+static_assert(sizeof(Args) == 136, "what the host puts behind it");
 
 struct Attend {
     TensorMap cells;
-    // 132 bytes, and 4 of nothing.
+    // 132 bytes, and a word of nothing behind them.
     Args p;
     // Query heads, and whether rows of q and o start at 8-byte pieces.
     u32 heads, wide;
@@ -91,7 +92,6 @@ struct Span {
     const u32* table;
     u32 s, e, first, last;
 };
-DEVICE u32 least(const Args& p, u32 position) { return p.window && position + 1 > p.window ? position + 1 - p.window : 0; }
 DEVICE Span span_of(const Args& p, u32 s, u32 r1) {
     const u32 span = p.row_span[s], e = min(r1, p.span_start[span + 1]);
     return {p.tables + span * p.c.blocks, s, e, least(p, p.positions[s]), p.positions[e - 1]};
@@ -149,9 +149,7 @@ DEVICE void put_queries(float (&factor)[2], const Attend& a, u32 own, u32 head, 
         for (u32 j = 0; j < D / 8; ++j) v[j] = a.wide ? *(const float2*)(q + j * 8) : make_float2(q[j * 8], q[j * 8 + 1]);
 #pragma unroll
         for (u32 j = 0; j < D / 8; ++j) top = fmaxf(top, fmaxf(fabsf(v[j].x), fabsf(v[j].y)));
-        // Of normal numbers the exponent alone.
-        top = __uint_as_float(__float_as_uint(quad_max(top)) & 0x7f800000u);
-        if (!(top > 1e-30f && top < 1e30f)) top = 1.0f;
+        top = row_scale(top);
         const float less = 1.0f / top;
         factor[i] = top * p.scale * 1.44269504f;
 #pragma unroll
@@ -194,7 +192,8 @@ DEVICE void soften(float (&score)[TOKENS / 2], float (&keep)[2], float (&top)[2]
         best[i] = quad_max(best[i]);
         keep[i] = power_of_two((top[i] - best[i]) * factor[i]);
         top[i] = best[i];
-        offset[i] = -best[i] * factor[i];
+        // While a row has seen nothing there is nothing to take off, and no product to overflow.
+        offset[i] = best[i] > -1e30f ? -best[i] * factor[i] : 0.0f;
         sum[i] *= keep[i];
     }
 #pragma unroll
@@ -336,6 +335,8 @@ DEVICE void attend(const Attend& a, Group<D, TURNS>& mine, u32 r0, u32 r1, u32 h
     const Args& p = a.p;
     const u32 lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
     const u32 rows0 = r0 + mine.group * GROUP_ROWS, own = rows0 + (threadIdx.x >> 5 & 3) * 16;
+    // All have read the queries of the piece before.
+    meet(1 + mine.group, 128);
     put_queries<D>(mine.factor, a, own, head, mine.queries);
     mine.start();
     fence_for_copies();

@@ -73,7 +73,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let (mut args, view, _) = attend::args_behind(step, maps, |args| args.step(step, spans))?;
     args.u32(step, view.block.trailing_zeros() as usize)?;
     let heads = step.row_len() / view.head_dim;
-    // The parent's arguments end at a multiple of 8 bytes.
+    // The parent's struct is padded to a multiple of 8 bytes.
     args.u32s(step, &[0, heads, usize::from(wide(step)?)])?;
     let pieces = (heads as u32).saturating_mul(blocks(step.max_rows() as usize, ROWS));
     let grid = [pieces.min(step.recorder.limits().multiprocessors), 1, 1];

@@ -42,7 +42,7 @@ pub struct Strided<'a> {
     pub offset: u64,
     pub shape: &'a [usize],
     /// Numbers from an element to the next of each dimension but the innermost,
-    /// multiples of 8, in any order.
+    /// multiples of 8; a later one may be the smaller (seen with driver 580).
     pub strides: &'a [usize],
     pub format: MapFormat,
     /// Elements of a box in each dimension but the innermost, up to 256.

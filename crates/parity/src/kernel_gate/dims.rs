@@ -381,7 +381,7 @@ impl Dealer {
         // By turns, so that what kernels of other ops are dealt does not depend on it.
         let largest = LARGEST[self.dealt % LARGEST.len()];
         let summed = SUMMED[self.dealt % SUMMED.len()];
-        let wide = self.dealt % 2 == 1;
+        let (wide, paging) = (self.dealt % 2 == 1, self.dealt % 3);
         self.dealt += 1;
         // Few heads where they are large.
         let delta_heads = (40_000 / (delta_dims.0 * delta_dims.1)).clamp(1, 3);
@@ -437,7 +437,12 @@ impl Dealer {
             past: (0..bucket.1.min(16)).map(|_| self.past.draw(rng)).collect(),
             window: self.window.draw(rng),
             softcap: self.softcap.draw(rng),
-            block: self.block.draw(rng),
+            // Smaller and larger pages than anybody has, too.
+            block: match (self.block.draw(rng), paging) {
+                (16, 0) => 8,
+                (32, 1) => 256,
+                (block, _) => block,
+            },
             token_major: self.token_major.draw(rng),
             eps: if rng.chance(2) { 1e-5 } else { 1e-6 },
             weight_offset: self.offset.draw(rng),

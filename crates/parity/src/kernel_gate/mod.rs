@@ -178,15 +178,12 @@ fn gate_cases(
     let mut reports: Vec<_> = (layouts.iter())
         .map(|l| KeyReport::new(key.clone(), l, spec.tolerance))
         .collect();
-    let mut turns = Turns::new(spec, options.cases, cases);
+    let mut turns = Turns::new(spec, options.cases, cases, device.info().kind);
     let better = Arc::new(with_every_feature(device.info()));
-    let takes = |d: &Dims| {
+    let takes = |d: &Dims, layout: &'static str| {
         let problem = Case::problem(spec, d, device.info());
-        problem.is_ok_and(|p| {
-            layouts
-                .iter()
-                .any(|l| kernel.fits(&case::in_layout(&p, l)).is_ok())
-        })
+        let problem = problem.map(|p| case::in_layout(&p, layout));
+        problem.is_ok_and(|p| image::packable(&p) && kernel.fits(&p).is_ok())
     };
     while let Some(d) = turns.next(&reports, takes) {
         let dealt = Case::deal(spec, &d, turns.rng(), device.info());

@@ -1,9 +1,12 @@
 //! Which sizes the next case of a key has, and when it has met enough.
 
+use super::batch::Split;
 use super::case::Case;
 use super::dims::{Dealer, Dims, Mode};
 use super::report::KeyReport;
 use super::rng::Rng;
+use graph::OpKind;
+use hal::DeviceKind;
 use registry::KernelSpec;
 
 /// How many cases a key meets.
@@ -63,13 +66,20 @@ pub struct Turns<'s> {
     last: Option<Dims>,
     just_ran: bool,
     ran: usize,
+    /// Cases that are left of more work than a device does at once.
+    many: usize,
 }
 
 impl<'s> Turns<'s> {
     /// Kernels of one pattern and scheme meet the same cases on every tree, as long as
     /// they take the same.
-    pub fn new(spec: &'s KernelSpec, cases: Cases, wanted: usize) -> Self {
+    pub fn new(spec: &'s KernelSpec, cases: Cases, wanted: usize, kind: DeviceKind) -> Self {
         let key = spec.key();
+        let attends = matches!(spec.pattern.ops, [op] if op.kind == OpKind::Attention);
+        let many = match cases {
+            Cases::All if attends && kind != DeviceKind::Software => 2,
+            _ => 0,
+        };
         Turns {
             spec,
             dealer: Dealer::new(&format!("{}/{}", key.layer, key.quant)),
@@ -79,12 +89,45 @@ impl<'s> Turns<'s> {
             last: None,
             just_ran: false,
             ran: 0,
+            many,
         }
     }
 
     /// Sizes for the next case; `None` when all reports have enough. `takes` says whether
-    /// the kernel takes some.
-    pub fn next(&mut self, reports: &[KeyReport], takes: impl Fn(&Dims) -> bool) -> Option<Dims> {
+    /// the kernel takes some in a layout.
+    pub fn next(
+        &mut self,
+        reports: &[KeyReport],
+        takes: impl Fn(&Dims, &'static str) -> bool,
+    ) -> Option<Dims> {
+        let next = self.next_by_turn(reports, &takes);
+        next.or_else(|| {
+            let left = self.many.checked_sub(1)?;
+            self.many = left;
+            self.many_rows(left, |d| reports.iter().any(|r| takes(d, r.layout)))
+        })
+    }
+
+    /// Some 300 times 128 rows of a head, where a device does fewer at once: kernels whose
+    /// workgroups walk over their work meet more than one piece of it. `None` if the kernel
+    /// takes no such sizes.
+    fn many_rows(&mut self, turn: usize, takes: impl Fn(&Dims) -> bool) -> Option<Dims> {
+        let dealt = (0..LOOKED_THROUGH).map(|_| {
+            let mut d = Case::sizes(self.spec, &mut self.dealer, false);
+            (d.rows, d.bucket) = (690, (257, 700));
+            (d.kv_heads, d.group) = (3, 16);
+            d.split = [Split::One, Split::Mixed][turn % 2];
+            d.past = vec![turn];
+            d
+        });
+        dealt.into_iter().find(|d| takes(d))
+    }
+
+    fn next_by_turn(
+        &mut self,
+        reports: &[KeyReport],
+        takes: impl Fn(&Dims, &'static str) -> bool,
+    ) -> Option<Dims> {
         let (turn, round) = (self.turn, self.cases.of_key());
         let elsewhere = |r: &KeyReport| r.cases == 0 && r.lacking > 0 && turn >= round;
         let enough = |r: &KeyReport| r.cases >= self.wanted || elsewhere(r);
@@ -109,7 +152,11 @@ impl<'s> Turns<'s> {
             _ => {
                 let mut d = Case::sizes(self.spec, &mut self.dealer, singles);
                 let mut looked_at = 0;
-                while turn >= round && !takes(&d) && looked_at < LOOKED_THROUGH {
+                let wanting = || reports.iter().filter(|r| r.cases < self.wanted);
+                while turn >= round
+                    && !wanting().any(|r| takes(&d, r.layout))
+                    && looked_at < LOOKED_THROUGH
+                {
                     d = Case::sizes(self.spec, &mut self.dealer, singles);
                     looked_at += 1;
                 }

@@ -113,11 +113,17 @@ const INT8_COST: f64 = 2e-3;
 
 /// f32 activations in every op of every bucket.
 pub fn f32_acts(opened: &Opened) -> ActMap {
+    acts_by(opened, |_| Act::F32)
+}
+
+/// The same format for all ops of a kind that has one, in every bucket.
+pub fn acts_by(opened: &Opened, of: impl Fn(graph::OpKind) -> Act) -> ActMap {
     let mut acts = ActMap::new();
     for bucket in planner::buckets(usize::MAX) {
         for (i, node) in opened.graph.nodes().iter().enumerate() {
-            if node.op.kind().has_act() {
-                acts.insert((bucket.min, graph::NodeId(i as u32)), Act::F32);
+            let kind = node.op.kind();
+            if kind.has_act() {
+                acts.insert((bucket.min, graph::NodeId(i as u32)), of(kind));
             }
         }
     }
