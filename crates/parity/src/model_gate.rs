@@ -18,7 +18,7 @@ pub use fault::{Fault, break_composites, break_kernel};
 pub use golden::{Golden, GoldenPrompt};
 pub use ring1::{Feed, PromptReport, RING1_TOLERANCE, Ring1Report, ring1};
 pub use ring3::{
-    Bounds, ORACLE, Repeated, act_cost_bound, acts_by, acts_key, compare, compare_traces, f32_acts,
+    Bounds, ORACLE, Repeated, act_cost_bound, acts_key, acts_of, compare, compare_traces, f32_acts,
     first_unrepeatable, fit, forgets, load_candidate, load_on, load_oracle, matrix, repeat,
 };
 pub use script::{

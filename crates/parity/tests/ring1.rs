@@ -6,7 +6,7 @@ use graph::{Activation, OpKind};
 use kernels as _;
 use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{
-    Fault, Feed, Golden, ORACLE, RING1_TOLERANCE, Ring1Report, Script, Trace, acts_by,
+    Fault, Feed, Golden, ORACLE, RING1_TOLERANCE, Ring1Report, Script, Trace, acts_of,
     break_kernel, f32_acts, fit, ring1,
 };
 use parity::stats;
@@ -324,10 +324,7 @@ fn rounded_activations_do_not_pass_for_f32() {
     let opened = Opened::open(&dir).expect("a model");
     let script = Script::whole(std::slice::from_ref(&prompt.ids));
     let mut options = LoadOptions::new(ORACLE);
-    options.acts = Some(acts_by(&opened, |kind| match kind.multiplies() {
-        true => registry::Act::Bf16,
-        false => registry::Act::F32,
-    }));
+    options.acts = Some(acts_of(&opened, registry::Act::Bf16, registry::Act::F32));
     fit(&mut options, [&script].into_iter());
     let loaded = opened.load(&registry(), &options, &mut |_, _| {});
     let mut runner = loaded.expect("a runner").runner;

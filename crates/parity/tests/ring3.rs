@@ -9,10 +9,10 @@ use hal::vulkan::{VulkanDevice, VulkanOptions};
 use kernels as _;
 use models::{ferris, fixtures, model, name, random_models};
 use parity::model_gate::{
-    Bounds, Fault, GateError, ORACLE, Script, Trace, VerifyOptions, act_cost_bound, acts_by,
-    acts_key, break_composites, break_kernel, compare, compare_traces, f32_acts,
-    first_unrepeatable, forgets, load_candidate, load_on, load_oracle, matrix, pseudo_random_ids,
-    repeat, text_ids, verify,
+    Bounds, Fault, GateError, ORACLE, Script, Trace, VerifyOptions, act_cost_bound, acts_key,
+    acts_of, break_composites, break_kernel, compare, compare_traces, f32_acts, first_unrepeatable,
+    forgets, load_candidate, load_on, load_oracle, matrix, pseudo_random_ids, repeat, text_ids,
+    verify,
 };
 use parity::stats::{Summary, Tally};
 use planner::{ActMap, Program};
@@ -451,10 +451,7 @@ fn the_cost_of_an_activation_format_is_measured() {
     let program = loaded.expect("the oracle").program().clone();
     let plain = oracle_traces(&program, f32_acts(ferris_opened()), &scripts);
     for (products, attention, least) in [(Act::Bf16, Act::F32, 1e-9), (Act::F32, Act::F16, 1e-12)] {
-        let acts = acts_by(ferris_opened(), |kind| match kind.multiplies() {
-            true => products,
-            false => attention,
-        });
+        let acts = acts_of(ferris_opened(), products, attention);
         let rounded = oracle_traces(&program, acts.clone(), &scripts);
         let cost = compare_traces(&plain[0], &rounded[0])
             .summary()

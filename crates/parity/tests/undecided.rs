@@ -4,7 +4,7 @@
 use graph::OpKind;
 use kernels as _;
 use parity::model_gate::{
-    Bounds, Fault, MOST_UNDECIDED, ORACLE, Script, Trace, VerifyOptions, acts_by, break_kernel,
+    Bounds, Fault, MOST_UNDECIDED, ORACLE, Script, Trace, VerifyOptions, acts_of, break_kernel,
     compare_traces, decided, f32_acts, fit, jumps, load_oracle, text_ids, undecided, verify,
 };
 use parity::stats::RowStats;
@@ -30,10 +30,7 @@ fn judge(name: &str, act: Act, op: OpKind, fault: Fault) -> Found {
     let script = Script::chunked(&[ids], &[64, 1, 7]);
     let mut options = LoadOptions::new(ORACLE);
     fit(&mut options, std::iter::once(&script));
-    options.acts = Some(acts_by(&opened, |kind| match kind.multiplies() {
-        true => act,
-        false => Act::F32,
-    }));
+    options.acts = Some(acts_of(&opened, act, Act::F32));
     let registry = Registry::collect().expect("a registry");
     let (_, program) = opened.place(&registry, &options).expect("a plan");
     let broken = break_kernel(ORACLE, op, fault).expect("a kernel");

@@ -113,17 +113,22 @@ const INT8_COST: f64 = 2e-3;
 
 /// f32 activations in every op of every bucket.
 pub fn f32_acts(opened: &Opened) -> ActMap {
-    acts_by(opened, |_| Act::F32)
+    acts_of(opened, Act::F32, Act::F32)
 }
 
-/// The same format for all ops of a kind that has one, in every bucket.
-pub fn acts_by(opened: &Opened, of: impl Fn(graph::OpKind) -> Act) -> ActMap {
+/// The same formats in every bucket: one for products with matrices, one for attention.
+pub fn acts_of(opened: &Opened, products: Act, attention: Act) -> ActMap {
     let mut acts = ActMap::new();
     for bucket in planner::buckets(usize::MAX) {
         for (i, node) in opened.graph.nodes().iter().enumerate() {
             let kind = node.op.kind();
             if kind.has_act() {
-                acts.insert((bucket.min, graph::NodeId(i as u32)), of(kind));
+                let act = if kind.multiplies() {
+                    products
+                } else {
+                    attention
+                };
+                acts.insert((bucket.min, graph::NodeId(i as u32)), act);
             }
         }
     }
