@@ -1,4 +1,4 @@
-//! op: gated_delta, many rows, 32 at a time. See `chunked.cu`.
+//! op: gated_delta, many rows, 32 at a time on tensor cores. See `chunked.cu`.
 
 use crate::common::args::Args;
 use crate::common::delta;
@@ -7,15 +7,21 @@ use crate::common::linears::x_aligned;
 use crate::common::state;
 use registry::{Pattern, Problem, StepLayout};
 
-/// Rows of a chunk, the largest key, and the shared memory of `chunk_outer`, as in
-/// the kernels.
+/// Rows of a chunk and the largest key, as in the kernels.
 const CHUNK: usize = 32;
 const MOST_DK: usize = 128;
-const SHARED: usize = 4 * (3 * CHUNK * (MOST_DK + 4) + 4 * CHUNK * (CHUNK + 4))
-    + 4 * (MOST_DK + 3 * CHUNK) * 32
-    + 2 * CHUNK * FACTORS;
+/// Columns of the state that a block has.
+const COLUMNS: usize = 32;
 /// Bytes of a row's factors.
-const FACTORS: usize = 32;
+const FACTORS: usize = 16;
+/// Bytes of split matrices of a chunk's rows: two f16 numbers for each.
+const LINES: usize = 4 * CHUNK * MOST_DK;
+const SQUARE: usize = 4 * CHUNK * CHUNK;
+/// Shared memory of `chunk_outer`, whose rows are eight numbers longer: two buffers of k,
+/// one of q; the inverse, P, X and both forms of δ, and the state; two of the factors; numbers of tiles.
+const SHARED: usize = 4 * (3 * CHUNK * (MOST_DK + 8) + (5 * CHUNK + MOST_DK) * (COLUMNS + 8))
+    + 2 * CHUNK * FACTORS
+    + 36 * 4;
 
 fn fits(problem: &Problem) -> Fits {
     match delta::sizes(problem, 0)? {
@@ -30,21 +36,25 @@ fn most_chunks(problem: &Problem) -> usize {
     problem.outputs[0].shape[0] / CHUNK + problem.step.max_spans
 }
 
-/// Bytes of the rows' factors, then of each chunk's two matrices.
-fn scratch(problem: &Problem) -> (u64, u64) {
-    let heads = delta::sizes(problem, 0).map_or(0, |s| s.heads);
-    let rows = problem.outputs[0].shape[0];
-    let squares = most_chunks(problem) * heads * 2 * CHUNK * CHUNK * 4;
-    ((rows * heads * FACTORS) as u64, squares as u64)
+/// Bytes of the chunks' factors, of their q and k, and of their two square matrices.
+fn scratch(problem: &Problem) -> [u64; 3] {
+    let (heads, key_heads) = delta::sizes(problem, 0).map_or((0, 0), |s| (s.heads, s.key_heads));
+    let chunks = most_chunks(problem);
+    let factors = chunks * heads * CHUNK * FACTORS;
+    let keys = chunks * key_heads * 2 * LINES;
+    let squares = chunks * heads * 2 * SQUARE;
+    [factors as u64, keys as u64, squares as u64]
 }
 
 fn record(step: &mut Step<'_>) -> Result<()> {
     let to = step.scratch()?;
-    let (factors, squares) = scratch(step.problem);
     let mut args = Args::default();
     let sizes = delta::inputs(&mut args, step)?;
-    args.part(step, to, 0, factors)?;
-    args.part(step, to, factors, squares)?;
+    let mut at = 0;
+    for bytes in scratch(step.problem) {
+        args.part(step, to, at, bytes)?;
+        at += bytes;
+    }
     let view = state::view(step, 7)?;
     state::pointers(&mut args, step, 7, &view)?;
     args.step(step, StepLayout::SPANS)?;
@@ -56,11 +66,11 @@ fn record(step: &mut Step<'_>) -> Result<()> {
         aligned &= x_aligned(at, x.row_stride());
     }
     args.u32(step, usize::from(aligned))?;
-    let heads = sizes.heads as u32;
-    let grid = [most_chunks(step.problem) as u32, heads, 1];
+    let (heads, key_heads) = (sizes.heads as u32, sizes.key_heads as u32);
+    let grid = [most_chunks(step.problem) as u32, key_heads, 1];
     step.launch("chunk_inner", &args, grid, 256)?;
     let spans = step.problem.step.max_spans as u32;
-    let grid = [blocks(sizes.dv, 32), heads, spans];
+    let grid = [blocks(sizes.dv, COLUMNS), heads, spans];
     step.launch_shared("chunk_outer", &args, grid, 256, SHARED as u32)
 }
 
@@ -72,10 +82,7 @@ static F32: Plain = Plain::new(
     record,
 )
 .with_fits(fits)
-.with_workspace(|problem| {
-    let (factors, squares) = scratch(problem);
-    factors + squares
-})
+.with_workspace(|problem| scratch(problem).iter().sum())
 .with_rank(10)
 .with_tolerance(1e-4);
 registry::register!(F32);
