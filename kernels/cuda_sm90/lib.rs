@@ -13,6 +13,14 @@ mod attention {
 mod common {
     pub mod few;
     pub mod gemm;
+    pub mod grouped;
+}
+
+mod expert_linear {
+    mod wgmma;
+}
+mod expert_linear__expert_linear__silu_mul {
+    mod wgmma;
 }
 
 mod linear {

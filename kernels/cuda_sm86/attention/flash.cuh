@@ -77,7 +77,7 @@ DEVICE void load_queries(u32 (&high)[D / 16][4], u32 (&low)[D / 16][4], float (&
                 const float x = v[k][2 * j] * less, y = v[k][2 * j + 1] * less;
                 const u32 h = to_f16x2(x, y);
                 high[k][2 * j + i] = h;
-                low[k][2 * j + i] = to_f16x2(x - from_f16((u16)h), y - from_f16((u16)(h >> 16)));
+                low[k][2 * j + i] = rest_f16x2(x, y, h);
             }
         }
     }
@@ -219,7 +219,7 @@ DEVICE void soften(float (&score)[TILE / 8][4], u32 (&weight)[TILE / 8][2], u32 
             }
             const u32 w = to_f16x2(a, b);
             weight[j][i] = w;
-            rest[j][i] = to_f16x2(a - from_f16((u16)w), b - from_f16((u16)(w >> 16)));
+            rest[j][i] = rest_f16x2(a, b, w);
             sum[i] += x + y;
         }
     }

@@ -66,6 +66,8 @@ DEVICE u32 to_f16x2(float lo, float hi) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(h) : "f"(hi), "f"(lo));
     return h;
 }
+// What f16 left out of two numbers that are h there.
+DEVICE u32 rest_f16x2(float lo, float hi, u32 h) { return to_f16x2(lo - from_f16((u16)h), hi - from_f16((u16)(h >> 16))); }
 DEVICE u32 to_bf16x2(float lo, float hi) {
     u32 h;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(h) : "f"(hi), "f"(lo));
@@ -147,3 +149,4 @@ DEVICE float sigmoid(float x) {
     float e = expf(-fabsf(x));
     return (x >= 0.0f ? 1.0f : e) / (1.0f + e);
 }
+DEVICE float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }

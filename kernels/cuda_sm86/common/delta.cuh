@@ -23,8 +23,6 @@ struct Delta {
 
 enum { WARPS = 8 };
 
-DEVICE float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
-
 // What a row is made of: values of q and k in column d, of v in column c, each asked for
 // once; a and b of head h, whole, or where SUMS is 4 a thread's part of them. `ahead`
 // comes before the kernel ahead has ended, `begin` right behind that, `end` when the

@@ -1,9 +1,6 @@
 // Many rows times the matrices of the experts that each chose, block-quantised; also
 // gate and up with SiLU. y[t, j] = wₑ·f16(x[t]) (+ biasₑ), e = chosen[t, j].
-// The (row, part) pairs are brought in order of their experts on the device: `sort_pairs`
-// gives each expert a block, which counts the pairs of all lower experts and lists its
-// own; which tiles of rows there are follows from the counts. Pairs of experts that do
-// not exist have no product.
+// Pairs are brought in order of their experts first, see `sorted_pairs.cuh`.
 // `grouped_*`: as many blocks of 8 warps as there are multiprocessors walk over tiles of
 // 64 pairs by 256 columns (128 of gate and as many of up); a warp has all pairs by 32
 // columns. x comes through three stages of shared memory, see `mma_gemm.cuh`, whose
@@ -11,6 +8,7 @@
 // same wherever it stands. Tolerance 1e-4.
 #pragma once
 #include "mma_gemm.cuh"
+#include "sorted_pairs.cuh"
 
 struct RoundParts {
     const float* x;
@@ -40,84 +38,6 @@ KERNEL round_parts(const RoundParts p) {
     }
 }
 
-struct Sort {
-    const u32* chosen;
-    // First pair of each expert, and the end of the last.
-    u32* starts;
-    u32* pairs;
-    const u32* count;
-    u32 parts, chosen_stride, stack;
-};
-
-// Sum of a block's 32 warps' numbers for all, and of those before a thread.
-DEVICE u32 sum_before(u32 x, u32& all, u32 (&parts)[32]) {
-    const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    u32 upto = x;
-#pragma unroll
-    for (u32 d = 1; d < 32; d <<= 1) {
-        const u32 other = __shfl_up_sync(0xffffffffu, upto, d);
-        if (lane >= d) upto += other;
-    }
-    __syncthreads();
-    if (lane == 31) parts[warp] = upto;
-    __syncthreads();
-    u32 before = 0;
-    all = 0;
-    for (u32 i = 0; i < blockDim.x >> 5; ++i) {
-        if (i == warp) before = all;
-        all += parts[i];
-    }
-    return before + upto - x;
-}
-
-// Launch: 1024 threads for each expert; a warp has a stretch of the pairs.
-KERNEL __launch_bounds__(1024) sort_pairs(const Sort p) {
-    __shared__ u32 lower[32], own[32];
-    start_next();
-    wait_for_previous();
-    const u32 expert = blockIdx.x, total = real_rows(p.count) * p.parts;
-    const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
-    const u32 stretch = ((total + warps - 1) / warps + 31) & ~31u;
-    const u32 begin = min(warp * stretch, total), end = min(begin + stretch, total);
-    const bool dense = p.chosen_stride == p.parts;
-    // Behind the end there is nobody's expert.
-    auto chosen = [&](u32 i) {
-        if (i >= end) return 0xffffffffu;
-        return p.chosen[dense ? i : (u64)(i / p.parts) * p.chosen_stride + i % p.parts];
-    };
-    u32 less = 0, equal = 0;
-#pragma unroll 8
-    for (u32 first = begin; first < end; first += 32) {
-        const u32 e = chosen(first + lane);
-        less += __popc(__ballot_sync(0xffffffffu, e < expert));
-        equal += __popc(__ballot_sync(0xffffffffu, e == expert));
-    }
-    if (lane == 0) {
-        lower[warp] = less;
-        own[warp] = equal;
-    }
-    __syncthreads();
-    u32 start = 0, mine = 0, all = 0;
-    for (u32 i = 0; i < warps; ++i) {
-        start += lower[i];
-        if (i == warp) mine = all;
-        all += own[i];
-    }
-    if (threadIdx.x == 0) {
-        p.starts[expert] = start;
-        if (expert + 1 == p.stack) p.starts[p.stack] = start + all;
-    }
-    u32 at = start + mine;
-    if (equal == 0) return;
-#pragma unroll 4
-    for (u32 first = begin; first < end; first += 32) {
-        const bool is = chosen(first + lane) == expert;
-        const u32 which = __ballot_sync(0xffffffffu, is);
-        if (is) p.pairs[at + __popc(which & ((1u << lane) - 1))] = first + lane;
-        at += __popc(which);
-    }
-}
-
 struct Grouped {
     const u16* x;
     const u16* sums;
@@ -134,26 +54,7 @@ struct Grouped {
 
 DEVICE float quick_silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
-enum { GROUP = 64, GROUP_STAGE = GROUP * 128, GROUP_SUMS = GROUP * 32, MOST_EXPERTS = 1024 };
-
-// Tiles of pairs before each expert's.
-DEVICE void count_tiles(const Grouped& p, u32 (&before)[MOST_EXPERTS + 1], u32 (&parts)[32]) {
-    const u32 PER = MOST_EXPERTS / 256, e0 = threadIdx.x * PER;
-    u32 own[PER], sum = 0, all;
-#pragma unroll
-    for (u32 i = 0; i < PER; ++i) {
-        own[i] = e0 + i < p.stack ? (p.starts[e0 + i + 1] - p.starts[e0 + i] + GROUP - 1) / GROUP : 0;
-        sum += own[i];
-    }
-    sum = sum_before(sum, all, parts);
-#pragma unroll
-    for (u32 i = 0; i < PER; ++i) {
-        before[e0 + i] = sum;
-        sum += own[i];
-    }
-    if (threadIdx.x == 255) before[MOST_EXPERTS] = sum;
-    __syncthreads();
-}
+enum { GROUP_STAGE = GROUP * 128, GROUP_SUMS = GROUP * 32 };
 
 template <class Q>
 DEVICE void grouped(const Grouped& p) {
@@ -161,19 +62,14 @@ DEVICE void grouped(const Grouped& p) {
     __shared__ u32 before[MOST_EXPERTS + 1], parts[32];
     start_next();
     wait_for_previous();
-    count_tiles(p, before, parts);
+    count_tiles<256>(p.starts, p.stack, before, parts);
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
     const u32 steps = (p.k + 63) / 64, all = before[MOST_EXPERTS] * p.tiles, panels = (p.stack * p.n + 15) / 16;
     const u32 base = shared_address(shared_bytes);
     const u8* sums = shared_bytes + STAGES * GROUP_STAGE;
     for (u32 item = blockIdx.x; item < all; item += gridDim.x) {
         const u32 rows = item / p.tiles;
-        // The last expert whose tiles start here or before.
-        u32 e = 0;
-#pragma unroll
-        for (u32 d = MOST_EXPERTS / 2; d; d >>= 1) {
-            if (before[e + d] <= rows) e += d;
-        }
+        const u32 e = expert_of(before, rows);
         const u32 r0 = p.starts[e] + (rows - before[e]) * GROUP, have = min(p.starts[e + 1] - r0, (u32)GROUP);
         // The warp's two tiles of 16 columns.
         const u32 panel = e * p.n / 16 + item % p.tiles * (p.gated ? 8 : 16);

@@ -31,20 +31,22 @@ const TILE_ROWS: usize = 64;
 /// Most blocks in a grid's second dimension.
 const MOST_PARTS: usize = 65_535;
 
-struct Shape {
-    experts: usize,
-    rows: usize,
+/// Sizes of a use.
+pub struct Shape {
+    pub experts: usize,
+    pub rows: usize,
     /// Experts of a row.
-    parts: usize,
-    n: usize,
-    k: usize,
+    pub parts: usize,
+    /// Rows and columns of an expert's matrix.
+    pub n: usize,
+    pub k: usize,
     /// Whether each part has an x of its own.
-    x_parts: bool,
-    gated: bool,
+    pub x_parts: bool,
+    pub gated: bool,
 }
 
 impl Shape {
-    fn of(problem: &Problem) -> std::result::Result<Shape, String> {
+    pub fn of(problem: &Problem) -> std::result::Result<Shape, String> {
         let Op::ExpertLinear { experts } = problem.ops[0].op else {
             return Err("not an expert_linear".into());
         };
@@ -71,6 +73,11 @@ impl Shape {
         self.rows * if self.x_parts { self.parts } else { 1 }
     }
 
+    /// Most tiles of pairs: each expert's last one in part.
+    pub fn most_tiles(&self) -> usize {
+        (self.rows * self.parts).div_ceil(TILE_ROWS) + self.experts
+    }
+
     /// Tiles of columns of an expert, one more for a matrix that starts inside 16 rows.
     fn tiles(&self) -> u32 {
         let beside = if self.n.is_multiple_of(ROWS) {
@@ -81,18 +88,31 @@ impl Shape {
         blocks(self.n + beside, if self.gated { TILE / 2 } else { TILE })
     }
 
-    /// Bytes of x in f16, of the sums of its columns, of the experts' first pairs, of
-    /// the pairs; each starts at 256 bytes.
+    /// Bytes of the experts' first pairs and of the pairs.
+    pub fn sorted(&self) -> [u64; 2] {
+        [self.experts + 1, self.rows * self.parts].map(|n| (n as u64 * 4).next_multiple_of(256))
+    }
+
+    /// Bytes of x in f16, of the sums of its columns, and of what is sorted; each starts at
+    /// 256 bytes.
     fn scratch(&self) -> [u64; 4] {
         let all = (self.x_rows() * chunks(self.k)) as u64;
-        let starts = self.experts as u64 + 1;
-        let pairs = (self.rows * self.parts) as u64;
-        [all * COLUMNS as u64 * 2, all * 32, starts * 4, pairs * 4]
-            .map(|bytes| bytes.next_multiple_of(256))
+        let [starts, pairs] = self.sorted();
+        let [x, sums] = [all * COLUMNS as u64 * 2, all * 32].map(|b| b.next_multiple_of(256));
+        [x, sums, starts, pairs]
+    }
+
+    /// What a row of x starts with, as the kernels that round it want it: the distance of
+    /// its parts and how many of them have an x.
+    pub fn x_part(&self) -> (usize, usize) {
+        match self.x_parts {
+            true => (self.k, self.parts),
+            false => (0, 1),
+        }
     }
 }
 
-fn fits(problem: &Problem) -> Fits {
+pub fn fits(problem: &Problem) -> Fits {
     problem.common_attributes()?;
     let shape = Shape::of(problem)?;
     if shape.rows < LEAST_ROWS {
@@ -116,10 +136,7 @@ fn workspace(problem: &Problem) -> u64 {
 /// Makes f16 of x.
 fn round(step: &mut Step<'_>, shape: &Shape, bytes: &[u64; 4]) -> Result<()> {
     let (x, to) = (step.input(0)?, step.scratch()?);
-    let (part, parts) = match shape.x_parts {
-        true => (shape.k, shape.parts),
-        false => (0, 1),
-    };
+    let (part, parts) = shape.x_part();
     let mut args = Args::default();
     let at = args.tensor(step, x)?;
     args.part(step, to, 0, bytes[0])?;
@@ -132,14 +149,25 @@ fn round(step: &mut Step<'_>, shape: &Shape, bytes: &[u64; 4]) -> Result<()> {
     step.launch("round_parts", &args, grid, 128)
 }
 
-/// Lists the pairs of each expert.
-fn sort(step: &mut Step<'_>, shape: &Shape, bytes: &[u64; 4]) -> Result<()> {
-    let (chosen, to) = (step.input(2)?, step.scratch()?);
-    let at = bytes[0] + bytes[1];
+/// Pointers to the experts' first pairs and to the pairs, `at` bytes into the scratch.
+pub fn sorted(args: &mut Args, step: &Step<'_>, shape: &Shape, at: u64) -> Result<()> {
+    let (from, [starts, pairs]) = (step.scratch()?, shape.sorted());
+    args.part(step, from, at, starts)?;
+    args.part(step, from, at + starts, pairs)?;
+    Ok(())
+}
+
+/// Lists the pairs of each expert, `at` bytes into the scratch; and the place of each pair
+/// in that list, where it is asked for, so many bytes into it.
+pub fn sort(step: &mut Step<'_>, shape: &Shape, at: u64, places: Option<u64>) -> Result<()> {
+    let chosen = step.input(2)?;
     let mut args = Args::default();
     args.tensor(step, chosen)?;
-    args.part(step, to, at, bytes[2])?;
-    args.part(step, to, at + bytes[2], bytes[3])?;
+    sorted(&mut args, step, shape, at)?;
+    match places {
+        Some(at) => drop(args.part(step, step.scratch()?, at, shape.sorted()[1])?),
+        None => args.optional(step, None)?,
+    }
     args.count(step, step.rows_from())?;
     args.u32s(step, &[shape.parts, chosen.row_stride(), shape.experts])?;
     step.launch("sort_pairs", &args, [shape.experts as u32, 1, 1], 1024)
@@ -149,7 +177,7 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let shape = Shape::of(step.problem).map_err(|e| step.refuse(e))?;
     let bytes = shape.scratch();
     round(step, &shape, &bytes)?;
-    sort(step, &shape, &bytes)?;
+    sort(step, &shape, bytes[0] + bytes[1], None)?;
     let (w, y, from) = (step.input(1)?, step.output(), step.scratch()?);
     let up = shape.gated.then(|| step.operand(1, 1)).transpose()?;
     let mut args = Args::default();
@@ -163,17 +191,13 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.optional(step, step.optional(0, 3))?;
     args.optional(step, shape.gated.then(|| step.optional(1, 3)).flatten())?;
     args.tensor(step, y)?;
-    let at = bytes[0] + bytes[1];
-    args.part(step, from, at, bytes[2])?;
-    args.part(step, from, at + bytes[2], bytes[3])?;
+    sorted(&mut args, step, &shape, bytes[0] + bytes[1])?;
     let tiles = shape.tiles();
     args.u32s(step, &[shape.k, chunks(shape.k), shape.n, shape.experts])?;
     args.u32s(step, &[shape.parts, usize::from(shape.x_parts)])?;
     args.u32s(step, &[y.row_stride(), usize::from(shape.gated)])?;
     args.u32(step, tiles as usize)?;
-    // As many tiles as there can be, each expert's last one in part.
-    let most = (shape.rows * shape.parts).div_ceil(TILE_ROWS) + shape.experts;
-    let most = (most as u32).saturating_mul(tiles);
+    let most = (shape.most_tiles() as u32).saturating_mul(tiles);
     let grid = [most.min(step.recorder.limits().multiprocessors), 1, 1];
     let entry = format!("grouped_{}", w.scheme);
     step.launch_shared(&entry, &args, grid, 256, SHARED)

@@ -9,22 +9,27 @@
 // `chunk_outer`: the rest, chunk by chunk. Launch: 8 warps for each (32 columns of dv,
 // value head, span); the state in registers, and in shared memory for the products.
 // Factors of products are sums of two f16 numbers (`Split`), which leave 2⁻²² of a number
-// out, and the product of the second parts is left out too: errors as of f32 at three
-// products instead of one. f16 has a small range: q and k are of length `LENGTH`, and tiles
-// of S, X and δ are multiplied by a power of two of their own (`Scale`). (I + L)⁻¹ is found
-// in f32; ln Γ is in f64, so that ratios Γᵢ/Γⱼ ≤ 1 are good. Shapes as in `recurrent.cu`,
-// dk ≤ 128. Tolerance 1e-4. The chunked form: Yang et al. 2024, derived anew.
+// out, and the product of the second ones is left out too: errors as of f32 at three
+// products instead of one. f16 has a small range: q and k are of length `LENGTH`, the
+// inverse and P, whose numbers are no larger than 1, are kept `SQUARED` times, and tiles of
+// S, X and δ times a power of two of their own (`Scale`). So what is below 2⁻³² of the
+// largest of its tile is lost, which an infinite one makes of all. (I + L)⁻¹ is found in
+// f32; ln Γ is in f64, so that ratios Γᵢ/Γⱼ are good, which are no larger than 1: decay may
+// not be positive. Shapes as in `recurrent.cu`, dk ≤ 128. Tolerance 1e-4. The chunked form:
+// Yang et al. 2024, derived anew.
 #include "../common/mma.cuh"
 #include "../common/reduce.cuh"
 
 #define LENGTH 64.0f
+#define SQUARED (LENGTH * LENGTH)
 
 enum { CHUNK = 32, WIDE = 128, COLUMNS = 32, PASS = 2 };
 // Rows of shared memory, so that eight of them lie in different banks.
 enum { LINE = WIDE + 8, SQUARE = CHUNK + 8 };
 
+// Of a row β, Γ, what of it is left at the chunk's end, ln g.
 struct Factors {
-    float beta, gamma, rest, log;
+    float beta, gamma, tail, log;
 };
 
 struct Args {
@@ -38,11 +43,12 @@ struct Args {
     float* o;
     // Of each chunk and value head, [32].
     Factors* factors;
-    // Of each chunk and key head q, then k, [2, 32, 128] each: what is rounded, the rest.
+    // Of each chunk and key head q, then k, split: [2, 32, 128] each.
     u16* keys;
-    // Of each chunk and value head the inverse, then P, [2, 32, 32] each.
+    // Of each chunk and value head the inverse, then P, split: [2, 32, 32] each.
     u16* squares;
     float* state;
+    // Of all kernels with states; not needed here.
     const u32* row_span;
     const u32* span_start;
     const u32* state_in;
@@ -54,7 +60,6 @@ struct Args {
     u32 aligned;
 };
 
-DEVICE float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 DEVICE u32 chunks_of(const Args& p, u32 span) { return (p.span_start[span + 1] - p.span_start[span] + CHUNK - 1) / CHUNK; }
 DEVICE float part(const float4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
@@ -64,12 +69,12 @@ struct Split {
 };
 DEVICE Split split(float x, float y) {
     const u32 high = to_f16x2(x, y);
-    return {high, to_f16x2(x - from_f16((u16)high), y - from_f16((u16)(high >> 16)))};
+    return {high, rest_f16x2(x, y, high)};
 }
-// Number `at` of a plane of rounded numbers and of the plane of rests behind it.
+// Number `at` of a plane of high ones and of the plane of low ones behind it.
 DEVICE float whole(const u16* at, u32 plane) { return from_f16(at[0]) + from_f16(at[plane]); }
 
-// What brings a number of that size to 2⁷ to 2⁸, and back.
+// What brings a number of that size to 2⁷ to 2⁸, and back; from 2⁻¹⁰⁷ to 2¹¹⁴.
 struct Scale {
     float to, from;
 };
@@ -120,7 +125,7 @@ struct Sums {
     float high[4], left[4], right[4];
     __device__ __forceinline__ float at(u32 i) const { return high[i] + (left[i] + right[i]); }
 };
-// sums += a·b, the matrices 2i and 2i + 1 of b.
+// sums += a·b, 16×16 by the 16×8 that the matrices 2i and 2i + 1 of b are.
 DEVICE void multiply(Sums& sums, const Tile& a, const Tile& b, u32 i) {
     mma(sums.high, a.high, b.high[2 * i], b.high[2 * i + 1], f16_t());
     mma(sums.left, a.low, b.high[2 * i], b.high[2 * i + 1], f16_t());
@@ -158,9 +163,9 @@ DEVICE void store_tile(u16 (&m)[2][ROWS][STRIDE], u32 row, u32 column, const flo
     }
 }
 
-// Where a lane's row of four matrices is: those of a 16×16 factor a, or of b where b's
-// rows are K (transposed); and those of b where its columns are K, or of a where its rows
-// are (transposed).
+// Where the row is that a lane names to `ldmatrix4`. `down_first`: of a stored [M][K], of b
+// stored [K][N] (transposed). `across_first`: of b stored [N][K], of a stored [K][M]
+// (transposed).
 struct Lanes {
     u32 row, column;
 };
@@ -192,9 +197,10 @@ DEVICE void invert(const float (&l)[CHUNK][CHUNK + 4], u16* to) {
             }
         }
         x[i] = sum[0] + sum[1];
-        const u16 high = to_f16(x[i]);
+        const float y = x[i] * SQUARED;
+        const u16 high = to_f16(y);
         to[i * CHUNK + lane] = high;
-        to[(CHUNK + i) * CHUNK + lane] = to_f16(x[i] - from_f16(high));
+        to[(CHUNK + i) * CHUNK + lane] = to_f16(y - from_f16(high));
     }
 }
 
@@ -280,11 +286,11 @@ KERNEL __launch_bounds__(256) chunk_inner(const __grid_constant__ Args p) {
 #pragma unroll
                     for (u32 b = 0; b < 2; ++b) {
                         const float ratio = j + b <= i ? expf((float)(logs[m][i] - logs[m][j + b])) : 0.0f;
-                        v[b] = ratio * (sums[e].at(half * 2 + b) / (LENGTH * LENGTH));
+                        v[b] = ratio * sums[e].at(half * 2 + b);
                     }
                     if (keyed) {
-                        l[m][i][j] = j < i ? betas[m][i] * v[0] : 0.0f;
-                        l[m][i][j + 1] = j + 1 < i ? betas[m][i] * v[1] : 0.0f;
+                        l[m][i][j] = j < i ? betas[m][i] * (v[0] / SQUARED) : 0.0f;
+                        l[m][i][j + 1] = j + 1 < i ? betas[m][i] * (v[1] / SQUARED) : 0.0f;
                     } else {
                         const Split s = split(v[0], v[1]);
                         *(u32*)(to + i * CHUNK + j) = s.high;
@@ -306,14 +312,16 @@ struct Shared {
     u16 p[2][CHUNK][SQUARE];
     u16 state[2][WIDE][SQUARE];
     u16 x[2][CHUNK][SQUARE];
-    // δ, and δ times what is left of it at the chunk's end.
+    // δ, and what of it is left at the chunk's end.
     u16 delta[2][CHUNK][SQUARE];
-    u16 rest[2][CHUNK][SQUARE];
+    u16 tail[2][CHUNK][SQUARE];
     Factors factors[2][CHUNK];
     // The largest of each warp's tile; of the state, which is read while that of the next
     // chunk is written, in turn.
-    float most_state[2][8], most_x[4], most_delta[8], most_rest[8];
+    float most_state[2][8], most_x[4], most_delta[8], most_tail[8];
 };
+
+static_assert(sizeof(Shared) == 99472, "as in chunked.rs");
 
 // A split matrix of 32 rows, on its way to shared memory.
 template <u32 STRIDE>
@@ -363,6 +371,7 @@ KERNEL __launch_bounds__(256) chunk_outer(const __grid_constant__ Args p) {
         if (threadIdx.x < CHUNK) copy_async(shared_address(&s.factors[turn][threadIdx.x]), factors + threadIdx.x, true);
     };
     wait_for_previous();
+    if (begin == end) return;
     fetch_keys(0);
     fetch(s.q, keys);
     fetch(s.inverse, squares);
@@ -431,26 +440,26 @@ KERNEL __launch_bounds__(256) chunk_outer(const __grid_constant__ Args p) {
         copy_commit();
         // δ, 16 rows by 8 columns a warp.
         const u32 delta_column = warp / 2 * 8 + t * 2;
-        float delta[1][4] = {}, rest[1][4];
+        float delta[1][4] = {}, tail[1][4];
         {
             const Tile b = load_trans(s.x, lane, warp / 2 * 8);
 #pragma unroll
             for (u32 j = 0; j < 2; ++j) {
                 Sums sums = {};
                 multiply(sums, load(s.inverse, r0 + down.row, j * 16 + down.column), b, j);
-                add_scaled(delta[0], sums, scale_of(s.most_x[warp / 4 * 2 + j]).from);
+                add_scaled(delta[0], sums, scale_of(s.most_x[warp / 4 * 2 + j]).from / SQUARED);
             }
         }
 #pragma unroll
-        for (u32 i = 0; i < 4; ++i) rest[0][i] = delta[0][i] * s.factors[turn][row + i / 2 * 8].rest;
+        for (u32 i = 0; i < 4; ++i) tail[0][i] = delta[0][i] * s.factors[turn][row + i / 2 * 8].tail;
         most = most_of(delta);
-        const float most_rest = most_of(rest);
+        const float most_tail = most_of(tail);
         if (lane == 0) {
             s.most_delta[warp] = most;
-            s.most_rest[warp] = most_rest;
+            s.most_tail[warp] = most_tail;
         }
         store_tile(s.delta, row, delta_column, delta, scale_of(most).to);
-        store_tile(s.rest, row, delta_column, rest, scale_of(most_rest).to);
+        store_tile(s.tail, row, delta_column, tail, scale_of(most_tail).to);
         // P has come.
         copy_wait<2>();
         __syncthreads();
@@ -464,7 +473,7 @@ KERNEL __launch_bounds__(256) chunk_outer(const __grid_constant__ Args p) {
                 for (u32 e = 0; e < 2; ++e) {
                     Sums sums = {};
                     multiply(sums, a, b, e);
-                    add_scaled(v[e], sums, scale_of(s.most_delta[(half / 8 + e) * 2 + j]).from);
+                    add_scaled(v[e], sums, scale_of(s.most_delta[(half / 8 + e) * 2 + j]).from / SQUARED);
                 }
             }
             each<2>([&](u32 e, u32 i, u32 r, u32 c) {
@@ -507,14 +516,14 @@ KERNEL __launch_bounds__(256) chunk_outer(const __grid_constant__ Args p) {
 #pragma unroll
             for (u32 c = 0; c < 4; ++c) {
                 Sums sums = {};
-                if (c % 2 == 0) b = load_trans(s.rest, j * 16 + down.row, c * 8 + down.column);
+                if (c % 2 == 0) b = load_trans(s.tail, j * 16 + down.row, c * 8 + down.column);
                 multiply(sums, a, b, c % 2);
-                add_scaled(state[c], sums, scale_of(s.most_rest[c * 2 + j]).from / LENGTH);
+                add_scaled(state[c], sums, scale_of(s.most_tail[c * 2 + j]).from / LENGTH);
             }
         }
         // No number of the state is larger than 33 times the larger of these: 32 rows of
         // length one were added to it.
-        scale = scale_of(fmaxf(gamma * most_of(s.most_state[turn]), most_of(s.most_rest)));
+        scale = scale_of(fmaxf(gamma * most_of(s.most_state[turn]), most_of(s.most_tail)));
         store_tile(s.state, d0, t * 2, state, scale.to);
         most = most_of(state);
         if (lane == 0) s.most_state[turn ^ 1][warp] = most;
