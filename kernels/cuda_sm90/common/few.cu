@@ -37,7 +37,7 @@ KERNEL __launch_bounds__(256) lay_rows(const Lay p) {
     if (i >= p.chunks * 256 || r >= real_rows(p.count)) return;
     float v[8] = {};
     if (i < p.k) load8(v, p.x + (u64)r * p.x_stride + i, p.aligned != 0);
-    lay8(p.out + (u64)(i / 256) * X_BYTES, r, i, eight(v));
+    lay(p.out + (u64)(i / 256) * X_BYTES, r, i, share_of(v));
 }
 
 KERNEL __launch_bounds__(512) lay_norm(const Lay p) {
@@ -87,7 +87,7 @@ KERNEL __launch_bounds__(512) lay_norm(const Lay p) {
         }
 #pragma unroll
         for (int e = 0; e < 8; ++e) u[e] = u[e] * scale * (weight[e] + p.offset);
-        lay8(p.out + (u64)(i / 256) * X_BYTES, r, i, eight(u));
+        lay(p.out + (u64)(i / 256) * X_BYTES, r, i, share_of(u));
     }
 }
 

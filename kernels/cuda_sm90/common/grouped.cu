@@ -20,6 +20,8 @@ enum {
     MOST_SHARED = 232448 - 5120 - 64,
     // Of eight sums of each thread of up's groups.
     EXCHANGE = 2 * 128 * 8 * 4,
+    // Items whose chunks may be under way: one of each chunk, and one more.
+    AHEAD = 4,
 };
 
 struct LayPairs {
@@ -53,10 +55,10 @@ KERNEL __launch_bounds__(256) lay_pairs(const LayPairs p) {
             for (u32 i = lane * 8; i < p.chunks * 256; i += 256) {
                 float v[8] = {};
                 if (i < p.k) load8(v, x + i, p.aligned != 0);
-                const Eight h = eight(v);
+                const Share share = share_of(v);
                 for (u32 j = own; j < (p.x_part ? own + 1 : some); ++j) {
                     const u32 to = __shfl_sync(0xffffffffu, at, j);
-                    if (to != nowhere) lay8(p.out + ((u64)(to / GROUP) * p.chunks + i / 256) * X_BYTES, to % GROUP, i, h);
+                    if (to != nowhere) lay(p.out + ((u64)(to / GROUP) * p.chunks + i / 256) * X_BYTES, to % GROUP, i, share);
                 }
             }
         }
@@ -99,14 +101,22 @@ DEVICE void grouped(const Grouped& p) {
     count_tiles<THREADS>(p.starts, p.stack, before, sums);
     const u32 all = before[MOST_EXPERTS] * p.tiles;
 
-    // The first warp fetches, chunk by chunk: where it is, and where a lane's panel starts.
+    // The first warp fetches, chunk by chunk: where it is, where a lane's panel starts, and
+    // of the next items the expert, the first pair, how many there are.
     __shared__ const u8* panels[PANELS];
-    u32 item = blockIdx.x, chunk = 0;
+    __shared__ u32 infos[AHEAD][3];
+    u32 item = blockIdx.x, chunk = 0, ordinal = 0;
     auto fetch = [&](u32 number) {
         if (warp != 0 || item >= all) return;
         const u32 tile = item / p.tiles;
         if (chunk == 0 && lane < PANELS) {
             const u32 e = expert_of(before, tile), own = p.n / 16;
+            if (lane == 0) {
+                const u32 first = p.starts[e] + (tile - before[e]) * GROUP;
+                infos[ordinal % AHEAD][0] = e;
+                infos[ordinal % AHEAD][1] = first;
+                infos[ordinal % AHEAD][2] = min(p.starts[e + 1] - first, (u32)GROUP);
+            }
             // Panels behind the expert's last are the last once more.
             const u32 panel = item % p.tiles * (WIDTH / 16) + (GATED ? lane % 8 : lane);
             panels[lane] = (GATED && lane >= 8 ? p.up : p.w) + (u64)(e * own + min(panel, own - 1)) * p.chunks * Q::CHUNK;
@@ -122,6 +132,7 @@ DEVICE void grouped(const Grouped& p) {
         if (++chunk == p.chunks) {
             chunk = 0;
             item += gridDim.x;
+            ++ordinal;
         }
     };
     if (warp == 0) fence_for_copies();
@@ -131,8 +142,10 @@ DEVICE void grouped(const Grouped& p) {
     const u32 own = threadIdx.x & 127, twin = warp >> 2 & 1;
     const bool up = GATED && warp >= 8;
     float* exchange = (float*)(stages + STAGES * STAGE) + twin * (8 * 128) + own;
-    u32 done = 0;
-    for (u32 i = blockIdx.x; i < all; i += gridDim.x) {
+    u32 done = 0, turn = 0;
+    for (u32 i = blockIdx.x; i < all; i += gridDim.x, ++turn) {
+        const u32(&info)[3] = infos[turn % AHEAD];
+        u32 pair[2];
         float acc[32];
 #pragma unroll
         for (u32 e = 0; e < 32; ++e) acc[e] = 0.0f;
@@ -140,15 +153,22 @@ DEVICE void grouped(const Grouped& p) {
             const u32 stage = done % STAGES;
             barrier_wait(full + stage * 8, done / STAGES & 1);
             const u8* w = stages + stage * STAGE + X_BYTES + warp * Q::CHUNK;
+            if (c == 0) {
+                // With the first chunk the item is known.
+#pragma unroll
+                for (u32 j = 0; j < 2; ++j) pair[j] = p.pairs[info[1] + min(lane + j * 32, info[2] - 1)];
+            }
             // Fetches where other groups may be half a chunk behind.
             multiply_chunk<Q>(acc, w, base + stage * STAGE, [&] { fetch(done + STAGES - 1); });
             if (lane == 0) barrier_arrive(empty + stage * 8);
         }
-        const u32 tile = i / p.tiles, e = expert_of(before, tile), r0 = p.starts[e] + (tile - before[e]) * GROUP;
-        const u32 have = min(p.starts[e + 1] - r0, (u32)GROUP);
-        const u32 first = i % p.tiles * WIDTH + (GATED ? warp % 8 : warp) * 16 + g;
+        const u32 e = info[0], have = info[2], first = i % p.tiles * WIDTH + (GATED ? warp % 8 : warp) * 16 + g;
         const float* bias = p.bias ? p.bias + (u64)e * p.n : nullptr;
         const float* up_bias = p.up_bias ? p.up_bias + (u64)e * p.n : nullptr;
+        // Where the lane's pairs go.
+        u32 place[2];
+#pragma unroll
+        for (u32 j = 0; j < 2; ++j) place[j] = pair[j] / p.parts * p.y_stride + pair[j] % p.parts * p.n;
         // 16 pairs at a time.
 #pragma unroll
         for (u32 part = 0; part < 4; ++part) {
@@ -169,9 +189,8 @@ DEVICE void grouped(const Grouped& p) {
 #pragma unroll
             for (u32 j = 0; j < 4; ++j) {
                 const u32 r = part * 16 + j / 2 * 8 + t * 2 + j % 2;
+                float* y = p.y + __shfl_sync(0xffffffffu, place[part / 2], r % 32);
                 if (r >= have) continue;
-                const u32 pair = p.pairs[r0 + r];
-                float* y = p.y + (u64)(pair / p.parts) * p.y_stride + (u64)(pair % p.parts) * p.n;
 #pragma unroll
                 for (u32 o = 0; o < 2; ++o) {
                     const u32 column = first + o * 8, at = j / 2 * 4 + o * 2 + j % 2;

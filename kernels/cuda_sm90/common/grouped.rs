@@ -105,6 +105,9 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     args.optional(step, shape.gated.then(|| step.optional(1, 3)).flatten())?;
     args.tensor(step, y)?;
     sorted(&mut args, step, &shape, bytes)?;
+    if shape.rows as u64 * y.row_stride() as u64 > u64::from(u32::MAX) {
+        return Err(step.refuse("y may have up to 2^32 numbers"));
+    }
     let tiles = blocks(shape.n, if shape.gated { TILE / 2 } else { TILE });
     args.u32s(step, &[chunks(shape.k), shape.n, shape.experts])?;
     args.u32s(step, &[shape.parts, y.row_stride(), tiles as usize])?;

@@ -13,31 +13,34 @@ enum {
     X_BYTES = 4 * TILE_BYTES + ROWS * 32,
 };
 
-// Eight numbers in f16, and of their quad's eighths of the sum in f16 what that left.
-struct Eight {
+// A quad's share of 32 columns in f16: of each lane's eight numbers the pair that meets
+// this lane's words of the weights; and of all of them an eighth of the sum, and what f16
+// left of it.
+struct Share {
     uint4 h;
     u16 high, low;
 };
-// Whole quads call.
-DEVICE Eight eight(const float (&v)[8]) {
-    Eight x;
-    x.h = rounded8(v);
-    const float e = quad_sum(sum8(x.h));
+// Of eight neighbours each. Whole quads call.
+DEVICE Share share_of(const float (&v)[8]) {
+    const u32 t = threadIdx.x & 3;
+    const uint4 h = rounded8(v);
+    auto pick = [&](u32 i) { return i < 2 ? (i == 0 ? h.x : h.y) : (i == 2 ? h.z : h.w); };
+    const float e = quad_sum(sum8(h));
+    u32 own[4];
+#pragma unroll
+    for (u32 k = 0; k < 4; ++k) own[k] = __shfl_xor_sync(0xffffffffu, pick(t ^ k), k);
+    // Word k is lane t ^ k's.
+    auto of_lane = [&](u32 i) { return (i ^ t) < 2 ? ((i ^ t) == 0 ? own[0] : own[1]) : ((i ^ t) == 2 ? own[2] : own[3]); };
+    Share x;
+    x.h = make_uint4(of_lane(0), of_lane(1), of_lane(2), of_lane(3));
     x.high = to_f16(e * 0.125f);
     x.low = to_f16(fmaf(e, 0.125f, -from_f16(x.high)));
     return x;
 }
-// Those from column i of row r on, to a chunk of x.
-DEVICE void lay8(u8* chunk, u32 r, u32 i, const Eight& x) {
+// That of the columns around i of row r, to a chunk of x.
+DEVICE void lay(u8* chunk, u32 r, u32 i, const Share& x) {
     const u32 t = i / 8 % 4, sub = i / 32 % 8, tile = sub / 2;
-    // Of 16 columns that meet a word of the weights, a lane's first two lie in one piece of
-    // 16 bytes and its last two in the next.
-    u8* row = chunk + tile * TILE_BYTES + r * 128 + t * 4;
-    const u32 piece = sub % 2 * 4, turn = r & 7;
-    *(u32*)(row + ((piece ^ turn) << 4)) = x.h.x;
-    *(u32*)(row + (((piece + 1) ^ turn) << 4)) = x.h.y;
-    *(u32*)(row + (((piece + 2) ^ turn) << 4)) = x.h.z;
-    *(u32*)(row + (((piece + 3) ^ turn) << 4)) = x.h.w;
+    *(uint4*)(chunk + tile * TILE_BYTES + r * 128 + (((sub % 2 * 4 + t) ^ (r & 7)) << 4)) = x.h;
     if (t == 0) {
         // Sums and what they left, each in a matrix of 8 rows by 8.
         u16* to = (u16*)(chunk + 4 * TILE_BYTES + r / 8 * 256 + r % 8 * 16) + sub;
