@@ -36,6 +36,7 @@ pub mod common {
     pub mod stacked;
     pub mod state;
     pub mod tail;
+    pub mod tf32x3;
     pub mod unpacked;
 }
 
@@ -129,6 +130,7 @@ mod linear {
     mod gemv;
     mod mma_gemm;
     mod mma_gemv;
+    mod tf32x3;
     mod tiled;
     mod unpacked;
 }

@@ -24,6 +24,7 @@ mod expert_linear__expert_linear__silu_mul {
 }
 
 mod linear {
+    mod tf32x3;
     mod wgmma;
     mod wgmma_few;
 }
