@@ -112,17 +112,23 @@ impl Shape {
     }
 }
 
-pub fn fits(problem: &Problem) -> Fits {
+/// What kernels of sorted pairs take.
+pub fn sorted_fits(problem: &Problem) -> Fits {
     problem.common_attributes()?;
     let shape = Shape::of(problem)?;
     if shape.rows < LEAST_ROWS {
         let rows = shape.rows;
         return Err(format!("for {LEAST_ROWS} rows and more, not {rows}"));
     }
-    if shape.experts > MOST_EXPERTS {
-        let experts = shape.experts;
-        return Err(format!("for up to {MOST_EXPERTS} experts, not {experts}"));
+    match shape.experts {
+        experts if experts <= MOST_EXPERTS => Ok(()),
+        experts => Err(format!("for up to {MOST_EXPERTS} experts, not {experts}")),
     }
+}
+
+fn fits(problem: &Problem) -> Fits {
+    sorted_fits(problem)?;
+    let shape = Shape::of(problem)?;
     match shape.rows * shape.parts {
         pairs if pairs <= MOST_PARTS => Ok(()),
         pairs => Err(format!("for up to {MOST_PARTS} products, not {pairs}")),
@@ -173,16 +179,10 @@ pub fn sort(step: &mut Step<'_>, shape: &Shape, at: u64, places: Option<u64>) ->
     step.launch("sort_pairs", &args, [shape.experts as u32, 1, 1], 1024)
 }
 
-fn record(step: &mut Step<'_>) -> Result<()> {
-    let shape = Shape::of(step.problem).map_err(|e| step.refuse(e))?;
-    let bytes = shape.scratch();
-    round(step, &shape, &bytes)?;
-    sort(step, &shape, bytes[0] + bytes[1], None)?;
-    let (w, y, from) = (step.input(1)?, step.output(), step.scratch()?);
+/// Pointers to the matrices, the biases, y and what is sorted, `at` bytes into the scratch.
+pub fn operands(args: &mut Args, step: &Step<'_>, shape: &Shape, at: u64) -> Result<()> {
+    let w = step.input(1)?;
     let up = shape.gated.then(|| step.operand(1, 1)).transpose()?;
-    let mut args = Args::default();
-    args.part(step, from, 0, bytes[0])?;
-    args.part(step, from, bytes[0], bytes[1])?;
     let mut aligned = args.tensor(step, w)?.is_multiple_of(16);
     aligned &= args.tensor(step, up.unwrap_or(w))?.is_multiple_of(16);
     if !aligned {
@@ -190,8 +190,21 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     }
     args.optional(step, step.optional(0, 3))?;
     args.optional(step, shape.gated.then(|| step.optional(1, 3)).flatten())?;
-    args.tensor(step, y)?;
-    sorted(&mut args, step, &shape, bytes[0] + bytes[1])?;
+    args.tensor(step, step.output())?;
+    sorted(args, step, shape, at)
+}
+
+fn record(step: &mut Step<'_>) -> Result<()> {
+    let shape = Shape::of(step.problem).map_err(|e| step.refuse(e))?;
+    let bytes = shape.scratch();
+    round(step, &shape, &bytes)?;
+    sort(step, &shape, bytes[0] + bytes[1], None)?;
+    let from = step.scratch()?;
+    let mut args = Args::default();
+    args.part(step, from, 0, bytes[0])?;
+    args.part(step, from, bytes[0], bytes[1])?;
+    operands(&mut args, step, &shape, bytes[0] + bytes[1])?;
+    let (w, y) = (step.input(1)?, step.output());
     let tiles = shape.tiles();
     args.u32s(step, &[shape.k, chunks(shape.k), shape.n, shape.experts])?;
     args.u32s(step, &[shape.parts, usize::from(shape.x_parts)])?;

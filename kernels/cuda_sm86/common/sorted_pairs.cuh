@@ -19,7 +19,7 @@ struct Sort {
     u32 parts, chosen_stride, stack;
 };
 
-// Sum of a block's 32 warps' numbers for all, and of those before a thread.
+// Sum of a block's numbers for all, and of those before a thread; up to 32 warps.
 DEVICE u32 sum_before(u32 x, u32& all, u32 (&parts)[32]) {
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     u32 upto = x;

@@ -1,7 +1,8 @@
 // op: linear, many rows of few columns of f32 weights, on tensor cores: routers, gates.
 // y[r, n] = Σₖ x[r, k]·w[n, k] (+ bias[n]). x f32 [R, K], w f32 [N, K] row-major, bias f32
-// [N], y f32 [R, N]. A number is the sum of two of tf32, the first cut off; of their four
-// products the one of the second ones is left out, which is as good as 2⁻²⁰.
+// [N], y f32 [R, N]. A number is the sum of two of tf32, both cut off; of their four
+// products the one of the second ones is left out. Each of that is up to 2⁻²⁰ of a product.
+// Infinite numbers make sums of them no number.
 // Launch: 8 warps for each 32 columns (x) by 32 rows (y); every eighth 16 of K is a warp's,
 // and the warps' sums are added in order. A lane has four neighbours of K of its rows, so
 // that what one product calls columns t and t + 4 lies together. Tolerance 1e-4: tensor

@@ -23,9 +23,9 @@ pub fn fits(problem: &Problem) -> Fits {
 /// As `fits`, for matrices of up to `N` rows.
 pub fn fits_up_to<const N: usize>(problem: &Problem) -> Fits {
     fits(problem)?;
-    match problem.input(0, 1).map(|(_, w)| w.shape[0]) {
-        Some(n) if n <= N => Ok(()),
-        n => Err(format!("for matrices of up to {N} rows, not {n:?}")),
+    match problem.input(0, 1).map_or(0, |(_, w)| w.shape[0]) {
+        n if n <= N => Ok(()),
+        n => Err(format!("for matrices of up to {N} rows, not {n}")),
     }
 }
 

@@ -5,7 +5,7 @@
 // as `laid.cuh` has it. A warp for each row.
 // `grouped_*`, `gated_*`: as many blocks as there are multiprocessors walk over tiles of 64
 // pairs by 256 columns, or 128 of gate and as many of up. Per chunk of 256 of K the copy
-// engine brings x and the weights of 16 panels of 16, up to three chunks ahead, over the
+// engine brings x and the weights of 16 panels of 16, up to two chunks ahead, over the
 // ends of tiles. Each of four groups of four warps multiplies 64 columns, as in `few.cu`;
 // those of up hand their sums to those of gate. Pairs behind a tile's last are whatever
 // lies there; they meet no other pair. A pair's sums depend on nothing but its own row.
@@ -20,7 +20,7 @@ enum {
     MOST_SHARED = 232448 - 5120 - 64,
     // Of eight sums of each thread of up's groups.
     EXCHANGE = 2 * 128 * 8 * 4,
-    // Items whose chunks may be under way: one of each chunk, and one more.
+    // Items that may be under way: the one that a slow warp stores, those of its stages.
     AHEAD = 4,
 };
 
@@ -86,8 +86,9 @@ DEVICE void grouped(const Grouped& p) {
     const u32 STAGE = (X_BYTES + W_BYTES + 1023) & ~1023u;
     const u32 STAGES = 3 * STAGE + EXCHANGE <= MOST_SHARED ? 3 : 2;
     const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-    // There is no room to align it here: the declaration does.
+    // The declaration aligns it: there is no room to do so here.
     u8* const stages = shared_bytes;
+    if (shared_address(stages) & 1023) __trap();
     const u32 base = shared_address(stages), full = base + STAGES * STAGE + EXCHANGE, empty = full + STAGES * 8;
     if (threadIdx.x == 0) {
         for (u32 s = 0; s < STAGES; ++s) {
@@ -108,6 +109,9 @@ DEVICE void grouped(const Grouped& p) {
     u32 item = blockIdx.x, chunk = 0, ordinal = 0;
     auto fetch = [&](u32 number) {
         if (warp != 0 || item >= all) return;
+        const u32 stage = number % STAGES, bar = full + stage * 8, at = base + stage * STAGE;
+        // First of all: an item's place here is free once its stage is.
+        if (number >= STAGES) barrier_wait(empty + stage * 8, number / STAGES - 1 & 1);
         const u32 tile = item / p.tiles;
         if (chunk == 0 && lane < PANELS) {
             const u32 e = expert_of(before, tile), own = p.n / 16;
@@ -121,8 +125,6 @@ DEVICE void grouped(const Grouped& p) {
             const u32 panel = item % p.tiles * (WIDTH / 16) + (GATED ? lane % 8 : lane);
             panels[lane] = (GATED && lane >= 8 ? p.up : p.w) + (u64)(e * own + min(panel, own - 1)) * p.chunks * Q::CHUNK;
         }
-        const u32 stage = number % STAGES, bar = full + stage * 8, at = base + stage * STAGE;
-        if (number >= STAGES) barrier_wait(empty + stage * 8, number / STAGES - 1 & 1);
         if (lane == 0) {
             barrier_expect(bar, X_BYTES + W_BYTES);
             copy_bytes(at, p.x + ((u64)tile * p.chunks + chunk) * X_BYTES, X_BYTES, bar);

@@ -3,7 +3,7 @@
 
 use crate::BACKEND;
 use cuda_sm86::common::args::Args;
-use cuda_sm86::common::grouped::{Shape, fits as sorted_fits, sort, sorted};
+use cuda_sm86::common::grouped::{Shape, operands, sort, sorted_fits};
 use cuda_sm86::common::launch::{Fits, Plain, Ptx, Result, Step, blocks};
 use cuda_sm86::common::layout::{MMA16, ROWS, chunk_bytes, chunks};
 use cuda_sm86::common::linears::x_aligned;
@@ -48,6 +48,10 @@ fn fits(problem: &Problem) -> Fits {
     sorted_fits(problem)?;
     let shape = Shape::of(problem)?;
     let (n, bytes) = (shape.n, laid(&shape));
+    let all = (shape.rows * shape.parts) as u64 * n as u64;
+    if all > u64::from(u32::MAX) {
+        return Err(format!("for y of up to 2^32 numbers, not {all}"));
+    }
     if !n.is_multiple_of(ROWS) {
         return Err(format!(
             "for experts with rows in multiples of {ROWS}, not {n}"
@@ -92,22 +96,11 @@ fn record(step: &mut Step<'_>) -> Result<()> {
     let (bytes, places, _) = scratch(&shape);
     sort(step, &shape, bytes, Some(places))?;
     lay(step, &shape)?;
-    let (w, y, from) = (step.input(1)?, step.output(), step.scratch()?);
-    let up = shape.gated.then(|| step.operand(1, 1)).transpose()?;
+    let from = step.scratch()?;
     let mut args = Args::default();
     args.part(step, from, 0, bytes)?;
-    let mut aligned = args.tensor(step, w)?.is_multiple_of(16);
-    aligned &= args.tensor(step, up.unwrap_or(w))?.is_multiple_of(16);
-    if !aligned {
-        return Err(step.refuse("packed weights must start at a 16-byte piece"));
-    }
-    args.optional(step, step.optional(0, 3))?;
-    args.optional(step, shape.gated.then(|| step.optional(1, 3)).flatten())?;
-    args.tensor(step, y)?;
-    sorted(&mut args, step, &shape, bytes)?;
-    if shape.rows as u64 * y.row_stride() as u64 > u64::from(u32::MAX) {
-        return Err(step.refuse("y may have up to 2^32 numbers"));
-    }
+    operands(&mut args, step, &shape, bytes)?;
+    let (w, y) = (step.input(1)?, step.output());
     let tiles = blocks(shape.n, if shape.gated { TILE / 2 } else { TILE });
     args.u32s(step, &[chunks(shape.k), shape.n, shape.experts])?;
     args.u32s(step, &[shape.parts, y.row_stride(), tiles as usize])?;
