@@ -7,14 +7,14 @@ mod peers;
 use bench_run::args::{Cli, MeasureArgs, Source};
 use bench_run::artifact::{Artifact, Measurements, Status, metric};
 use bench_run::compare::compare;
-use bench_run::gate::{Correctness, Gated, first_layers};
+use bench_run::gate::{Correctness, Gated, climb, first_layers};
 use bench_run::report::report;
 use bench_run::stat::{Stat, Unit};
 use bench_run::{run, schema};
 use clap::Parser as _;
 use graph::OpKind;
-use parity::model_gate::{Fault, break_kernel};
-use registry::Registry;
+use parity::model_gate::{Fault, break_composites, break_kernel};
+use registry::{Act, KernelSpec, Registration, Registry};
 use runtime::{LoadOptions, Opened};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -194,6 +194,45 @@ fn a_broken_kernel_is_rejected() {
     let mut a = run::measure(&registry, &args(&random)).expect("a run");
     steady(&mut a);
     assert_eq!(a.status, Status::RejectedCorrectness);
+}
+
+/// A plan that is far from its chain, where no kernel has f32 activations to measure both
+/// by: the row fails and says so.
+#[test]
+fn a_backend_without_f32_activations_excuses_nothing() {
+    let broken = break_composites("cpu_simd", Fault::Scale(1.02)).expect("a composite");
+    let exact = |spec: &KernelSpec| {
+        let multiplies = spec.pattern.ops.iter().any(|o| o.kind.multiplies());
+        let exact = multiplies && spec.act == Act::F32 && spec.quant.contains(&"q8_0");
+        exact && spec.backend == "cpu_simd"
+    };
+    let kept = broken.entries().filter(|e| !exact(e.kernel.spec()));
+    let kept = kept.map(|e| Registration {
+        kernel: e.kernel,
+        file: e.file,
+    });
+    let kept: Vec<Registration> = kept.collect();
+    assert!(kept.len() < broken.entries().count());
+    let registry = Registry::from_registrations(&kept).expect("a registry");
+    let source = Source::Synthetic {
+        what: "tiny:q8_0".into(),
+        layers: None,
+    };
+    let opened = run::open(&source).expect("a model");
+    let options = LoadOptions::new("cpu_simd");
+    let (_, program) = opened.place(&registry, &options).expect("a plan");
+    let gated = Gated {
+        opened: &opened,
+        registry: &registry,
+        options: &options,
+        timed: &program,
+        synthetic: true,
+        // None for the oracle.
+        limit: Duration::ZERO,
+    };
+    let c = climb(&gated).expect("a gate");
+    let why = c.failures.join("\n");
+    assert!(!c.passed && why.contains("no f32 activations"), "{why}");
 }
 
 /// What stands in for the whole model where the oracle would take too long.
