@@ -7,16 +7,7 @@
 // and the warps' sums are added in order. A lane has four neighbours of K of its rows, so
 // that what one product calls columns t and t + 4 lies together. Tolerance 1e-4: tensor
 // cores cut off the last bits of every sum.
-#include "base.cuh"
-
-struct Args {
-    const float* x;
-    const float* w;
-    const float* bias;
-    float* y;
-    const u32* count;
-    u32 n, k, x_stride, y_stride, aligned;
-};
+#include "f32_linear.cuh"
 
 enum { WARPS = 8, TILE = 32, DEPTH = 16 };
 

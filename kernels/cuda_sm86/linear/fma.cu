@@ -5,16 +5,7 @@
 // columns, 8 by 4 a thread; `fma_narrow`, for matrices of few rows, 32 by 32, 2 by 4 a
 // thread. 16 of K at a time, the next in registers while these are multiplied.
 // Tolerance 2e-5.
-#include "../common/base.cuh"
-
-struct Args {
-    const float* x;
-    const float* w;
-    const float* bias;
-    float* y;
-    const u32* count;
-    u32 n, k, x_stride, y_stride, aligned;
-};
+#include "../common/f32_linear.cuh"
 
 enum { DEPTH = 16 };
 

@@ -4,12 +4,13 @@
 use super::{CHUNKS, Correctness, Gated, ORACLE_RATE, load_like, worse};
 use anyhow::{Context as _, Result};
 use parity::model_gate::{
-    Bounds, ORACLE, Script, VERIFY_TEXT, f32_acts, fit, load_on, load_oracle, play, text_ids,
+    Bounds, GateError, ORACLE, Script, VERIFY_TEXT, f32_acts, fit, load_on, load_oracle, play,
+    text_ids,
 };
 use parity::stats::{Tally, compare_row, sigma};
-use planner::{ActMap, Program};
-use registry::{Act, Request, Tuned};
-use runtime::{LoadOptions, Runner};
+use planner::{ActMap, PlanError, Program};
+use registry::{Act, RegistryError, Request, Tuned};
+use runtime::{LoadOptions, Runner, RuntimeError};
 use std::collections::BTreeMap;
 
 /// Bound of the error of random weights' logits, relative to their spread. Two ways
@@ -75,15 +76,17 @@ pub fn chain(gated: &Gated<'_>, c: &mut Correctness) -> Result<()> {
     let mut far = far(&errors);
     let mut why = format!("more than {MAX_LOGIT_ERROR:.0e}");
     let rounded = program.acts().values().any(|a| *a != Act::F32);
-    // Not every backend has kernels for every scheme in f32 activations.
     let exact = match !far.is_empty() && rounded {
-        true => plain(f32_acts(opened)).map(Some),
-        false => Ok(None),
+        true => match plain(f32_acts(opened)) {
+            Err(e) if no_kernel(&e) => {
+                why += &format!(", and there are no f32 activations to measure both by: {e:#}");
+                None
+            }
+            exact => Some(exact?),
+        },
+        false => None,
     };
-    if let Err(e) = &exact {
-        why += &format!(", and there are no f32 activations to measure both by: {e:#}");
-    }
-    if let Ok(Some(mut exact)) = exact {
+    if let Some(mut exact) = exact {
         let exact = logits(&mut exact, &script)?;
         let [cost, own] =
             [&want, &have].map(|rows| worst_logit_errors(&buckets, &exact, rows, vocab));
@@ -197,6 +200,18 @@ fn far(errors: &BTreeMap<usize, f64>) -> Vec<usize> {
     let near = |e: f64| e <= MAX_LOGIT_ERROR;
     let far = errors.iter().filter(|(_, e)| !near(**e));
     far.map(|(bucket, _)| *bucket).collect()
+}
+
+/// Whether a plan failed for want of a kernel: not every backend has one for every scheme
+/// in f32 activations. All else, memory too, is no verdict.
+fn no_kernel(e: &GateError) -> bool {
+    let GateError::Runtime(e) = e else {
+        return false;
+    };
+    let RuntimeError::Plan(e) = &**e else {
+        return false;
+    };
+    matches!(&**e, PlanError::Kernel { source, .. } if matches!(**source, RegistryError::NoKernel { .. }))
 }
 
 /// Whether what the chain's activations cost excuses a bucket that far from f32 ones.
